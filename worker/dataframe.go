@@ -1,0 +1,65 @@
+package worker
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+)
+
+// DataFrame is a table at rest: the batches a step put out, held for the steps
+// that read them. Any number of readers may read it at once.
+type DataFrame struct {
+	schema  *arrow.Schema
+	batches []arrow.Record
+	rows    int64
+	refs    atomic.Int64
+}
+
+// ReadDataFrame reads r to its end and holds its batches. It does not release r.
+func ReadDataFrame(r array.RecordReader) (*DataFrame, error) {
+	f := &DataFrame{schema: r.Schema()}
+	f.refs.Store(1)
+	for r.Next() {
+		rec := r.Record()
+		rec.Retain()
+		f.batches = append(f.batches, rec)
+		f.rows += rec.NumRows()
+	}
+	if err := r.Err(); err != nil {
+		f.Release()
+		return nil, fmt.Errorf("read output: %w", err)
+	}
+	return f, nil
+}
+
+// Schema returns the columns.
+func (f *DataFrame) Schema() *arrow.Schema { return f.schema }
+
+// Rows returns the number of rows.
+func (f *DataFrame) Rows() int64 { return f.rows }
+
+// Reader returns a new reader over all batches. The caller must Release it;
+// a batch is valid until the next call of Next unless it is retained.
+func (f *DataFrame) Reader() array.RecordReader {
+	r, err := array.NewRecordReader(f.schema, f.batches)
+	if err != nil {
+		// The batches came from one reader with this schema.
+		panic("worker: data frame: " + err.Error())
+	}
+	return r
+}
+
+// Retain adds an owner.
+func (f *DataFrame) Retain() { f.refs.Add(1) }
+
+// Release drops an owner; the last one frees the batches.
+func (f *DataFrame) Release() {
+	if f.refs.Add(-1) == 0 {
+		for _, b := range f.batches {
+			b.Release()
+		}
+		f.batches = nil
+	}
+}
