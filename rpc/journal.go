@@ -1,0 +1,326 @@
+package rpc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strconv"
+	"sync"
+)
+
+// Store is the directory that holds a journal's segments.
+type Store interface {
+	// Create makes a segment that does not exist yet.
+	Create(name string) (SegmentWriter, error)
+	// Open opens a segment for reading, also while it is written. The error
+	// matches fs.ErrNotExist when there is none.
+	Open(name string) (SegmentReader, error)
+	// Remove removes a segment; one that is open stays readable.
+	Remove(name string) error
+	// List returns the names of the segments. A directory that does not exist
+	// yet is an empty one.
+	List() ([]string, error)
+	// Watch reports on the channel that a segment was made or grew: one
+	// notice for any number of changes. stop ends it and waits.
+	Watch() (changed <-chan struct{}, stop func(), err error)
+}
+
+// SegmentWriter appends to a segment.
+type SegmentWriter interface {
+	io.WriteCloser
+	Truncate(size int64) error
+}
+
+// SegmentReader reads a segment. ReadAt returns io.EOF at its present end.
+type SegmentReader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// The errors of a journal.
+var (
+	// ErrJournalClosed: the journal has its close frame.
+	ErrJournalClosed = errors.New("journal is closed")
+	// ErrJournalFailed: the journal cannot be written any more, as when the
+	// disk is full. What was written before is whole.
+	ErrJournalFailed = errors.New("journal cannot be written")
+	// ErrJournalTrimmed: the offset was acknowledged, and dropped.
+	ErrJournalTrimmed = errors.New("journal no longer has this offset")
+)
+
+// JournalOptions are the limits of a [Journal]. Nil, and zero fields, mean the
+// defaults.
+type JournalOptions struct {
+	SegmentBytes int64 // a segment that has reached it is followed by another; zero means 8 MiB
+	MaxUnacked   int64 // bytes that are not acknowledged; beyond, Append blocks. Zero means 256 MiB
+
+	// Full is called, from Append, before it blocks, once for every time the
+	// limit is reached. What it appends is let through.
+	Full func(unacked int64)
+}
+
+// maxPending is how far writers may be ahead of the disk.
+const maxPending = 1 << 20
+
+// Journal is an append-only file of frames, in segments named by the offset
+// they start at. All methods may be called concurrently.
+//
+// A single writer goroutine hands what has gathered to the store in one write:
+// at once when the journal is idle, in batches when it is not.
+type Journal struct {
+	store      Store
+	segment    int64 // size limit
+	maxUnacked int64
+	full       func(int64)
+
+	mu       sync.Mutex
+	change   *sync.Cond // any of the below has changed
+	pending  []byte     // encoded, not handed to the writer yet
+	size     int64      // with what is pending
+	acked    int64
+	segments []int64 // start offsets of those in the store
+	isFull   bool    // the limit was reached and Full was called
+	closed   bool
+	err      error // sticky, matches ErrJournalFailed
+
+	stopped chan struct{} // the writer has ended
+}
+
+// NewJournal starts a journal at offset 0 in an empty store. The caller must
+// Close it.
+func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
+	if opts == nil {
+		opts = &JournalOptions{}
+	}
+	j := &Journal{
+		store:      store,
+		segment:    opts.SegmentBytes,
+		maxUnacked: opts.MaxUnacked,
+		full:       opts.Full,
+		segments:   []int64{0},
+		stopped:    make(chan struct{}),
+	}
+	if j.segment <= 0 {
+		j.segment = 8 << 20
+	}
+	if j.maxUnacked <= 0 {
+		j.maxUnacked = 256 << 20
+	}
+	j.change = sync.NewCond(&j.mu)
+	w, err := store.Create(segmentName(0))
+	if err != nil {
+		return nil, fmt.Errorf("rpc: create journal: %w", err)
+	}
+	go j.write(w)
+	return j, nil
+}
+
+// Append adds a frame whose payload is the concatenation of parts. It returns
+// once the frame has its place; the write follows at once. It blocks while
+// more than MaxUnacked bytes wait to be acknowledged.
+func (j *Journal) Append(typ FrameType, parts ...[]byte) error {
+	return j.append(typ, false, parts)
+}
+
+// AppendData adds an event, metric, log or heartbeat frame around data, which
+// must be a JSON object on one line.
+func (j *Journal) AppendData(typ FrameType, data []byte) error {
+	prefix, ok := envelope(typ)
+	if !ok {
+		return fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
+	}
+	return j.append(typ, false, [][]byte{[]byte(prefix), data, {'}'}})
+}
+
+// AppendUrgent is AppendData that does not wait for acknowledgements: for the
+// warning that the journal is full.
+func (j *Journal) AppendUrgent(typ FrameType, data []byte) error {
+	prefix, ok := envelope(typ)
+	if !ok {
+		return fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
+	}
+	return j.append(typ, true, [][]byte{[]byte(prefix), data, {'}'}})
+}
+
+func (j *Journal) append(typ FrameType, urgent bool, parts [][]byte) error {
+	length := 0
+	for _, p := range parts {
+		length += len(p)
+	}
+	if length > MaxPayload {
+		return fmt.Errorf("rpc: %w: %s of %d bytes, limit is %d", ErrFrameTooLarge, typ, length, MaxPayload)
+	}
+	frame := int64(HeaderSize + length)
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for j.err == nil && !j.closed {
+		unacked := j.size - j.acked
+		switch {
+		case !urgent && unacked > 0 && unacked+frame > j.maxUnacked:
+			if !j.isFull {
+				j.isFull = true
+				if j.full != nil {
+					j.mu.Unlock()
+					j.full(unacked)
+					j.mu.Lock()
+					continue
+				}
+			}
+			j.change.Wait()
+		case len(j.pending) >= maxPending:
+			j.change.Wait()
+		default:
+			j.pending = AppendFrame(j.pending, typ, j.size, parts...)
+			j.size += frame
+			j.change.Broadcast()
+			return nil
+		}
+	}
+	if j.err != nil {
+		return j.err
+	}
+	return fmt.Errorf("rpc: append %s: %w", typ, ErrJournalClosed)
+}
+
+// Size returns the offset behind the last frame.
+func (j *Journal) Size() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.size
+}
+
+// Ack drops what the host has: the segments that end at or before offset.
+func (j *Journal) Ack(offset int64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if offset > j.size { // not written: a tail can be ahead of that count
+		return fmt.Errorf("rpc: %w: ack of offset %d, the journal ends at %d", ErrMessage, offset, j.size)
+	}
+	if offset <= j.acked {
+		return nil // late or sent twice
+	}
+	j.acked = offset
+	if j.size-j.acked < j.maxUnacked/2 {
+		j.isFull = false
+	}
+	for len(j.segments) > 1 && j.segments[1] <= offset {
+		// A segment that cannot be removed now goes with the run's folder.
+		_ = j.store.Remove(segmentName(j.segments[0]))
+		j.segments = j.segments[1:]
+	}
+	j.change.Broadcast()
+	return nil
+}
+
+// Close appends the close frame, writes what is pending and ends the journal.
+// Calls that wait in Append return [ErrJournalClosed]. Closing again is no
+// error.
+func (j *Journal) Close(reason []byte) error {
+	j.mu.Lock()
+	if !j.closed && j.err == nil {
+		prefix, _ := envelope(FrameClose)
+		before := len(j.pending)
+		j.pending = AppendFrame(j.pending, FrameClose, j.size, []byte(prefix), reason, []byte{'}'})
+		j.size += int64(len(j.pending) - before)
+	}
+	j.closed = true
+	j.change.Broadcast()
+	j.mu.Unlock()
+	<-j.stopped
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err
+}
+
+// write is the writer goroutine.
+func (j *Journal) write(w SegmentWriter) {
+	defer close(j.stopped)
+	var batch []byte
+	base, size := int64(0), int64(0) // of the current segment
+	fail := func(err error) {
+		j.mu.Lock()
+		j.err = fmt.Errorf("rpc: %w: %w", ErrJournalFailed, err)
+		j.change.Broadcast()
+		j.mu.Unlock()
+	}
+	for {
+		j.mu.Lock()
+		for len(j.pending) == 0 && !j.closed {
+			j.change.Wait()
+		}
+		batch, j.pending = j.pending, batch[:0]
+		j.change.Broadcast() // room for more
+		j.mu.Unlock()
+		if len(batch) == 0 { // closed, and nothing left
+			if err := w.Close(); err != nil {
+				fail(err)
+			}
+			return
+		}
+
+		n, err := w.Write(batch)
+		if err != nil {
+			// A torn frame would stop every reader: keep the whole ones.
+			whole := wholeFrames(batch[:n])
+			fail(errors.Join(err, w.Truncate(size+whole), w.Close()))
+			return
+		}
+		size += int64(n)
+		j.mu.Lock()
+		done := j.closed && len(j.pending) == 0
+		j.mu.Unlock()
+		if size >= j.segment && !done {
+			base += size
+			next, err := j.store.Create(segmentName(base))
+			if err = errors.Join(err, w.Close()); err != nil {
+				fail(err)
+				return
+			}
+			w, size = next, 0
+			j.mu.Lock()
+			j.segments = append(j.segments, base)
+			j.mu.Unlock()
+		}
+	}
+}
+
+// wholeFrames returns how many bytes of b belong to whole frames.
+func wholeFrames(b []byte) int64 {
+	whole := 0
+	for len(b)-whole >= HeaderSize {
+		h, err := parseHeader(b[whole:])
+		if err != nil || len(b)-whole < HeaderSize+h.length {
+			break
+		}
+		whole += HeaderSize + h.length
+	}
+	return int64(whole)
+}
+
+const segmentSuffix = ".journal"
+
+// segmentName is the offset of a segment's first frame in 20 digits.
+func segmentName(base int64) string { return fmt.Sprintf("%020d%s", base, segmentSuffix) }
+
+// segmentBases returns the offsets at which the segments in a store start, in
+// order. Other names are ignored.
+func segmentBases(store Store) ([]int64, error) {
+	names, err := store.List()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("rpc: list journal: %w", err)
+	}
+	var bases []int64
+	for _, name := range names {
+		if len(name) != 20+len(segmentSuffix) || name[20:] != segmentSuffix {
+			continue
+		}
+		if base, err := strconv.ParseInt(name[:20], 10, 64); err == nil && base >= 0 {
+			bases = append(bases, base)
+		}
+	}
+	slices.Sort(bases)
+	return bases, nil
+}

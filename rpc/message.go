@@ -1,0 +1,342 @@
+package rpc
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrMessage is matched by the error for a payload that is not the message its
+// frame type announces.
+var ErrMessage = errors.New("malformed message")
+
+// Methods of the worker. An unknown one is answered with
+// [CodeMethodNotFound].
+const (
+	MethodHandshake     = "handshake"
+	MethodExecuteStep   = "execute_step"
+	MethodFetchOutput   = "fetch_output"
+	MethodCancel        = "cancel"
+	MethodSealArtifacts = "seal_artifacts"
+	MethodShutdown      = "shutdown"
+	MethodPing          = "ping"
+)
+
+// Request asks the worker to do something.
+type Request struct {
+	ID       string          `json:"id"` // see [RequestID]
+	Method   string          `json:"method"`
+	Params   json.RawMessage `json:"params,omitempty"`
+	Answered int64           `json:"answered,omitempty"` // every request up to this number has its answer
+}
+
+// RequestID returns the id of the n-th request, "req_<n>". Numbers start at 1
+// and rise by one.
+func RequestID(n int64) string { return "req_" + strconv.FormatInt(n, 10) }
+
+// RequestNumber is the inverse of [RequestID].
+func RequestNumber(id string) (int64, error) {
+	digits, ok := strings.CutPrefix(id, "req_")
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if !ok || err != nil || n < 1 || RequestID(n) != id {
+		return 0, fmt.Errorf("rpc: %w: request id %.40q is not of the form req_<n>", ErrMessage, id)
+	}
+	return n, nil
+}
+
+// Response answers the request with the same id, with a result or an error.
+type Response struct {
+	ID     string          `json:"id"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  *Error          `json:"error,omitempty"`
+}
+
+// Code classifies an [Error]. The negative numbers below -32000 are those of
+// JSON-RPC 2.0.
+type Code int
+
+// The codes. They do not change.
+const (
+	CodeInvalidRequest Code = -32600
+	CodeMethodNotFound Code = -32601
+	CodeInvalidParams  Code = -32602
+	CodeInternal       Code = -32603
+
+	CodeStepFailed    Code = 1 // the driver returned an error or panicked
+	CodeCancelled     Code = 2 // the request was cancelled
+	CodeTimeout       Code = 3 // the step ran out of time
+	CodeUnknownDriver Code = 4
+	CodeMissingInput  Code = 5 // an input the step refers to does not exist
+	CodeProtocol      Code = 6 // no protocol version in common
+)
+
+// Error is the error of a [Response].
+type Error struct {
+	Code    Code       `json:"code"`
+	Message string     `json:"message"`
+	Data    *ErrorData `json:"data,omitempty"`
+}
+
+// ErrorData says more about an [Error]. Any field may be empty.
+type ErrorData struct {
+	StepID    string   `json:"step_id,omitempty"`
+	Driver    string   `json:"driver,omitempty"`
+	Type      string   `json:"error_type,omitempty"` // of the driver's error, as "*fs.PathError", or "panic"
+	Traceback string   `json:"traceback,omitempty"`  // the stack of a panic
+	Available []string `json:"available,omitempty"`  // drivers, for CodeUnknownDriver
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is reports whether target is an *Error with the same code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// Ack tells the worker that the host has everything of the journal before
+// Offset, and never asks for it again.
+type Ack struct {
+	Offset int64 `json:"offset"`
+}
+
+// Handshake is the first request: who the run is and what it needs.
+type Handshake struct {
+	MinVersion int `json:"min_version"` // protocol versions the host speaks
+	MaxVersion int `json:"max_version"`
+
+	SessionID   string            `json:"session_id"`
+	Drivers     []string          `json:"drivers"`         // that the run needs; a missing one fails the handshake
+	Package     *FileRef          `json:"package"`         // the run's package, beside the journal
+	BasePath    string            `json:"base_path"`       // where relative input paths start
+	Files       map[string]string `json:"files,omitempty"` // input paths as configs give them, to where they are
+	Env         map[string]string `json:"env,omitempty"`   // variables for the drivers
+	HeartbeatMS int64             `json:"heartbeat_ms"`    // between heartbeats; zero means 1000
+}
+
+// Version is the protocol version of this package.
+const Version = 1
+
+// HandshakeResult answers a [Handshake].
+type HandshakeResult struct {
+	Version       int      `json:"version"` // the highest both ends speak
+	Worker        string   `json:"worker"`  // name and version of the program
+	PID           int      `json:"pid"`
+	OS            string   `json:"os"`
+	Arch          string   `json:"arch"`
+	CPUs          int      `json:"cpus"` // that the worker may use
+	PythonVersion string   `json:"python_version,omitempty"`
+	Drivers       []string `json:"drivers"` // registered, sorted
+}
+
+// FileRef refers to a file in the run's folder.
+type FileRef struct {
+	Path   string `json:"path"` // slash-separated, relative to the run's folder
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"` // hex
+}
+
+// ExecuteStep runs one step.
+type ExecuteStep struct {
+	StepID  string              `json:"step_id"`
+	Driver  string              `json:"driver"`
+	Config  json.RawMessage     `json:"config,omitempty"`   // absent: the package's, under CfgPath
+	CfgPath string              `json:"cfg_path,omitempty"` // name of the config, for events
+	Inputs  map[string]InputRef `json:"inputs"`             // by the name the driver sees
+
+	TimeoutMS int64    `json:"timeout_ms,omitempty"` // zero means none
+	Release   []string `json:"release,omitempty"`    // steps whose outputs nobody reads after this one
+	Keep      bool     `json:"keep,omitempty"`       // somebody will read this step's outputs
+}
+
+// InputRef names an output of an earlier step.
+type InputRef struct {
+	FromStep string `json:"from_step"`
+	Key      string `json:"key"` // empty means "df"
+}
+
+// StepResult answers an [ExecuteStep] that succeeded.
+type StepResult struct {
+	Status     string               `json:"status"` // "success"
+	Outputs    map[string]OutputRef `json:"outputs"`
+	Metrics    map[string]float64   `json:"metrics"` // rows_read, rows_written and what else the driver counted
+	RowsIn     int64                `json:"rows_in"`
+	RowsOut    int64                `json:"rows_out"`
+	Mode       string               `json:"mode"` // extract, transform or write
+	DurationMS float64              `json:"duration_ms"`
+}
+
+// OutputRef describes an output that the worker holds.
+type OutputRef struct {
+	Rows    int64    `json:"rows"`
+	Columns []string `json:"columns"`
+}
+
+// FetchOutput asks for an output, which comes as Arrow frames with the number
+// of the request as stream, before the answer.
+type FetchOutput struct {
+	StepID string `json:"step_id"`
+	Key    string `json:"key"`
+}
+
+// FetchOutputResult answers a [FetchOutput].
+type FetchOutputResult struct {
+	Rows    int64 `json:"rows"`
+	Batches int64 `json:"batches"`
+	Bytes   int64 `json:"bytes"` // of the Arrow stream
+}
+
+// Cancel asks the worker to stop a request. The request itself is answered
+// with [CodeCancelled] once it has stopped.
+type Cancel struct {
+	ID string `json:"id"`
+}
+
+// Artifact is a file that the run leaves behind.
+type Artifact struct {
+	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"` // hex
+	StepID string `json:"step_id,omitempty"`
+}
+
+// SealResult lists the artifacts, sorted by path, and what in the artifacts
+// directory is none.
+type SealResult struct {
+	Artifacts []Artifact        `json:"artifacts"`
+	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
+}
+
+// SkippedArtifact is something that cannot be brought home: a symbolic link, a
+// pipe, a file that cannot be read.
+type SkippedArtifact struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// Log is a log record, or a line that a driver printed.
+type Log struct {
+	Time    time.Time      `json:"ts"`
+	Level   string         `json:"level"` // DEBUG, INFO, WARN, ERROR
+	Message string         `json:"message"`
+	StepID  string         `json:"step_id,omitempty"`
+	Stream  string         `json:"stream,omitempty"` // stdout or stderr, for what was printed
+	Attrs   map[string]any `json:"attrs,omitempty"`
+}
+
+// Heartbeat says that the worker lives and what it uses.
+type Heartbeat struct {
+	Time       time.Time `json:"ts"`
+	RSSBytes   int64     `json:"rss_bytes"`   // resident memory; zero where the platform does not tell
+	CPUSeconds float64   `json:"cpu_seconds"` // used so far, user and system
+	OpenSteps  []string  `json:"open_steps"`  // running now, sorted
+	Journal    int64     `json:"journal"`     // its length before this frame
+}
+
+// Close is the worker's last word.
+type Close struct {
+	ExitCode int    `json:"exit_code"`
+	Reason   string `json:"reason"` // why it ends: shutdown, end of input, or an error
+}
+
+// envelopes, by frame type: what stands before and after the data.
+func envelope(typ FrameType) (prefix string, ok bool) {
+	switch typ {
+	case FrameEvent, FrameMetric, FrameLog, FrameHeartbeat, FrameClose:
+		return `{"type":"` + typ.String() + `","data":`, true
+	}
+	return "", false
+}
+
+// Data returns the data of an event, metric, log, heartbeat or close frame: a
+// JSON object on one line. It aliases the payload where it can. The error
+// matches [ErrMessage].
+func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
+	prefix, ok := envelope(typ)
+	if !ok {
+		return nil, fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
+	}
+	// What our own worker writes: one pass to validate, nothing decoded.
+	if len(payload) > len(prefix)+1 && string(payload[:len(prefix)]) == prefix && payload[len(payload)-1] == '}' {
+		data := payload[len(prefix) : len(payload)-1]
+		if data[0] == '{' && json.Valid(data) && bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
+			return data, nil
+		}
+	}
+	var env struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal(payload, &env); err != nil {
+		return nil, fmt.Errorf("rpc: %w: %s: %v", ErrMessage, typ, err)
+	}
+	if env.Type != typ.String() {
+		return nil, fmt.Errorf("rpc: %w: a %s frame holds a message of type %.40q", ErrMessage, typ, env.Type)
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, env.Data); err != nil || line.Len() == 0 || line.Bytes()[0] != '{' {
+		return nil, fmt.Errorf("rpc: %w: the data of a %s is not an object", ErrMessage, typ)
+	}
+	return line.Bytes(), nil
+}
+
+// DecodeRequest decodes and checks a request. The error matches [ErrMessage].
+func DecodeRequest(payload []byte) (*Request, error) {
+	var r Request
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return nil, fmt.Errorf("rpc: %w: request: %v", ErrMessage, err)
+	}
+	if _, err := RequestNumber(r.ID); err != nil {
+		return nil, err
+	}
+	if r.Method == "" {
+		return nil, fmt.Errorf("rpc: %w: request %s has no method", ErrMessage, r.ID)
+	}
+	if r.Answered < 0 {
+		return nil, fmt.Errorf("rpc: %w: request %s: answered is negative", ErrMessage, r.ID)
+	}
+	return &r, nil
+}
+
+// DecodeResponse decodes and checks a response: it has an id, and either a
+// result or an error. The error matches [ErrMessage].
+func DecodeResponse(payload []byte) (*Response, error) {
+	var r Response
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return nil, fmt.Errorf("rpc: %w: response: %v", ErrMessage, err)
+	}
+	if _, err := RequestNumber(r.ID); err != nil {
+		return nil, err
+	}
+	if (len(r.Result) == 0) == (r.Error == nil) {
+		return nil, fmt.Errorf("rpc: %w: response %s needs a result or an error", ErrMessage, r.ID)
+	}
+	return &r, nil
+}
+
+// DecodeAck decodes an acknowledgement. The error matches [ErrMessage].
+func DecodeAck(payload []byte) (Ack, error) {
+	var a Ack
+	if err := json.Unmarshal(payload, &a); err != nil {
+		return Ack{}, fmt.Errorf("rpc: %w: ack: %v", ErrMessage, err)
+	}
+	if a.Offset < 0 {
+		return Ack{}, fmt.Errorf("rpc: %w: ack of offset %d", ErrMessage, a.Offset)
+	}
+	return a, nil
+}
+
+// Negotiate returns the highest protocol version within both ranges.
+func Negotiate(minA, maxA, minB, maxB int) (int, error) {
+	v := min(maxA, maxB)
+	if v < max(minA, minB) {
+		return 0, &Error{Code: CodeProtocol, Message: fmt.Sprintf(
+			"no protocol version in common: host speaks %d to %d, worker %d to %d; use a worker built from the host's version of this module",
+			minA, maxA, minB, maxB)}
+	}
+	return v, nil
+}

@@ -1,0 +1,129 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Sandbox is the machine that a run has to itself, as an adapter needs it: a
+// place for files, processes, and an end. [OpenSandbox] makes one. Package
+// mock has one in memory, and mock/mocktest the tests that any implementation
+// must pass.
+//
+// All methods may be called concurrently. After Kill, or once its time is
+// over, every method but Info and Kill fails with an error that matches
+// [ErrSandboxGone].
+type Sandbox interface {
+	// Info describes the sandbox. It does not change.
+	Info() SandboxInfo
+
+	// Upload writes a file of exactly size bytes, readable and executable by
+	// its owner, and makes the directories above it. The file appears whole
+	// or not at all, also when it replaces another or r fails.
+	Upload(ctx context.Context, path string, r io.Reader, size int64) error
+
+	// Download opens a file for reading. The error matches fs.ErrNotExist
+	// when there is none. The caller closes the reader; ctx bounds the whole
+	// transfer.
+	Download(ctx context.Context, path string) (io.ReadCloser, error)
+
+	// Start starts a process. ctx bounds the start alone: the process lives
+	// until it ends, is signalled, or the sandbox is killed.
+	Start(ctx context.Context, cmd Command) (Process, error)
+
+	// Kill removes the sandbox with all its processes and files. A nil error
+	// means that it is gone; killing one that is already gone is no error.
+	Kill(ctx context.Context) error
+
+	// Extend sets the sandbox's end to d from now. One that has no end of its
+	// own ignores it.
+	Extend(ctx context.Context, d time.Duration) error
+}
+
+// SandboxInfo describes a sandbox.
+type SandboxInfo struct {
+	ID       string
+	Template string
+	CPU      int     // cores; zero when unknown
+	MemoryGB float64 // zero when unknown
+
+	// WorkerPath is a worker program the sandbox holds from the start, so that
+	// none is uploaded. Empty means none.
+	WorkerPath string
+}
+
+// Command is a process to start.
+type Command struct {
+	Path string   // absolute path of the program, in the sandbox
+	Args []string // arguments, without the program's name
+	Dir  string   // working directory; empty leaves it to the sandbox
+
+	// Stderr receives what the process writes to its standard error, from one
+	// goroutine at a time, until Wait returns. Nil discards it.
+	Stderr io.Writer
+}
+
+// Process is a running process of a [Sandbox].
+type Process interface {
+	PID() int
+
+	// Stdin writes to the process. One Write arrives whole and in order, or,
+	// where the connection breaks, not at all. Close ends the process's input.
+	Stdin() io.WriteCloser
+
+	// Stdout reads what the process writes, from the start. io.EOF means that
+	// the process closed it; any other error, that the connection was lost
+	// while the process may go on. Whoever starts a process must read it, or
+	// the process will block.
+	Stdout() io.Reader
+
+	// Wait returns how the process ended, as often as it is asked. The error
+	// is not nil when that cannot be known, and is ctx's when ctx ends first.
+	Wait(ctx context.Context) (ExitStatus, error)
+
+	// Signal sends a signal to the process. One that has ended is no error.
+	Signal(ctx context.Context, sig Signal) error
+}
+
+// Signal is a signal that every sandbox can send.
+type Signal string
+
+// The signals.
+const (
+	SignalTerm Signal = "SIGTERM" // asks the process to end
+	SignalKill Signal = "SIGKILL" // ends it
+)
+
+// ExitStatus says how a process ended.
+type ExitStatus struct {
+	Code   int    // exit code; -1 when a signal ended the process
+	Signal string // name of that signal, as "SIGKILL"; else empty
+}
+
+func (s ExitStatus) String() string {
+	if s.Signal != "" {
+		return "killed by " + s.Signal
+	}
+	return fmt.Sprintf("exit code %d", s.Code)
+}
+
+// ErrSandboxGone is matched by the error of any use of a sandbox that was
+// killed or whose time is over.
+var ErrSandboxGone = errors.New("sandbox is gone")
+
+// SandboxConfig is what a sandbox is made from. It is part of a
+// [PreparedRun].
+type SandboxConfig struct {
+	Template       string            `json:"template"`
+	CPU            int               `json:"cpu,omitempty"`       // cores; zero means what the template has
+	MemoryGB       float64           `json:"memory_gb,omitempty"` // zero means what the template has
+	TimeoutSeconds int               `json:"timeout"`             // of the run; the sandbox outlives it by a grace
+	Metadata       map[string]string `json:"metadata,omitempty"`
+}
+
+// OpenSandbox makes a sandbox. When it returns an error it has left none
+// behind.
+type OpenSandbox func(ctx context.Context, cfg SandboxConfig) (Sandbox, error)
