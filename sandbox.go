@@ -78,7 +78,8 @@ type Process interface {
 	// the process closed it; any other error, that the connection was lost
 	// while the process may go on. Whoever starts a process must read it, or
 	// the process will block.
-	Stdout() io.Reader
+	// Close gives up reading: the process goes on, its output is discarded.
+	Stdout() io.ReadCloser
 
 	// Wait returns how the process ended, as often as it is asked. The error
 	// is not nil when that cannot be known, and is ctx's when ctx ends first.

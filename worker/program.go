@@ -2,8 +2,37 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/osiris-pipelines/remote/rpc"
 )
+
+// Arg is the first argument that turns a program which calls [Main] into a
+// worker.
+const Arg = "osiris-worker"
+
+// Main turns the process into a worker when it was started as one, and then
+// does not return. Call it first in main, before flags are parsed: a host's
+// own program, started again inside a sandbox or as a child, is then its
+// worker, with its drivers.
+func Main(drivers *Registry) {
+	if len(os.Args) < 2 || os.Args[1] != Arg {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	p := Program{Drivers: drivers, ownProcess: true}
+	code := p.Run(ctx, os.Args[2:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
 
 // Program is the worker as a program: what [Main] runs, and what a sandbox in
 // memory runs in process.
@@ -11,20 +40,100 @@ type Program struct {
 	Drivers *Registry // nil means none
 	FS      FS        // nil means this machine's
 
-	// capturePrints redirects the process's standard output and error into
-	// log messages. Only a process of its own can do that.
-	capturePrints bool
+	ownProcess bool
 }
 
-// Run runs the program with its arguments (without its name) and returns its
-// exit code:
+const usageText = `usage:
+  serve -dir DIR [-max-journal BYTES]   run steps as the requests on stdin say
+  tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout
+  seal -dir DIR                         list the artifacts as JSON
+  version                               print the worker's version
+`
+
+// Run runs the program with its arguments, without its name and with or
+// without [Arg], and returns its exit code:
 //
-//	serve -dir DIR             run steps as requests on stdin say
-//	tail -dir DIR -from N      copy the journal from offset N to stdout and follow it
-//	seal -dir DIR              list the artifacts with their checksums as JSON on stdout
-//	version                    print the worker's version
+//	serve -dir DIR [-max-journal BYTES]   run steps as the requests on stdin say
+//	tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout, from offset N; F is true or false
+//	seal -dir DIR                         list the artifacts with their checksums as JSON
+//	version                               print the worker's version
 //
-// DIR is the run's folder, an absolute path.
+// DIR is the run's folder, an absolute path. The exit code is 0 on success, 1
+// when the work failed, 2 when the arguments make no sense, and 3 when the
+// journal could not be written. A tail ends when its standard input does.
 func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	panic("replaced below")
+	if len(args) > 0 && args[0] == Arg {
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		io.WriteString(stderr, usageText)
+		return 2
+	}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var (
+		dir    = flags.String("dir", "", "the run's folder")
+		from   = flags.Int64("from", 0, "offset in the journal")
+		follow = flags.Bool("follow", true, "wait for more")
+		unread = flags.Int64("max-journal", 0, "bytes of the journal that may wait for the host")
+	)
+	if err := flags.Parse(args[1:]); err != nil {
+		return 2
+	}
+	if args[0] == "version" {
+		fmt.Fprintln(stdout, Version())
+		return 0
+	}
+	if !filepath.IsAbs(*dir) || flags.NArg() > 0 || *from < 0 || *unread < 0 {
+		io.WriteString(stderr, usageText)
+		return 2
+	}
+	fsys := p.FS
+	if fsys == nil {
+		fsys = OSFS{}
+	}
+	switch args[0] {
+	case "serve":
+		w, err := New(Options{
+			Dir: *dir, Drivers: p.Drivers, FS: fsys, ownProcess: p.ownProcess,
+			Journal: &rpc.JournalOptions{MaxUnacked: *unread},
+		})
+		if err != nil {
+			fmt.Fprintln(stderr, err)
+			return 1
+		}
+		return w.Run(ctx, stdin)
+	case "tail":
+		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
+	case "seal":
+		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))
+		if err == nil {
+			err = json.NewEncoder(stdout).Encode(result)
+		}
+		if err != nil {
+			fmt.Fprintln(stderr, "worker:", err)
+			return 1
+		}
+		return 0
+	}
+	io.WriteString(stderr, usageText)
+	return 2
+}
+
+func (p Program) tail(ctx context.Context, store rpc.Store, from int64, follow bool, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if follow {
+		// A tail whose host is gone has nobody to read it.
+		go func() {
+			io.Copy(io.Discard, stdin)
+			cancel()
+		}()
+	}
+	err := rpc.Tail(ctx, store, from, follow, stdout)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(stderr, "worker: tail:", err)
+		return 1
+	}
+	return 0
 }

@@ -1,0 +1,175 @@
+package remote
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// Config is what an adapter is made from. The zero value of every field means
+// its default.
+type Config struct {
+	// Drivers are those of the worker. An adapter that has them refuses a
+	// manifest that needs another in Prepare, and finds the files that
+	// configs refer to; without, an unknown driver is refused when the worker
+	// starts, before any step.
+	Drivers *worker.Registry
+
+	// WorkerPath is a worker program on this machine: one whose main calls
+	// [worker.Main] first. Empty means the running program itself.
+	WorkerPath string
+
+	// Root is the directory under which a run gets a folder of its own, with
+	// all its files. Empty means /tmp/osiris in a sandbox, and a new private
+	// directory under the system's temporary one locally.
+	Root string
+
+	Template string        // of the sandbox; empty means "base"
+	CPU      int           // cores of the sandbox; zero means what the template has
+	MemoryGB float64       // of the sandbox; zero means what the template has
+	Timeout  time.Duration // of the whole run; zero means 300 s
+
+	StepTimeout time.Duration // of each step; zero means none but the run's
+	Concurrency int           // steps at a time; zero means as many as the worker has cores
+	OnFailure   OnFailure     // what a failed step stops; empty means everything
+
+	PassEnv []string          // names of variables of this process to pass, if they are set
+	Env     map[string]string // further variables to pass
+
+	Heartbeat  time.Duration // between signs of life; zero means 1 s
+	MaxJournal int64         // reserved bytes of events the host has not read; zero means 256 MiB
+
+	// OpenSandbox makes the sandbox of a run. It is required by
+	// [NewE2BTransparentProxy] in this version; package mock has one.
+	OpenSandbox OpenSandbox
+
+	// InProcess makes [LocalAdapter] run the worker as goroutines of this
+	// process, for tests. What drivers print is then not captured, a driver
+	// that ignores its context keeps running, and its crash is this process's.
+	InProcess bool
+}
+
+// OnFailure says what else a failed step stops.
+type OnFailure string
+
+// The policies. Running steps are never stopped by another's failure.
+const (
+	StopAll        OnFailure = "stop_all"        // no further step is started
+	StopDependents OnFailure = "stop_dependents" // only what needs the failed step, directly or not
+)
+
+// defaultTimeout is the specification's.
+const defaultTimeout = 300 * time.Second
+
+// apiKeyVariable never goes into a sandbox.
+const apiKeyVariable = "E2B_API_KEY"
+
+func (c Config) validate() error {
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf("remote: %w: Config.%s", ErrInvalid, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case c.CPU < 0:
+		return invalid("CPU is %d", c.CPU)
+	case c.MemoryGB < 0:
+		return invalid("MemoryGB is %g", c.MemoryGB)
+	case c.Timeout < 0:
+		return invalid("Timeout is %s", c.Timeout)
+	case c.StepTimeout < 0:
+		return invalid("StepTimeout is %s", c.StepTimeout)
+	case c.Concurrency < 0:
+		return invalid("Concurrency is %d", c.Concurrency)
+	case c.Heartbeat < 0:
+		return invalid("Heartbeat is %s", c.Heartbeat)
+	case c.MaxJournal < 0:
+		return invalid("MaxJournal is %d", c.MaxJournal)
+	}
+	switch c.OnFailure {
+	case "", StopAll, StopDependents:
+	default:
+		return invalid("OnFailure is %q; use %q or %q", c.OnFailure, StopAll, StopDependents)
+	}
+	if _, listed := c.Env[apiKeyVariable]; listed || slices.Contains(c.PassEnv, apiKeyVariable) {
+		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
+	}
+	for name := range c.Env {
+		if !validVariable(name) {
+			return invalid("Env has the name %q", name)
+		}
+	}
+	for _, name := range c.PassEnv {
+		if !validVariable(name) {
+			return invalid("PassEnv has the name %q", name)
+		}
+	}
+	return nil
+}
+
+func validVariable(name string) bool {
+	if name == "" {
+		return false
+	}
+	for _, r := range name {
+		if r <= ' ' || r == '=' || r == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func (c Config) timeout() time.Duration {
+	if c.Timeout == 0 {
+		return defaultTimeout
+	}
+	return c.Timeout
+}
+
+func (c Config) heartbeat() time.Duration {
+	if c.Heartbeat == 0 {
+		return time.Second
+	}
+	return c.Heartbeat
+}
+
+func (c Config) sandboxRoot() string {
+	if c.Root == "" {
+		return "/tmp/osiris"
+	}
+	return path.Clean(c.Root)
+}
+
+// environment returns the names that will be passed, sorted: those of PassEnv
+// that are set, and Env's.
+func (c Config) environment() []string {
+	names := []string{}
+	for _, name := range c.PassEnv {
+		if _, ok := os.LookupEnv(name); ok {
+			names = append(names, name)
+		}
+	}
+	for name := range c.Env {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// lookupEnv returns the values of the variables that a run passes.
+func (c Config) lookupEnv(names []string) (map[string]string, error) {
+	values := make(map[string]string, len(names))
+	for _, name := range names {
+		v, ok := c.Env[name]
+		if !ok {
+			v, ok = os.LookupEnv(name)
+		}
+		if !ok || name == apiKeyVariable {
+			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which is not set; set it, or name it in Config.Env", ErrInvalid, name)
+		}
+		values[name] = v
+	}
+	return values, nil
+}

@@ -1,0 +1,828 @@
+package remote
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// engine is what the adapters share: all of a run but the place it runs in.
+type engine struct {
+	cfg  Config
+	name string // of the adapter, in files and errors
+
+	// settle makes the place of a run. It emits the events of doing so.
+	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
+
+	mu     sync.Mutex
+	runs   map[string]*run // by session id
+	closed bool
+}
+
+// place is where a run happens.
+type place struct {
+	sandbox Sandbox
+	program string            // the worker's path there
+	dir     string            // the run's folder there
+	base    string            // where relative input paths start there
+	files   map[string]string // input paths as configs give them, to where they are
+}
+
+// run is one session of an adapter.
+type run struct {
+	cancel   context.CancelCauseFunc
+	executed chan struct{} // closed when Execute is done
+
+	mu        sync.Mutex // serialises Collect and removal
+	ec        *ExecutionContext
+	prepared  *PreparedRun
+	seq       int64
+	place     *place // nil when nothing was made, or all is removed
+	sandboxID string
+	sealed    *rpc.SealResult // nil: to be asked for
+	steps     []StepResult
+	status    status
+	collected *CollectedArtifacts
+}
+
+// cleanupGrace bounds what is done after a run has ended or was cancelled.
+const cleanupGrace = 30 * time.Second
+
+// Prepare implements [ExecutionAdapter].
+func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext) (*PreparedRun, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := ec.validate(); err != nil {
+		return nil, fmt.Errorf("remote: prepare: %w", err)
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	started := ec.StartedAt
+	if started.IsZero() {
+		started = time.Now()
+	}
+	env := e.cfg.environment()
+	p := &PreparedRun{
+		SchemaVersion:       SchemaVersion,
+		Plan:                m,
+		ResolvedConnections: make(map[string]ConnectionRef),
+		CfgIndex:            make(map[string]map[string]any, len(m.Steps)),
+		IOLayout: map[string]string{
+			"logs": logFile, "artifacts": "artifacts", "events": eventsFile, "metrics": metricsFile,
+			"status": statusFile, "manifest": manifestFile, "cfg": "cfg",
+		},
+		RunParams: RunParams{
+			SessionID: ec.SessionID, StartedAt: formatTime(started), Adapter: e.name,
+			Concurrency: e.cfg.Concurrency, StepTimeoutSeconds: e.cfg.StepTimeout.Seconds(),
+			OnFailure: e.cfg.OnFailure, PassEnv: env,
+		},
+		Constraints: Constraints{
+			TimeoutSeconds: e.cfg.timeout().Seconds(), MaxMemoryGB: e.cfg.MemoryGB, CPUCount: e.cfg.CPU,
+		},
+		Metadata: RunMetadata{
+			SessionID: ec.SessionID, CreatedAt: formatTime(started),
+			PipelineName: m.Name, PipelineID: m.ID(), StepCount: len(m.Steps),
+		},
+		Package: Package{
+			Manifest:    m.document(true),
+			Connections: make(map[string]ConnectionRef),
+			Environment: make(map[string]string, len(env)),
+		},
+		SandboxConfig: e.cfg.sandboxConfig(ec.SessionID),
+		InputFiles:    []string{},
+	}
+	if p.RunParams.OnFailure == "" {
+		p.RunParams.OnFailure = StopAll
+	}
+	if hash, ok := m.Meta["manifest_hash"].(string); ok {
+		p.Metadata.ManifestHash = hash
+	}
+	if source, ok := m.Metadata["source_manifest_path"].(string); ok && source != "" {
+		root := filepath.Dir(source)
+		p.CompiledRoot = &root
+	}
+	for _, name := range env {
+		p.Package.Environment[name] = "${" + name + "}"
+	}
+	for _, s := range m.Steps {
+		if err := e.prepareStep(p, s, ec); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(p.InputFiles)
+	p.InputFiles = slices.Compact(p.InputFiles)
+	return p, nil
+}
+
+func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error {
+	fail := func(format string, args ...any) error {
+		return &ManifestError{StepID: s.ID, Reason: fmt.Sprintf(format, args...)}
+	}
+	if _, taken := p.CfgIndex[s.cfgPath()]; taken {
+		return fail("its config %s is another step's, too", s.cfgPath())
+	}
+	config := s.Config
+	if config == nil {
+		config = map[string]any{}
+	}
+	if inline := secrets.Inline(config); len(inline) > 0 {
+		return fail("the config holds a secret value under %q; use a connection, or a ${NAME} placeholder", inline[0])
+	}
+	p.CfgIndex[s.cfgPath()] = config
+	if ref, ok := config["connection"].(string); ok && strings.HasPrefix(ref, "@") {
+		p.ResolvedConnections[ref] = ConnectionRef{Ref: ref}
+		p.Package.Connections[ref] = ConnectionRef{Ref: ref}
+	}
+	if e.cfg.Drivers == nil {
+		return nil
+	}
+	entry, err := e.cfg.Drivers.Lookup(s.DriverName())
+	if err != nil {
+		var unknown *worker.UnknownDriverError
+		if errors.As(err, &unknown) {
+			unknown.StepID = s.ID
+		}
+		return fmt.Errorf("remote: prepare: %w: %w", ErrUnknownDriver, err)
+	}
+	filer, ok := entry.New().(worker.InputFiler)
+	if !ok {
+		return nil
+	}
+	names, err := filer.InputFiles(config)
+	if err != nil {
+		return fail("%v", err)
+	}
+	for _, name := range names {
+		if _, err := os.Stat(hostPath(ec, name)); err != nil {
+			return fmt.Errorf("remote: prepare: step %q: input file %s: %w", s.ID, name, cause(err))
+		}
+		p.InputFiles = append(p.InputFiles, name)
+	}
+	return nil
+}
+
+// hostPath returns where an input file is on this machine.
+func hostPath(ec *ExecutionContext, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(ec.BasePath, name)
+}
+
+func (c Config) sandboxConfig(sessionID string) SandboxConfig {
+	template := c.Template
+	if template == "" {
+		template = "base"
+	}
+	return SandboxConfig{
+		Template: template, CPU: c.CPU, MemoryGB: c.MemoryGB,
+		TimeoutSeconds: int((c.timeout() + time.Second - 1) / time.Second),
+		Metadata:       map[string]string{"osiris_session": sessionID},
+	}
+}
+
+// Execute implements [ExecutionAdapter].
+func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionContext) (*ExecResult, error) {
+	if err := e.check(p, ec); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	env, err := e.cfg.lookupEnv(p.RunParams.PassEnv)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &run{cancel: cancel, executed: make(chan struct{}), ec: ec, prepared: p}
+	if err := e.enter(p.RunParams.SessionID, r); err != nil {
+		return nil, err
+	}
+	defer close(r.executed)
+	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
+		d := time.Duration(timeout * float64(time.Second))
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: the run took longer than %s", ErrTimeout, d))
+		defer stop()
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, err := openSession(ec)
+	if err != nil {
+		e.leave(p.RunParams.SessionID)
+		return nil, err
+	}
+	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
+	start := time.Now()
+	runErr := e.execute(ctx, r, s, env)
+	if runErr != nil && ctx.Err() != nil {
+		// What the run ended of, rather than what broke when it was stopped.
+		if why := context.Cause(ctx); !errors.Is(runErr, why) {
+			runErr = fmt.Errorf("%w (%w)", why, runErr)
+		}
+	}
+	return e.conclude(r, s, runErr, time.Since(start))
+}
+
+// check refuses a run that was not prepared for this context.
+func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
+	if err := ec.validate(); err != nil {
+		return fmt.Errorf("remote: execute: %w", err)
+	}
+	switch {
+	case p == nil || p.Plan == nil:
+		return fmt.Errorf("remote: execute: %w: there is no prepared run", ErrInvalid)
+	case p.SchemaVersion != SchemaVersion:
+		return fmt.Errorf("remote: execute: %w: the run was prepared with schema version %d, this is %d; prepare it again", ErrInvalid, p.SchemaVersion, SchemaVersion)
+	case p.RunParams.SessionID != ec.SessionID:
+		return fmt.Errorf("remote: execute: %w: the run was prepared for session %q, the context is of session %q", ErrInvalid, p.RunParams.SessionID, ec.SessionID)
+	case p.RunParams.Adapter != e.name:
+		return fmt.Errorf("remote: execute: %w: the run was prepared by the adapter %q, this is %q", ErrInvalid, p.RunParams.Adapter, e.name)
+	}
+	if _, err := os.Stat(filepath.Join(ec.LogsDir, statusFile)); err == nil {
+		return fmt.Errorf("remote: execute: %w: %s holds a finished session (%s exists); use another directory", ErrInvalid, ec.LogsDir, statusFile)
+	}
+	return p.Plan.Validate()
+}
+
+func (e *engine) enter(sessionID string, r *run) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return fmt.Errorf("remote: execute: %w", ErrClosed)
+	}
+	if _, known := e.runs[sessionID]; known {
+		return fmt.Errorf("remote: execute: %w: %s", ErrAlreadyExecuted, sessionID)
+	}
+	if e.runs == nil {
+		e.runs = make(map[string]*run)
+	}
+	e.runs[sessionID] = r
+	return nil
+}
+
+func (e *engine) leave(sessionID string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.runs, sessionID)
+}
+
+// execute runs the run up to its last step, and leaves the place for Collect.
+func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string]string) error {
+	p := r.prepared
+	s.event("run_start", "", map[string]any{
+		"pipeline_id": p.Plan.ID(), "manifest_path": manifestFile, "profile": p.Plan.Profile(),
+	})
+	s.metric("steps_total", float64(len(p.Plan.Steps)), "")
+	if err := s.materialize(p); err != nil {
+		return err
+	}
+	pl, err := e.settle(ctx, p, s)
+	if pl != nil {
+		r.place, r.sandboxID = pl, pl.sandbox.Info().ID
+	}
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	l, err := dial(ctx, pl, s, e.cfg.MaxJournal)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	hello, err := e.handshake(ctx, l, p, pl, env)
+	if err != nil {
+		return err
+	}
+	fields := map[string]any{
+		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
+		"os": hello.OS, "arch": hello.Arch, "duration_ms": milliseconds(time.Since(start)),
+	}
+	if hello.PythonVersion != "" {
+		fields["python_version"] = hello.PythonVersion
+	}
+	s.event("worker_started", "", fields)
+	s.event("drivers_registered", "", map[string]any{
+		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
+	})
+	l.silence.Store(int64(max(2*e.cfg.heartbeat(), time.Second) + e.cfg.heartbeat()))
+
+	g := &graph{
+		steps:     p.Plan.Steps,
+		limit:     p.RunParams.Concurrency,
+		onFailure: p.RunParams.OnFailure,
+		timeout:   time.Duration(p.RunParams.StepTimeoutSeconds * float64(time.Second)),
+		configs: func(i int) (json.RawMessage, error) {
+			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
+		},
+		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
+			result := new(rpc.StepResult)
+			if err := l.call(ctx, rpc.MethodExecuteStep, req, result); err != nil {
+				return nil, stepError(ctx, p.Plan.Steps[i], err)
+			}
+			return result, nil
+		},
+	}
+	if g.limit <= 0 {
+		g.limit = max(hello.CPUs, 1)
+	}
+	err = g.run(ctx)
+	r.steps = g.results
+	s.event("cleanup_start", "", nil)
+	if endErr := e.finish(ctx, r, l); err == nil {
+		err = endErr
+	}
+	return err
+}
+
+func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *place, env map[string]string) (*rpc.HandshakeResult, error) {
+	var drivers []string
+	for _, s := range p.Plan.Steps {
+		drivers = append(drivers, s.DriverName())
+	}
+	slices.Sort(drivers)
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, fmt.Errorf(
+		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, handshakeTimeout, pl.program))
+	defer cancel()
+	var hello rpc.HandshakeResult
+	err := l.call(ctx, rpc.MethodHandshake, &rpc.Handshake{
+		MinVersion: rpc.Version, MaxVersion: rpc.Version,
+		SessionID:   p.RunParams.SessionID,
+		Drivers:     slices.Compact(drivers),
+		BasePath:    pl.base,
+		Files:       pl.files,
+		Env:         env,
+		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
+	}, &hello)
+	var answer *rpc.Error
+	if errors.As(err, &answer) {
+		kind := error(answer)
+		if answer.Code == rpc.CodeUnknownDriver {
+			kind = ErrUnknownDriver
+		}
+		return nil, fmt.Errorf("remote: handshake: %w: %s", kind, answer.Message)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if hello.Version < 1 || hello.Version > rpc.Version {
+		return nil, fmt.Errorf("remote: handshake: %w", &protocolError{fmt.Errorf("it chose protocol version %d", hello.Version)})
+	}
+	return &hello, nil
+}
+
+// finish has a worker that is well seal its artifacts and end.
+func (e *engine) finish(ctx context.Context, r *run, l *link) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+	defer cancel()
+	var sealed rpc.SealResult
+	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
+	if err == nil {
+		r.sealed = &sealed
+		err = l.call(ctx, rpc.MethodShutdown, struct{}{}, nil)
+	}
+	if err != nil {
+		// Collect asks again, of a process of its own.
+		l.session.logf(slog.LevelWarn, "end of worker: %v", err)
+		return err
+	}
+	select {
+	case <-l.down:
+		return l.downErr
+	case <-ctx.Done():
+		return fmt.Errorf("remote: the worker did not end in %s", cleanupGrace)
+	}
+}
+
+// conclude writes the run's verdict everywhere it is kept, and returns it.
+func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
+	p := r.prepared
+	if r.steps == nil { // not one was started
+		r.steps = make([]StepResult, len(p.Plan.Steps))
+		for i, step := range p.Plan.Steps {
+			r.steps[i] = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
+		}
+	}
+	completed, written, read := 0, 0.0, 0.0
+	for _, step := range r.steps {
+		if step.Status == StepSucceeded {
+			completed++
+			written += step.Metrics["rows_written"]
+			read += step.Metrics["rows_read"]
+		}
+	}
+	rows := written
+	if rows == 0 {
+		rows = read
+	}
+	if err := e.writeRunCard(r, s); err != nil && runErr == nil {
+		runErr = err
+	}
+	s.event("cleanup_complete", "", map[string]any{"steps_executed": completed, "total_rows": rows})
+	if runErr == nil && completed != len(r.steps) {
+		runErr = fmt.Errorf("remote: %w: %d of %d steps completed", ErrStepFailed, completed, len(r.steps))
+	}
+	e.verdict(s, p, runErr, completed, took)
+	// The sinks have a say as long as there is something to tell them.
+	if err := errors.Join(s.out.stop(), s.flush()); err != nil && runErr == nil {
+		runErr = err
+		s.out = nil
+		e.verdict(s, p, runErr, completed, took)
+	}
+	s.out = nil
+
+	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps}
+	r.status = status{
+		SandboxID: r.sandboxID, StepsCompleted: completed, StepsTotal: len(r.steps), OK: runErr == nil,
+		SessionPath: r.ec.LogsDir,
+	}
+	if runErr == nil {
+		if err := s.writeStatus(r.status); err != nil {
+			runErr, result.Success = err, false
+		}
+	}
+	if runErr != nil {
+		result.ExitCode, result.ErrorMessage = 1, runErr.Error()
+		r.status.OK, r.status.ExitCode, r.status.Reason = false, 1, runErr.Error()
+		runErr = errors.Join(runErr, s.writeStatus(r.status))
+	}
+	if err := s.close(); err != nil && runErr == nil {
+		runErr = err
+	}
+	r.seq = s.seq
+	return result, runErr
+}
+
+// verdict records how the run went.
+func (e *engine) verdict(s *session, p *PreparedRun, runErr error, completed int, took time.Duration) {
+	s.metric("execution_duration", took.Seconds(), "seconds")
+	if runErr == nil {
+		s.event("run_complete", "", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
+		return
+	}
+	fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
+	var step *StepError
+	if errors.As(runErr, &step) {
+		fields["failed_step"], fields["error_type"] = step.StepID, step.Type
+	}
+	s.event("run_error", "", fields)
+	s.logf(slog.LevelError, "%v", runErr)
+}
+
+func (e *engine) writeRunCard(r *run, s *session) error {
+	const name = "run_card.json"
+	card := runCard{SessionID: s.id, Steps: []runCardStep{}}
+	for _, step := range r.steps {
+		if step.Status == StepSkipped {
+			continue
+		}
+		c := runCardStep{
+			StepID: step.StepID, Driver: step.Driver, RowsIn: step.RowsIn, RowsOut: step.RowsOut,
+			DurationMS: step.DurationMS, Status: step.Status, Error: step.Error,
+			Artifacts: []string{}, HasDFInMemory: step.RowsOut > 0, SpillPaths: []string{},
+		}
+		if r.sealed != nil {
+			for _, a := range r.sealed.Artifacts {
+				if a.StepID == step.StepID {
+					c.Artifacts = append(c.Artifacts, "artifacts/"+a.Path)
+				}
+			}
+		}
+		card.Steps = append(card.Steps, c)
+	}
+	if err := writeJSON(filepath.Join(r.ec.artifactsDir(), systemArtifacts, name), card); err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	s.event("artifact_created", "", map[string]any{"artifact_type": "run_card", "path": path.Join("artifacts", systemArtifacts, name)})
+	return nil
+}
+
+// Collect implements [ExecutionAdapter].
+func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionContext) (*CollectedArtifacts, error) {
+	if err := ec.validate(); err != nil {
+		return nil, fmt.Errorf("remote: collect: %w", err)
+	}
+	e.mu.Lock()
+	r := e.runs[ec.SessionID]
+	e.mu.Unlock()
+	if r == nil {
+		return nil, fmt.Errorf("remote: collect: %w: %s", ErrNotExecuted, ec.SessionID)
+	}
+	select {
+	case <-r.executed:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.collected != nil {
+		c := *r.collected
+		return &c, nil
+	}
+	s, err := openSession(ec)
+	if err != nil {
+		return nil, err
+	}
+	s.seq = r.seq
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
+	got, err := e.collect(ctx, r, s)
+	if outErr := s.out.stop(); err == nil {
+		err = outErr
+	}
+	s.out = nil
+	r.status.SessionCopied = err == nil
+	if err != nil {
+		r.status.OK, r.status.ExitCode = false, 1
+		if r.status.Reason == "" {
+			r.status.Reason = err.Error()
+		}
+	}
+	err = errors.Join(err, s.writeStatus(r.status), s.close())
+	r.seq = s.seq
+	if err != nil {
+		return got, err
+	}
+	r.collected = got
+	c := *got
+	return &c, nil
+}
+
+func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArtifacts, error) {
+	start := time.Now()
+	s.event("collect_start", "", map[string]any{"adapter": e.name, "session_id": s.id})
+	got := &CollectedArtifacts{
+		EventsLog: s.path(eventsFile), MetricsLog: s.path(metricsFile), ExecutionLog: s.path(logFile),
+		ArtifactsDir: r.ec.artifactsDir(), Artifacts: []Artifact{},
+	}
+	fail := func(err error) (*CollectedArtifacts, error) {
+		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
+		s.event("collect_error", "", map[string]any{"error": err.Error()})
+		return got, err
+	}
+	if r.place != nil {
+		if r.sealed == nil {
+			sealed, err := seal(ctx, r.place)
+			if err != nil {
+				return fail(err)
+			}
+			r.sealed = sealed
+		}
+		if err := download(ctx, r.place, r.sealed, got); err != nil {
+			return fail(err)
+		}
+		if err := r.place.sandbox.Kill(ctx); err != nil {
+			return fail(fmt.Errorf("remove sandbox: %w", err))
+		}
+		r.place = nil
+	}
+	total := int64(0)
+	for _, a := range got.Artifacts {
+		total += a.Size
+	}
+	s.metric("artifacts_bytes_total", float64(total), "bytes")
+	s.metric("artifacts_files_total", float64(len(got.Artifacts)), "files")
+	s.metric("artifacts_copy_ms", milliseconds(time.Since(start)), "ms")
+	s.event("collect_complete", "", map[string]any{
+		"adapter": e.name, "artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped),
+	})
+	now := time.Now().UTC()
+	s.event("run_end", "", map[string]any{
+		"duration_seconds": now.Sub(r.startedAt()).Seconds(), "end_time": now.Format(rpc.TimeFormat),
+	})
+	if err := s.flush(); err != nil {
+		return got, err
+	}
+	got.Metadata = CollectMetadata{
+		Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: now,
+		ArtifactsCount: len(got.Artifacts), ArtifactsBytes: total,
+		EventsSize: fileSize(got.EventsLog), MetricsSize: fileSize(got.MetricsLog), LogSize: fileSize(got.ExecutionLog),
+	}
+	return got, nil
+}
+
+func (r *run) startedAt() time.Time {
+	t, _ := time.Parse(time.RFC3339Nano, r.prepared.RunParams.StartedAt)
+	return t
+}
+
+func fileSize(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// Limits of what a sandbox may announce as its artifacts.
+const (
+	maxSealBytes = 64 << 20
+	maxArtifacts = 100_000
+)
+
+// seal lists the artifacts by a process of its own, since the worker is gone.
+func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
+	stderr := &lastLines{}
+	proc, err := pl.sandbox.Start(ctx, Command{
+		Path: pl.program, Args: []string{worker.Arg, "seal", "-dir", pl.dir}, Stderr: stderr,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("seal artifacts: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
+	defer stop()
+	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), maxSealBytes+1))
+	proc.Stdin().Close()
+	proc.Stdout().Close()
+	if len(b) > maxSealBytes {
+		err = fmt.Errorf("the list is larger than %d MiB", maxSealBytes>>20)
+	}
+	status, waitErr := proc.Wait(ctx)
+	if err = errors.Join(err, waitErr); err != nil {
+		return nil, fmt.Errorf("seal artifacts: %w", err)
+	}
+	if status != (ExitStatus{}) {
+		return nil, fmt.Errorf("seal artifacts: %s: %s", status, stderr)
+	}
+	var sealed rpc.SealResult
+	if err := json.Unmarshal(b, &sealed); err != nil {
+		return nil, fmt.Errorf("seal artifacts: %w", err)
+	}
+	return &sealed, nil
+}
+
+// download brings the artifacts into a directory beside their final place,
+// verifies them, and moves each into place. What the sandbox says of them is
+// not believed.
+func download(ctx context.Context, pl *place, sealed *rpc.SealResult, got *CollectedArtifacts) error {
+	if len(sealed.Artifacts) > maxArtifacts {
+		return fmt.Errorf("the run left %d files, limit is %d", len(sealed.Artifacts), maxArtifacts)
+	}
+	got.Artifacts = []Artifact{}
+	got.Skipped = nil
+	for _, skip := range sealed.Skipped {
+		got.Skipped = append(got.Skipped, SkippedArtifact{
+			Path: strings.ToValidUTF8(skip.Path, "\uFFFD"), Reason: strings.ToValidUTF8(skip.Reason, "\uFFFD"),
+		})
+	}
+	staging, err := os.MkdirTemp(filepath.Dir(got.ArtifactsDir), ".collect-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(staging)
+	seen := make(map[string]bool, len(sealed.Artifacts))
+	var group errgroup.Group
+	group.SetLimit(8)
+	var mu sync.Mutex
+	for i, a := range sealed.Artifacts {
+		local := filepath.FromSlash(a.Path)
+		if !filepath.IsLocal(local) || path.Clean(a.Path) != a.Path || seen[a.Path] ||
+			a.Path == systemArtifacts || strings.HasPrefix(a.Path, systemArtifacts+"/") || a.Size < 0 {
+			return fmt.Errorf("the sandbox announces the artifact %q, which no run can leave", a.Path)
+		}
+		seen[a.Path] = true
+		group.Go(func() error {
+			part := filepath.Join(staging, fmt.Sprint(i))
+			if err := fetch(ctx, pl, a, part); err != nil {
+				return fmt.Errorf("artifact %q: %w", a.Path, err)
+			}
+			final := filepath.Join(got.ArtifactsDir, local)
+			if err := os.MkdirAll(filepath.Dir(final), 0o750); err != nil {
+				return fmt.Errorf("artifact %q: %w", a.Path, cause(err))
+			}
+			if err := os.Rename(part, final); err != nil {
+				return fmt.Errorf("artifact %q: %w", a.Path, err)
+			}
+			stepID, _, _ := strings.Cut(a.Path, "/")
+			mu.Lock()
+			defer mu.Unlock()
+			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: stepID})
+			return nil
+		})
+	}
+	err = group.Wait()
+	slices.SortFunc(got.Artifacts, func(a, b Artifact) int { return strings.Compare(a.Path, b.Path) })
+	return err
+}
+
+// fetch downloads one artifact and verifies it.
+func fetch(ctx context.Context, pl *place, a rpc.Artifact, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	body, err := pl.sandbox.Download(ctx, path.Join(filepath.ToSlash(pl.dir), "artifacts", a.Path))
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(body, a.Size+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if n != a.Size {
+		return fmt.Errorf("it was sealed with %d bytes, and has another size now", a.Size)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != a.SHA256 {
+		return fmt.Errorf("its sha256 is %s, it was sealed with %.64s", got, a.SHA256)
+	}
+	return nil
+}
+
+// remove kills what is left of a run, however it went.
+func (e *engine) remove(ctx context.Context, sessionID string) error {
+	e.mu.Lock()
+	r := e.runs[sessionID]
+	e.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.place == nil {
+		return nil
+	}
+	if err := r.place.sandbox.Kill(ctx); err != nil {
+		return fmt.Errorf("remote: remove sandbox %s: %w", r.sandboxID, err)
+	}
+	r.place = nil
+	return nil
+}
+
+// Close stops what is running, removes what was never collected, and waits
+// for both. The adapter cannot be used after it. Closing again is no error.
+func (e *engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	runs := make(map[string]*run, len(e.runs))
+	for id, r := range e.runs {
+		runs[id] = r
+	}
+	e.mu.Unlock()
+	var errs []error
+	for _, r := range runs {
+		r.cancel(ErrClosed)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupGrace)
+	defer cancel()
+	for id, r := range runs {
+		<-r.executed
+		errs = append(errs, e.remove(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+// runFolder names a run's folder: the session, and a token that keeps two runs
+// of the same name apart.
+func runFolder(sessionID string) string {
+	token := make([]byte, 4)
+	rand.Read(token)
+	return sessionID + "-" + hex.EncodeToString(token)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// upload sends a file of this machine.
+func upload(ctx context.Context, sb Sandbox, local, remote string) (int64, error) {
+	f, err := os.Open(local)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("%s is not a regular file", local)
+	}
+	return info.Size(), sb.Upload(ctx, remote, f, info.Size())
+}

@@ -1,0 +1,126 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Errors that a caller may want to tell apart with errors.Is.
+var (
+	// ErrInvalid: the manifest, the configuration or the context cannot be
+	// run. Nothing was started.
+	ErrInvalid = errors.New("invalid")
+
+	// ErrUnknownDriver: a step needs a driver that the worker does not have.
+	ErrUnknownDriver = errors.New("unknown driver")
+
+	// ErrStepFailed: a step ran and failed. [*StepError] says which and why.
+	ErrStepFailed = errors.New("step failed")
+
+	// ErrTimeout: the run, or a step, took longer than it may.
+	ErrTimeout = errors.New("timed out")
+
+	// ErrWorkerCrash: the worker ended, or fell silent, before the run did.
+	// [*WorkerCrashError] says how.
+	ErrWorkerCrash = errors.New("worker crashed")
+
+	// ErrAlreadyExecuted: Execute was called twice for one session.
+	ErrAlreadyExecuted = errors.New("session was executed already")
+
+	// ErrNotExecuted: Collect was called for a session that Execute has not
+	// seen.
+	ErrNotExecuted = errors.New("session was not executed")
+
+	// ErrSink: OnEvent or OnMetric returned an error.
+	ErrSink = errors.New("event sink failed")
+
+	// ErrCollect: an artifact could not be brought home.
+	ErrCollect = errors.New("artifacts not collected")
+
+	// ErrClosed: the adapter was closed.
+	ErrClosed = errors.New("adapter is closed")
+)
+
+// ManifestError says what is wrong with a manifest. It matches [ErrInvalid].
+type ManifestError struct {
+	Path   string // of the file; may be empty
+	StepID string // may be empty
+	Reason string
+}
+
+func (e *ManifestError) Error() string {
+	var b strings.Builder
+	b.WriteString("remote: manifest")
+	if e.Path != "" {
+		fmt.Fprintf(&b, " %s", e.Path)
+	}
+	if e.StepID != "" {
+		fmt.Fprintf(&b, ": step %q", e.StepID)
+	}
+	b.WriteString(": " + e.Reason)
+	return b.String()
+}
+
+// Is reports whether target is ErrInvalid.
+func (e *ManifestError) Is(target error) bool { return target == ErrInvalid }
+
+// StepError reports a step that did not finish. It matches [ErrStepFailed],
+// and [ErrTimeout], [ErrUnknownDriver] or context.Canceled where that is why.
+type StepError struct {
+	StepID    string
+	Driver    string
+	Type      string // of the driver's error, as "*fs.PathError", or "panic"; may be empty
+	Message   string
+	Traceback string // the stack of a panic; else empty
+	Err       error  // one of the errors above, or nil
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("remote: step %q: %s", e.StepID, e.Message) }
+
+// Unwrap returns ErrStepFailed and the kind of failure.
+func (e *StepError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrStepFailed}
+	}
+	return []error{ErrStepFailed, e.Err}
+}
+
+// WorkerCrashError reports a worker that ended before its work did. It matches
+// [ErrWorkerCrash].
+type WorkerCrashError struct {
+	Status    *ExitStatus // how the process ended; nil when that is not known
+	Reason    string      // the worker's own last word, or what was observed
+	Stderr    string      // the last lines it wrote to its standard error
+	OpenSteps []string    // running when it was last heard of
+	Err       error       // what went wrong on the way to it; may be nil
+}
+
+func (e *WorkerCrashError) Error() string {
+	var b strings.Builder
+	b.WriteString("remote: worker crashed")
+	if e.Status != nil {
+		fmt.Fprintf(&b, " (%s)", e.Status)
+	}
+	if e.Reason != "" {
+		b.WriteString(": " + e.Reason)
+	}
+	if len(e.OpenSteps) > 0 {
+		fmt.Fprintf(&b, "; running: %s", strings.Join(e.OpenSteps, ", "))
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Stderr != "" {
+		fmt.Fprintf(&b, "; its last words: %s", e.Stderr)
+	}
+	return b.String()
+}
+
+// Unwrap returns ErrWorkerCrash and the underlying error.
+func (e *WorkerCrashError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrWorkerCrash}
+	}
+	return []error{ErrWorkerCrash, e.Err}
+}

@@ -1,0 +1,229 @@
+package remote
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/osiris-pipelines/remote/rpc"
+)
+
+// inputs returns what a step reads, by the names its driver sees: its own
+// Inputs if it has any, else "df_<step>" for the "df" of every step it needs,
+// and "df" as well when there is one.
+//
+// The names are the reference implementation's: characters outside
+// [0-9A-Za-z_] become "_", a leading digit gets "_" before it, and ids that
+// become the same name all get the first 8 hex digits of their SHA-256 behind
+// it.
+func (s Step) inputs() map[string]InputRef {
+	if len(s.Inputs) > 0 {
+		return s.Inputs
+	}
+	needs := s.upstream()
+	count := make(map[string]int, len(needs))
+	for _, id := range needs {
+		count[safeName(id)]++
+	}
+	refs := make(map[string]InputRef, len(needs)+1)
+	for _, id := range needs {
+		name := safeName(id)
+		if count[name] > 1 {
+			name += "_" + sha256Hex([]byte(id))[:8]
+		}
+		refs["df_"+name] = InputRef{FromStep: id}
+	}
+	if len(needs) == 1 {
+		refs["df"] = InputRef{FromStep: needs[0]}
+	}
+	return refs
+}
+
+func safeName(id string) string {
+	b := []byte(id)
+	var out []byte
+	for i, r := range id {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r == '_':
+			out = append(out, b[i])
+		case r >= '0' && r <= '9':
+			if i == 0 {
+				out = append(out, '_')
+			}
+			out = append(out, b[i])
+		default:
+			out = append(out, '_')
+		}
+	}
+	return string(out)
+}
+
+func sha256Hex(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+// graph runs the steps of a plan, each as soon as what it waits for is done.
+type graph struct {
+	steps     []Step
+	execute   func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error)
+	limit     int
+	onFailure OnFailure
+	timeout   time.Duration // of a step; zero means none
+	configs   func(i int) (json.RawMessage, error)
+
+	results []StepResult // by step
+}
+
+// run runs the graph and returns the first failure. Steps that are running
+// when one fails, or when ctx ends, are waited for.
+func (g *graph) run(ctx context.Context) error {
+	n := len(g.steps)
+	index := make(map[string]int, n)
+	g.results = make([]StepResult, n)
+	for i, s := range g.steps {
+		index[s.ID] = i
+		g.results[i] = StepResult{StepID: s.ID, Driver: s.DriverName(), Status: StepSkipped}
+	}
+	waiting := make([]int, n)      // upstream steps not done
+	dependents := make([][]int, n) // in manifest order
+	readers := make([]int, n)      // steps that may still read the outputs
+	upstream := make([][]int, n)
+	var ready []int
+	for i, s := range g.steps {
+		for _, id := range s.upstream() {
+			u := index[id]
+			upstream[i] = append(upstream[i], u)
+			dependents[u] = append(dependents[u], i)
+			readers[u]++
+		}
+		if waiting[i] = len(upstream[i]); waiting[i] == 0 {
+			ready = append(ready, i)
+		}
+	}
+
+	type finished struct {
+		step   int
+		result *rpc.StepResult
+		err    error
+	}
+	done := make(chan finished)
+	running := 0
+	var (
+		first   error
+		release []string // outputs that nobody reads any more
+	)
+	for {
+		for len(ready) > 0 && running < g.limit && ctx.Err() == nil {
+			i := ready[0]
+			ready = ready[1:]
+			req, err := g.request(i)
+			if err != nil {
+				return errors.Join(first, err)
+			}
+			req.Keep = readers[i] > 0
+			req.Release, release = release, nil
+			for _, u := range upstream[i] {
+				if readers[u] == 1 { // this one is the last
+					readers[u] = 0
+					req.Release = append(req.Release, g.steps[u].ID)
+				}
+			}
+			running++
+			go func() {
+				result, err := g.execute(ctx, i, req)
+				done <- finished{i, result, err}
+			}()
+		}
+		if running == 0 {
+			break
+		}
+		f := <-done
+		running--
+		r := &g.results[f.step]
+		for _, u := range upstream[f.step] {
+			if readers[u]--; readers[u] == 0 {
+				release = append(release, g.steps[u].ID)
+			}
+		}
+		if f.err == nil {
+			r.Status = StepSucceeded
+			r.RowsIn, r.RowsOut = f.result.RowsIn, f.result.RowsOut
+			r.DurationMS, r.Metrics = f.result.DurationMS, f.result.Metrics
+			for _, d := range dependents[f.step] {
+				if waiting[d]--; waiting[d] == 0 {
+					ready = append(ready, d)
+				}
+			}
+			continue
+		}
+		r.Status, r.Error = StepFailed, f.err.Error()
+		var step *StepError
+		if errors.As(f.err, &step) {
+			r.Error, r.ErrorType = step.Message, step.Type
+		}
+		if first == nil {
+			first = f.err
+		}
+		if !errors.As(f.err, &step) || g.onFailure != StopDependents {
+			ready = nil
+			waiting = make([]int, n) // nothing becomes ready any more
+			for i := range waiting {
+				waiting[i] = n + 1
+			}
+		}
+	}
+	if first == nil && ctx.Err() != nil {
+		first = context.Cause(ctx)
+	}
+	return first
+}
+
+func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
+	s := g.steps[i]
+	config, err := g.configs(i)
+	if err != nil {
+		return nil, err
+	}
+	inputs := make(map[string]rpc.InputRef)
+	for name, ref := range s.inputs() {
+		inputs[name] = rpc.InputRef(ref)
+	}
+	return &rpc.ExecuteStep{
+		StepID:    s.ID,
+		Driver:    s.DriverName(),
+		Config:    config,
+		CfgPath:   s.cfgPath(),
+		Inputs:    inputs,
+		TimeoutMS: g.timeout.Milliseconds(),
+	}, nil
+}
+
+// stepError turns an answer's error into the user's.
+func stepError(ctx context.Context, s Step, err error) error {
+	var answer *rpc.Error
+	if !errors.As(err, &answer) {
+		return err
+	}
+	e := &StepError{StepID: s.ID, Driver: s.DriverName(), Message: answer.Message}
+	if answer.Data != nil {
+		e.Type, e.Traceback = answer.Data.Type, answer.Data.Traceback
+	}
+	switch answer.Code {
+	case rpc.CodeTimeout:
+		e.Err = ErrTimeout
+	case rpc.CodeUnknownDriver:
+		e.Err = ErrUnknownDriver
+	case rpc.CodeCancelled:
+		e.Err = context.Canceled
+		if cause := context.Cause(ctx); cause != nil {
+			e.Err = cause
+			e.Message = fmt.Sprintf("stopped: %v", cause)
+		}
+	}
+	return e
+}

@@ -1,0 +1,673 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// How long things may take before something is done about them.
+const (
+	handshakeTimeout = 30 * time.Second
+	cancelGrace      = 8 * time.Second // for a step to be answered once it was cancelled
+	farewellGrace    = 2 * time.Second // for the close frame once the worker's process is gone
+	ackInterval      = time.Second
+	ackBytes         = 1 << 20
+	tailTries        = 5 // tails in a row that bring nothing new
+)
+
+// link is the host's end of the wire: it starts the worker and its journal's
+// tail, sends requests, and puts what comes back where it belongs. It owns
+// all its goroutines; close waits for them.
+type link struct {
+	*place
+	session *session
+
+	proc   Process
+	stderr *lastLines
+	status ExitStatus    // of proc, once exited is closed
+	known  bool          // status is known
+	exited chan struct{} // proc has ended, or is beyond reach
+
+	input  chan []byte   // frames to send
+	ackDue chan struct{} // there is something to acknowledge
+	cursor atomic.Int64  // everything before it is in the session's files
+
+	silence atomic.Int64 // after which a tail is replaced, in nanoseconds; zero means never
+
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	down    chan struct{} // nothing will come any more
+	downErr error         // why; nil after a close frame
+
+	mu       sync.Mutex
+	last     int64 // number of the last request
+	pending  map[int64]chan *rpc.Response
+	answered int64              // every request up to here has its answer
+	early    map[int64]struct{} // answered above it
+	streams  map[uint32]func(data []byte, last bool) error
+	farewell *rpc.Close
+	open     []string // steps running at the last heartbeat
+}
+
+// dial starts the worker and its tail.
+func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, error) {
+	l := &link{
+		place: pl, session: s,
+		stderr:  &lastLines{session: s},
+		exited:  make(chan struct{}),
+		input:   make(chan []byte),
+		ackDue:  make(chan struct{}, 1),
+		down:    make(chan struct{}),
+		pending: make(map[int64]chan *rpc.Response),
+		early:   make(map[int64]struct{}),
+		streams: make(map[uint32]func([]byte, bool) error),
+	}
+	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
+	if err != nil {
+		return nil, fmt.Errorf("remote: start worker: %w", err)
+	}
+	l.proc = proc
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.wg.Go(l.drainStdout)
+	l.wg.Go(l.await)
+	l.wg.Go(l.write)
+	l.wg.Go(l.follow)
+	return l, nil
+}
+
+func (l *link) start(ctx context.Context, stderr io.Writer, args ...string) (Process, error) {
+	args = append([]string{worker.Arg, args[0], "-dir", l.dir}, args[1:]...)
+	return l.sandbox.Start(ctx, Command{Path: l.program, Args: args, Dir: l.base, Stderr: stderr})
+}
+
+// close kills what still runs and waits for everything.
+func (l *link) close() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
+	defer cancel()
+	select {
+	case <-l.exited:
+	default:
+		if err := l.proc.Signal(ctx, SignalKill); err != nil && !errors.Is(err, ErrSandboxGone) {
+			l.session.logf(slog.LevelWarn, "kill worker: %v", err)
+		}
+	}
+	l.cancel()
+	l.proc.Stdin().Close()
+	l.proc.Stdout().Close()
+	l.wg.Wait()
+}
+
+// drainStdout logs what the worker's process prints past its drivers'
+// streams, as C libraries do. It never is part of the protocol.
+func (l *link) drainStdout() {
+	w := &lastLines{session: l.session, stream: "stdout"}
+	io.Copy(w, l.proc.Stdout())
+	w.flush()
+}
+
+// await notes how the worker's process ends.
+func (l *link) await() {
+	defer close(l.exited)
+	status, err := l.proc.Wait(l.ctx)
+	l.stderr.flush()
+	if err == nil {
+		l.status, l.known = status, true
+	}
+}
+
+// write sends frames to the worker.
+func (l *link) write() {
+	stdin := l.proc.Stdin()
+	acked := int64(0)
+	for {
+		var frame []byte
+		select {
+		case <-l.ctx.Done():
+			return
+		case frame = <-l.input:
+		case <-l.ackDue:
+			offset := l.cursor.Load()
+			if offset == acked {
+				continue
+			}
+			acked = offset
+			b, _ := json.Marshal(rpc.Ack{Offset: offset})
+			frame, _ = rpc.EncodeInput(rpc.FrameAck, b)
+		}
+		if _, err := stdin.Write(frame); err != nil {
+			// The worker is gone, or out of reach: what follows from that is
+			// for those who listen to it.
+			l.session.logf(slog.LevelDebug, "input to the worker: %v", err)
+			select {
+			case <-l.ctx.Done():
+				return
+			case <-l.exited:
+			case <-l.down:
+			}
+		}
+	}
+}
+
+// follow reads the journal through one tail after the other until its close
+// frame, or until nothing more can come.
+func (l *link) follow() {
+	err := l.readJournal()
+	if err != nil && l.ctx.Err() != nil {
+		err = l.ctx.Err()
+	}
+	if flushErr := l.session.flush(); err == nil {
+		err = flushErr
+	}
+	l.mu.Lock()
+	l.downErr = err
+	pending := l.pending
+	l.pending = nil
+	l.mu.Unlock()
+	close(l.down)
+	for _, answer := range pending {
+		close(answer)
+	}
+}
+
+func (l *link) readJournal() error {
+	fruitless := 0
+	for {
+		before := l.cursor.Load()
+		last := false
+		select {
+		case <-l.exited:
+			last = true // a tail that does not wait sees all there is
+		default:
+		}
+		closed, err := l.readTail(!last)
+		if closed || l.ctx.Err() != nil {
+			return nil
+		}
+		var broken *protocolError
+		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) {
+			return err
+		}
+		if l.cursor.Load() > before {
+			fruitless = 0
+		} else if fruitless++; last || fruitless >= tailTries {
+			// The journal ends without the worker's last word.
+			select {
+			case <-l.exited:
+				return l.crash(err)
+			default:
+				return l.crash(fmt.Errorf("its journal cannot be read: %w", err))
+			}
+		}
+		if err != nil {
+			l.session.logf(slog.LevelWarn, "journal read up to %d, continuing from there: %v", l.cursor.Load(), err)
+		}
+		if fruitless > 0 {
+			select {
+			case <-time.After(time.Duration(fruitless*fruitless) * 50 * time.Millisecond):
+			case <-l.ctx.Done():
+			}
+		}
+	}
+}
+
+// protocolError is something a worker must not send.
+type protocolError struct{ err error }
+
+func (e *protocolError) Error() string { return "remote: worker: " + e.err.Error() }
+func (e *protocolError) Unwrap() error { return e.err }
+
+// crash describes the worker's end.
+func (l *link) crash(err error) error {
+	c := &WorkerCrashError{Err: err, Stderr: l.stderr.String()}
+	select {
+	case <-l.exited:
+		if l.known {
+			c.Status = &l.status
+		}
+	default:
+	}
+	l.mu.Lock()
+	c.OpenSteps = l.open
+	if l.farewell != nil {
+		c.Reason = l.farewell.Reason
+	}
+	l.mu.Unlock()
+	return c
+}
+
+// readTail starts a tail at the cursor and reads it to its end. It reports
+// whether that was the close frame.
+func (l *link) readTail(follow bool) (closed bool, err error) {
+	stderr := &lastLines{}
+	tail, err := l.start(l.ctx, stderr, "tail",
+		"-from", strconv.FormatInt(l.cursor.Load(), 10), "-follow="+strconv.FormatBool(follow))
+	if err != nil {
+		return false, fmt.Errorf("start tail: %w", err)
+	}
+	stdout := &idleReader{r: tail.Stdout(), idle: l.idle}
+
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	var cut atomic.Pointer[string]
+	watching.Go(func() {
+		if why := l.watch(stop, stdout); why != "" {
+			cut.Store(&why)
+			stdout.r.Close()
+		}
+	})
+	closed, err = l.readFrames(rpc.NewFrameReader(stdout, l.cursor.Load(), 0))
+	close(stop)
+	watching.Wait()
+
+	// Whatever is left of it would read the journal for nobody.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
+	defer cancel()
+	tail.Stdin().Close()
+	tail.Stdout().Close()
+	killErr := tail.Signal(ctx, SignalKill)
+	if killErr == nil {
+		_, killErr = tail.Wait(ctx)
+	}
+	if killErr != nil && !errors.Is(killErr, ErrSandboxGone) {
+		l.session.logf(slog.LevelDebug, "end of tail: %v", killErr)
+	}
+	if why := cut.Load(); why != nil && !closed {
+		err = errors.New(*why)
+	}
+	if err == io.EOF || err == nil {
+		err = nil
+		if text := stderr.String(); text != "" {
+			err = errors.New(text)
+		}
+	}
+	return closed, err
+}
+
+// watch waits for a reason to give up a tail, and returns it; empty means that
+// the tail ended first.
+func (l *link) watch(stop <-chan struct{}, stdout *idleReader) string {
+	exited := l.exited
+	var farewell <-chan time.Time
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return ""
+		case <-l.ctx.Done():
+			return "closed"
+		case <-exited:
+			exited = nil
+			farewell = time.After(farewellGrace)
+		case <-farewell:
+			return "the worker ended without closing its journal"
+		case <-tick.C:
+			limit := time.Duration(l.silence.Load())
+			if limit > 0 && stdout.waiting() > limit {
+				return fmt.Sprintf("no sign of life for %s", limit)
+			}
+		}
+	}
+}
+
+// idle is called before every read that may wait.
+func (l *link) idle(lastAck *time.Time, ackedTo *int64) {
+	l.session.flush()
+	cursor := l.cursor.Load()
+	if cursor-*ackedTo >= ackBytes || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
+		*lastAck, *ackedTo = time.Now(), cursor
+		select {
+		case l.ackDue <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// readFrames handles frames until the stream ends.
+func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
+	for {
+		f, err := frames.Next()
+		if errors.Is(err, rpc.ErrFrameCorrupt) || errors.Is(err, rpc.ErrFrameTooLarge) || errors.Is(err, rpc.ErrFrameOffset) {
+			return false, &protocolError{err}
+		}
+		if err != nil {
+			return false, err
+		}
+		if err := l.handle(f); err != nil {
+			return false, &protocolError{err}
+		}
+		l.cursor.Store(frames.Offset())
+		if f.Type == rpc.FrameClose {
+			return true, nil
+		}
+	}
+}
+
+func (l *link) handle(f rpc.Frame) error {
+	switch f.Type {
+	case rpc.FrameResponse:
+		resp, err := rpc.DecodeResponse(f.Payload)
+		if err != nil {
+			return err
+		}
+		return l.deliver(resp)
+	case rpc.FrameArrow:
+		stream, data, last, err := rpc.Chunk(f.Payload)
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		take := l.streams[stream]
+		l.mu.Unlock()
+		if take == nil {
+			return nil // nobody reads it any more
+		}
+		return take(data, last)
+	}
+	data, err := rpc.Data(f.Type, f.Payload)
+	if err != nil {
+		return err
+	}
+	switch f.Type {
+	case rpc.FrameEvent:
+		l.session.workerEvent(data)
+	case rpc.FrameMetric:
+		l.session.workerMetric(data)
+	case rpc.FrameLog:
+		var m rpc.Log
+		if err := json.Unmarshal(data, &m); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+		l.session.logged(m)
+	case rpc.FrameHeartbeat:
+		var m rpc.Heartbeat
+		if err := json.Unmarshal(data, &m); err != nil {
+			return fmt.Errorf("heartbeat: %w", err)
+		}
+		l.session.metric("worker_rss_bytes", float64(m.RSSBytes), "bytes")
+		l.session.metric("worker_cpu_seconds", m.CPUSeconds, "seconds")
+		l.session.metric("worker_open_steps", float64(len(m.OpenSteps)), "")
+		l.mu.Lock()
+		l.open = m.OpenSteps
+		l.mu.Unlock()
+	case rpc.FrameClose:
+		var m rpc.Close
+		if err := json.Unmarshal(data, &m); err != nil {
+			return fmt.Errorf("close: %w", err)
+		}
+		l.mu.Lock()
+		l.farewell = &m
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// deliver hands an answer to its call. An answer that came before is dropped.
+func (l *link) deliver(resp *rpc.Response) error {
+	n, err := rpc.RequestNumber(resp.ID)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n > l.last {
+		return fmt.Errorf("answer to %s, which was not asked", resp.ID)
+	}
+	answer, ok := l.pending[n]
+	if !ok {
+		return nil
+	}
+	delete(l.pending, n)
+	l.early[n] = struct{}{}
+	for {
+		if _, ok := l.early[l.answered+1]; !ok {
+			break
+		}
+		l.answered++
+		delete(l.early, l.answered)
+	}
+	answer <- resp // has room for one
+	return nil
+}
+
+// errCallCancelled: the call's context ended, and its answer did not come in
+// the grace after that.
+var errCallCancelled = errors.New("no answer after cancellation")
+
+// call sends a request and waits for its answer, which it decodes into result.
+// When ctx ends first the worker is asked to cancel, and has a grace to answer.
+// The error is an [*rpc.Error] when the worker answered with one.
+func (l *link) call(ctx context.Context, method string, params, result any) error {
+	return l.callStream(ctx, method, params, result, nil)
+}
+
+func (l *link) callStream(ctx context.Context, method string, params, result any, take func([]byte, bool) error) error {
+	n, answer, err := l.send(ctx, method, params, take)
+	if err != nil {
+		return err
+	}
+	if take != nil {
+		defer func() {
+			l.mu.Lock()
+			delete(l.streams, uint32(n))
+			l.mu.Unlock()
+		}()
+	}
+	var resp *rpc.Response
+	var ok bool
+	select {
+	case resp, ok = <-answer:
+	case <-ctx.Done():
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelGrace)
+		defer cancel()
+		if method != rpc.MethodCancel {
+			_, _, err := l.send(grace, rpc.MethodCancel, rpc.Cancel{ID: rpc.RequestID(n)}, nil)
+			if err != nil {
+				l.session.logf(slog.LevelDebug, "cancel %s: %v", rpc.RequestID(n), err)
+			}
+		}
+		select {
+		case resp, ok = <-answer:
+		case <-grace.Done():
+			return fmt.Errorf("%w: %w", errCallCancelled, context.Cause(ctx))
+		}
+	}
+	if !ok {
+		return l.gone()
+	}
+	if resp.Error != nil {
+		return resp.Error
+	}
+	if result == nil {
+		return nil
+	}
+	if err := json.Unmarshal(resp.Result, result); err != nil {
+		return &protocolError{fmt.Errorf("answer to %s: %w", method, err)}
+	}
+	return nil
+}
+
+// gone says why no answer will come.
+func (l *link) gone() error {
+	<-l.down
+	if l.downErr != nil {
+		return l.downErr
+	}
+	return l.crash(nil)
+}
+
+func (l *link) send(ctx context.Context, method string, params any, take func([]byte, bool) error) (int64, <-chan *rpc.Response, error) {
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
+	}
+	answer := make(chan *rpc.Response, 1)
+	l.mu.Lock()
+	if l.pending == nil {
+		l.mu.Unlock()
+		return 0, nil, l.gone()
+	}
+	l.last++
+	n := l.last
+	l.pending[n] = answer
+	if take != nil {
+		l.streams[uint32(n)] = take
+	}
+	req := rpc.Request{ID: rpc.RequestID(n), Method: method, Params: raw, Answered: l.answered}
+	l.mu.Unlock()
+
+	frame, err := l.encode(ctx, &req)
+	if err == nil {
+		select {
+		case l.input <- frame:
+			return n, answer, nil
+		case <-l.down:
+			err = l.gone()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	l.mu.Lock()
+	delete(l.pending, n)
+	delete(l.streams, uint32(n))
+	if n == l.last {
+		l.last-- // it was never sent
+	} else {
+		l.early[n] = struct{}{}
+	}
+	l.mu.Unlock()
+	return 0, nil, err
+}
+
+// encode makes a request's frame; parameters that do not fit go by file.
+func (l *link) encode(ctx context.Context, req *rpc.Request) ([]byte, error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
+	}
+	frame, err := rpc.EncodeInput(rpc.FrameRequest, b)
+	if !errors.Is(err, rpc.ErrFrameTooLarge) {
+		return frame, err
+	}
+	ref := &rpc.FileRef{Path: "requests/" + req.ID + ".json", Size: int64(len(req.Params)), SHA256: sha256Hex(req.Params)}
+	if err := l.sandbox.Upload(ctx, path.Join(l.dir, ref.Path), bytes.NewReader(req.Params), ref.Size); err != nil {
+		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
+	}
+	req.Params, req.ParamsFile = nil, ref
+	if b, err = json.Marshal(req); err != nil {
+		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
+	}
+	return rpc.EncodeInput(rpc.FrameRequest, b)
+}
+
+// idleReader tells when its reader is about to wait, and for how long it has.
+type idleReader struct {
+	r       io.ReadCloser
+	idle    func(lastAck *time.Time, ackedTo *int64)
+	lastAck time.Time
+	ackedTo int64
+	since   atomic.Int64 // start of the present read; zero between reads
+}
+
+func (r *idleReader) Read(p []byte) (int, error) {
+	r.idle(&r.lastAck, &r.ackedTo)
+	r.since.Store(time.Now().UnixNano())
+	n, err := r.r.Read(p)
+	r.since.Store(0)
+	return n, err
+}
+
+// waiting returns how long the present read has waited.
+func (r *idleReader) waiting() time.Duration {
+	since := r.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Duration(time.Now().UnixNano() - since)
+}
+
+// lastLines keeps the last lines written to it, and logs them all when it has
+// a session.
+type lastLines struct {
+	session *session // nil logs nothing
+	stream  string   // empty means stderr
+
+	mu      sync.Mutex
+	lines   []string
+	partial []byte
+}
+
+// Limits of what is kept of a process's standard error.
+const (
+	keepLines   = 20
+	keepLineLen = 4 << 10
+)
+
+func (l *lastLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for rest := p; len(rest) > 0; {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			l.partial = append(l.partial, rest...)
+			if len(l.partial) >= keepLineLen {
+				l.endLine()
+			}
+			break
+		}
+		l.partial = append(l.partial, rest[:i]...)
+		l.endLine()
+		rest = rest[i+1:]
+	}
+	return len(p), nil
+}
+
+func (l *lastLines) endLine() {
+	line := strings.ToValidUTF8(string(bytes.TrimRight(l.partial, "\r")), "\uFFFD")
+	l.partial = l.partial[:0]
+	if l.session != nil {
+		stream := l.stream
+		if stream == "" {
+			stream = "stderr"
+		}
+		l.session.logged(rpc.Log{Time: time.Now(), Level: slog.LevelInfo.String(), Message: line, Stream: stream})
+	}
+	if len(line) > keepLineLen {
+		line = line[:keepLineLen]
+	}
+	l.lines = append(l.lines, line)
+	if len(l.lines) > keepLines {
+		l.lines = l.lines[1:]
+	}
+}
+
+func (l *lastLines) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.partial) > 0 {
+		l.endLine()
+	}
+}
+
+func (l *lastLines) String() string {
+	l.flush()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}

@@ -1,0 +1,168 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"go.uber.org/goleak"
+
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// TestMain lets the test binary be its own worker, as a user's program is.
+func TestMain(m *testing.M) {
+	worker.Main(testDrivers())
+	goleak.VerifyTestMain(m)
+}
+
+// driverFunc is a driver that is a function.
+type driverFunc func(ctx context.Context, step *worker.Step) (*worker.Result, error)
+
+func (f driverFunc) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
+	return f(ctx, step)
+}
+
+// testDrivers are the drivers of all tests, in every kind of worker.
+func testDrivers() *worker.Registry {
+	r := worker.NewRegistry()
+	add := func(name string, mode worker.Mode, f driverFunc) {
+		r.Register(name, mode, func() worker.Driver { return f })
+	}
+	add("test.rows", worker.Extract, runRows)
+	add("test.concat", worker.Transform, runConcat)
+	add("test.write", worker.Write, runWrite)
+	add("test.noop", worker.Transform, func(context.Context, *worker.Step) (*worker.Result, error) { return nil, nil })
+	add("test.fail", worker.Transform, func(context.Context, *worker.Step) (*worker.Result, error) {
+		return nil, fmt.Errorf("open source: %w", &os.PathError{Op: "open", Path: "x", Err: os.ErrNotExist})
+	})
+	add("test.panic", worker.Transform, func(context.Context, *worker.Step) (*worker.Result, error) {
+		panic("driver bug")
+	})
+	add("test.print", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		fmt.Println("to stdout from", s.ID)
+		fmt.Fprintln(os.Stderr, "to stderr from", s.ID)
+		fmt.Print("no newline at the end")
+		return nil, nil
+	})
+	add("test.wait", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		s.LogEvent("waiting", nil)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	add("test.deaf", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		s.LogEvent("waiting", nil)
+		time.Sleep(time.Hour)
+		return nil, nil
+	})
+	add("test.exit", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		s.LogEvent("before_exit", nil)
+		os.Exit(7)
+		return nil, nil
+	})
+	add("test.events", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		for i := range 1000 {
+			s.LogEvent("tick", map[string]any{"n": i})
+		}
+		return nil, nil
+	})
+	add("test.env", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		s.LogEvent("env", map[string]any{"value": s.Env["REMOTE_TEST_VALUE"], "process": os.Getenv("REMOTE_TEST_VALUE"), "other": os.Getenv("REMOTE_TEST_OTHER")})
+		return nil, nil
+	})
+	return r
+}
+
+// runRows puts out config's "rows" numbers, from "start".
+func runRows(_ context.Context, s *worker.Step) (*worker.Result, error) {
+	var cfg struct{ Start, Rows int64 }
+	if err := s.DecodeConfig(&cfg); err != nil {
+		return nil, err
+	}
+	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
+	b := array.NewRecordBuilder(s.Memory(), schema)
+	defer b.Release()
+	for i := range cfg.Rows {
+		b.Field(0).(*array.Int64Builder).Append(cfg.Start + i)
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	r, err := array.NewRecordReader(schema, []arrow.Record{rec})
+	if err != nil {
+		return nil, err
+	}
+	return worker.Output(r), nil
+}
+
+// runConcat puts out the rows of its inputs, in the order of their names, and
+// reports the names.
+func runConcat(_ context.Context, s *worker.Step) (*worker.Result, error) {
+	var (
+		batches []arrow.Record
+		schema  *arrow.Schema
+	)
+	defer func() {
+		for _, b := range batches {
+			b.Release()
+		}
+	}()
+	s.LogEvent("inputs_seen", map[string]any{"names": s.InputNames()})
+	for _, name := range s.InputNames() {
+		if name == "df" {
+			continue
+		}
+		df, err := s.Input(name)
+		if err != nil {
+			return nil, err
+		}
+		schema = df.Schema()
+		r := df.Reader()
+		for r.Next() {
+			rec := r.Record()
+			rec.Retain()
+			batches = append(batches, rec)
+		}
+		r.Release()
+	}
+	if schema == nil {
+		return nil, errors.New("no inputs")
+	}
+	r, err := array.NewRecordReader(schema, batches)
+	if err != nil {
+		return nil, err
+	}
+	return worker.Output(r), nil
+}
+
+// runWrite writes its input's numbers, one a line.
+func runWrite(_ context.Context, s *worker.Step) (*worker.Result, error) {
+	df, err := s.OnlyInput()
+	if err != nil {
+		return nil, err
+	}
+	path, _ := s.Config["path"].(string)
+	f, err := s.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	var text strings.Builder
+	r := df.Reader()
+	defer r.Release()
+	for r.Next() {
+		col := r.Record().Column(0).(*array.Int64)
+		for i := range col.Len() {
+			fmt.Fprintln(&text, col.Value(i))
+		}
+	}
+	if _, err := f.Write([]byte(text.String())); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	s.LogMetric("rows_written", float64(df.Rows()), "rows")
+	return nil, f.Close()
+}

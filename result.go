@@ -1,0 +1,77 @@
+package remote
+
+import "time"
+
+// ExecResult says how a run went. It is the same verdict that status.json
+// holds.
+type ExecResult struct {
+	Success         bool         `json:"success"`
+	ExitCode        int          `json:"exit_code"` // 0 on success, else 1
+	DurationSeconds float64      `json:"duration_seconds"`
+	ErrorMessage    string       `json:"error_message,omitempty"` // the first failure
+	StepResults     []StepResult `json:"step_results"`            // in the manifest's order, one for every step
+}
+
+// StepStatus says what became of a step.
+type StepStatus string
+
+// What can become of a step.
+const (
+	StepSucceeded StepStatus = "succeeded"
+	StepFailed    StepStatus = "failed"
+	StepSkipped   StepStatus = "skipped" // not started, since the run failed or was cancelled
+)
+
+// StepResult says how a step went.
+type StepResult struct {
+	StepID     string             `json:"step_id"`
+	Driver     string             `json:"driver"`
+	Status     StepStatus         `json:"status"`
+	RowsIn     int64              `json:"rows_in"`
+	RowsOut    int64              `json:"rows_out"`
+	DurationMS float64            `json:"duration_ms"`
+	Metrics    map[string]float64 `json:"metrics,omitempty"` // rows_read, rows_written, ...
+	Error      string             `json:"error,omitempty"`
+	ErrorType  string             `json:"error_type,omitempty"`
+}
+
+// CollectedArtifacts is what a run brought home. Paths are those of files on
+// this machine; empty means that the run has none.
+type CollectedArtifacts struct {
+	EventsLog    string `json:"events_log"`
+	MetricsLog   string `json:"metrics_log"`
+	ExecutionLog string `json:"execution_log"`
+	ArtifactsDir string `json:"artifacts_dir"`
+
+	Artifacts []Artifact        `json:"artifacts"` // verified, sorted by path
+	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
+	Metadata  CollectMetadata   `json:"metadata"`
+}
+
+// Artifact is a file that the run left behind.
+type Artifact struct {
+	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
+	Size   int64  `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
+	StepID string `json:"step_id,omitempty"`
+}
+
+// SkippedArtifact is something in the run's artifacts directory that was not
+// brought home, and why.
+type SkippedArtifact struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// CollectMetadata describes a collection.
+type CollectMetadata struct {
+	Adapter        string    `json:"adapter"`
+	SessionID      string    `json:"session_id"`
+	SandboxID      string    `json:"sandbox_id"`
+	CollectedAt    time.Time `json:"collected_at"`
+	ArtifactsCount int       `json:"artifacts_count"`
+	ArtifactsBytes int64     `json:"artifacts_bytes"`
+	EventsSize     int64     `json:"events_size"`
+	MetricsSize    int64     `json:"metrics_size"`
+	LogSize        int64     `json:"log_size"`
+}

@@ -1,0 +1,420 @@
+package remote
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/osiris-pipelines/remote/rpc"
+)
+
+// Names in a session directory. They are those of the reference
+// implementation.
+const (
+	eventsFile      = "events.jsonl"
+	metricsFile     = "metrics.jsonl"
+	logFile         = "osiris.log"
+	statusFile      = "status.json"
+	manifestFile    = "manifest.yaml"
+	systemArtifacts = "_system"
+)
+
+// session is a session directory that is being written: the one place where
+// a run's events, metrics and log come together, from the worker and from the
+// host, in the order everybody sees them.
+type session struct {
+	id  string
+	dir string
+
+	mu      sync.Mutex
+	events  *lineFile
+	metrics *lineFile
+	log     *lineFile
+	seq     int64
+	out     *delivery // nil when nobody is told
+	err     error     // first failure to write
+}
+
+// lineFile is a file of lines behind a buffer.
+type lineFile struct {
+	f *os.File
+	w *bufio.Writer
+}
+
+func openLineFile(name string) (*lineFile, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	return &lineFile{f, bufio.NewWriterSize(f, 256<<10)}, nil
+}
+
+func (l *lineFile) line(b []byte) error {
+	l.w.Write(b) // a bufio.Writer keeps its error
+	return l.w.WriteByte('\n')
+}
+
+func (l *lineFile) close() error { return errors.Join(l.w.Flush(), l.f.Close()) }
+
+// openSession makes the session directory, or opens it again.
+func openSession(ec *ExecutionContext) (*session, error) {
+	for _, dir := range []string{ec.LogsDir, ec.artifactsDir()} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, fmt.Errorf("remote: session directory: %w", err)
+		}
+	}
+	s := &session{id: ec.SessionID, dir: ec.LogsDir}
+	for name, target := range map[string]**lineFile{eventsFile: &s.events, metricsFile: &s.metrics, logFile: &s.log} {
+		f, err := openLineFile(filepath.Join(ec.LogsDir, name))
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("remote: session directory: %w", err)
+		}
+		*target = f
+	}
+	return s, nil
+}
+
+func (s *session) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// event records what the host did or saw.
+func (s *session) event(name, stepID string, fields map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name, StepID: stepID}
+	s.eventLine(line.AppendEvent(nil, fields))
+	s.flushLocked()
+}
+
+// metric records a number of the host's.
+func (s *session) metric(name string, value float64, unit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
+	s.metricLine(line.AppendMetric(nil, value, unit))
+}
+
+// workerEvent records a line that the worker wrote. It copies it.
+func (s *session) workerEvent(line []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.eventLine(line)
+}
+
+// workerMetric records a line that the worker wrote. It copies it.
+func (s *session) workerMetric(line []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.metricLine(line)
+}
+
+func (s *session) eventLine(line []byte) {
+	s.seq++
+	s.note(s.events.line(line))
+	if s.out != nil {
+		s.out.send(item{seq: s.seq, line: line})
+	}
+}
+
+func (s *session) metricLine(line []byte) {
+	s.seq++
+	s.note(s.metrics.line(line))
+	if s.out != nil {
+		s.out.send(item{seq: s.seq, line: line, metric: true})
+	}
+}
+
+// logged writes a record of the worker's to osiris.log, in the form of slog's
+// text handler.
+func (s *session) logged(l rpc.Log) {
+	var level slog.Level
+	if level.UnmarshalText([]byte(l.Level)) != nil {
+		level = slog.LevelInfo
+	}
+	r := slog.NewRecord(l.Time, level, l.Message, 0)
+	if l.StepID != "" {
+		r.AddAttrs(slog.String("step", l.StepID))
+	}
+	if l.Stream != "" {
+		r.AddAttrs(slog.String("stream", l.Stream))
+	}
+	for k, v := range l.Attrs {
+		r.AddAttrs(slog.Any(k, v))
+	}
+	var b bytes.Buffer
+	if err := slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug - 100}).Handle(context.Background(), r); err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note(s.log.line(bytes.TrimRight(b.Bytes(), "\n")))
+}
+
+// logf writes a line of the host's own to osiris.log.
+func (s *session) logf(level slog.Level, format string, args ...any) {
+	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: fmt.Sprintf(format, args...)})
+}
+
+func (s *session) note(err error) {
+	if err != nil && s.err == nil {
+		s.err = fmt.Errorf("remote: session directory: %w", err)
+	}
+}
+
+// flush writes what is buffered. It returns the first failure to write there
+// was.
+func (s *session) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flushLocked()
+}
+
+func (s *session) flushLocked() error {
+	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
+		s.note(f.w.Flush())
+	}
+	return s.err
+}
+
+func (s *session) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
+		if f != nil {
+			s.note(f.close())
+		}
+	}
+	return s.err
+}
+
+// writeFile puts a file in place, whole or not at all.
+func writeFile(name string, b []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o750); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o640), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+// writeJSON puts a document in place.
+func writeJSON(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(name, append(b, '\n'))
+}
+
+// materialize writes the manifest and the configs of a run.
+func (s *session) materialize(p *PreparedRun) error {
+	for _, step := range p.Plan.Steps {
+		name := step.cfgPath()
+		b, err := json.Marshal(p.CfgIndex[name])
+		if err == nil {
+			err = writeFile(s.path(filepath.FromSlash(name)), b)
+		}
+		if err != nil {
+			return fmt.Errorf("remote: session directory: %w", err)
+		}
+		s.event("cfg_materialized", "", map[string]any{"path": name, "size_bytes": len(b), "sha256": sha256Hex(b)})
+	}
+	doc, err := json.Marshal(p.Plan)
+	if err != nil {
+		return fmt.Errorf("remote: manifest: %w", err)
+	}
+	var plain any // numbers as YAML writes them
+	if err := yaml.Unmarshal(doc, &plain); err != nil {
+		return fmt.Errorf("remote: manifest: %w", err)
+	}
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(plain), enc.Close()); err != nil {
+		return fmt.Errorf("remote: manifest: %w", err)
+	}
+	if err := writeFile(s.path(manifestFile), b.Bytes()); err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	s.event("manifest_materialized", "", map[string]any{"path": manifestFile, "size": b.Len(), "sha256": sha256Hex(b.Bytes())})
+	return nil
+}
+
+// status is status.json: the verdict of the run.
+type status struct {
+	SandboxID         string `json:"sandbox_id"`
+	ExitCode          int    `json:"exit_code"`
+	StepsCompleted    int    `json:"steps_completed"`
+	StepsTotal        int    `json:"steps_total"`
+	OK                bool   `json:"ok"`
+	SessionPath       string `json:"session_path"`
+	SessionCopied     bool   `json:"session_copied"` // the artifacts are here
+	EventsJSONLExists bool   `json:"events_jsonl_exists"`
+	Reason            string `json:"reason"`
+}
+
+// writeStatus writes the verdict.
+func (s *session) writeStatus(st status) error {
+	_, err := os.Stat(s.path(eventsFile))
+	st.EventsJSONLExists = err == nil
+	if err := writeJSON(s.path(statusFile), st); err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	return nil
+}
+
+// runCard is artifacts/_system/run_card.json.
+type runCard struct {
+	SessionID string        `json:"session_id"`
+	Steps     []runCardStep `json:"steps"`
+}
+
+type runCardStep struct {
+	StepID        string     `json:"step_id"`
+	Driver        string     `json:"driver"`
+	RowsIn        int64      `json:"rows_in"`
+	RowsOut       int64      `json:"rows_out"`
+	DurationMS    float64    `json:"duration_ms"`
+	Status        StepStatus `json:"status"`
+	Artifacts     []string   `json:"artifacts"`
+	HasDFInMemory bool       `json:"has_df_in_memory"`
+	SpillUsed     bool       `json:"spill_used"`
+	SpillPaths    []string   `json:"spill_paths"`
+	Error         string     `json:"error,omitempty"`
+}
+
+// delivery hands items to the user's sinks, on a goroutine of its own.
+type delivery struct {
+	ec      *ExecutionContext
+	cancel  context.CancelFunc
+	ctx     context.Context
+	items   chan item
+	done    chan struct{}
+	failed  func(error) // told once
+	unwatch func() bool // of the run's context, whose end starts the grace, too
+
+	err error // set before done is closed
+}
+
+type item struct {
+	seq    int64
+	line   []byte
+	metric bool
+}
+
+// sinkBuffer is how many items may wait for the sinks.
+const sinkBuffer = 256
+
+// sinkGrace is how long the sinks have for what is left at the end.
+const sinkGrace = 10 * time.Second
+
+// startDelivery starts telling the context's sinks. failed is called with the
+// first error. It returns nil when there are no sinks.
+func startDelivery(ctx context.Context, ec *ExecutionContext, failed func(error)) *delivery {
+	if ec.OnEvent == nil && ec.OnMetric == nil {
+		return nil
+	}
+	d := &delivery{ec: ec, items: make(chan item, sinkBuffer), done: make(chan struct{}), failed: failed}
+	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	d.unwatch = context.AfterFunc(ctx, func() { time.AfterFunc(sinkGrace, d.cancel) })
+	go d.run()
+	return d
+}
+
+// send queues an item, and blocks while the queue is full. It copies the line.
+func (d *delivery) send(it item) {
+	it.line = bytes.Clone(it.line)
+	select {
+	case d.items <- it:
+	case <-d.ctx.Done():
+	}
+}
+
+func (d *delivery) run() {
+	defer close(d.done)
+	for it := range d.items {
+		if d.err != nil {
+			continue
+		}
+		if err := d.tell(it); err != nil {
+			d.err = fmt.Errorf("remote: %w: %w", ErrSink, err)
+			d.cancel() // nobody waits for this queue any more
+			d.failed(d.err)
+		}
+	}
+}
+
+func (d *delivery) tell(it item) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	if err := d.ctx.Err(); err != nil {
+		return fmt.Errorf("it did not return in %s; %d items were not delivered", sinkGrace, len(d.items)+1)
+	}
+	var line struct {
+		TS      string   `json:"ts"`
+		Session string   `json:"session"`
+		Event   string   `json:"event"`
+		Metric  string   `json:"metric"`
+		Value   *float64 `json:"value"`
+		Unit    string   `json:"unit"`
+		StepID  string   `json:"step_id"`
+	}
+	// A field of another type than ours is the worker's to send, and stays in
+	// Line.
+	_ = json.Unmarshal(it.line, &line)
+	ts, _ := time.Parse(time.RFC3339Nano, line.TS)
+	if it.metric {
+		if d.ec.OnMetric == nil {
+			return nil
+		}
+		m := Metric{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Metric, Unit: line.Unit, StepID: line.StepID, Line: it.line}
+		if line.Value != nil {
+			m.Value = *line.Value
+		}
+		return d.ec.OnMetric(d.ctx, m)
+	}
+	if d.ec.OnEvent == nil {
+		return nil
+	}
+	return d.ec.OnEvent(d.ctx, Event{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Event, StepID: line.StepID, Line: it.line})
+}
+
+// stop waits until the sinks have what is queued, at most the grace, and
+// returns their error.
+func (d *delivery) stop() error {
+	if d == nil {
+		return nil
+	}
+	d.unwatch()
+	close(d.items)
+	timer := time.AfterFunc(sinkGrace, d.cancel)
+	<-d.done
+	timer.Stop()
+	d.cancel()
+	return d.err
+}

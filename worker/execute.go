@@ -1,0 +1,527 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path"
+	"path/filepath"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow/array"
+
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
+)
+
+// ExecuteStep runs a step: it resolves the inputs, hands them to the driver,
+// keeps the outputs, and reports all of it as events and metrics. The error is
+// an [*rpc.Error]; a driver's panic is one too.
+func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc.StepResult, error) {
+	start := time.Now()
+	defer w.release(p.Release)
+	s := &stepRun{w: w, p: p, metrics: make(map[string]float64)}
+	defer s.releaseInputs()
+
+	w.mu.Lock()
+	w.running[p.StepID]++
+	w.mu.Unlock()
+	defer func() {
+		if w.prints != nil {
+			w.prints.flush() // while its lines still belong to this step
+		}
+		w.mu.Lock()
+		if w.running[p.StepID]--; w.running[p.StepID] == 0 {
+			delete(w.running, p.StepID)
+		}
+		w.mu.Unlock()
+	}()
+
+	result, err := s.run(ctx)
+	if w.prints != nil {
+		w.prints.flush()
+	}
+	if err != nil {
+		rpcErr := rpcError(p.StepID, err)
+		rpcErr.Data.Driver = p.Driver
+		w.event(p.StepID, "step_failed", map[string]any{
+			"driver":      p.Driver,
+			"error":       rpcErr.Message,
+			"error_type":  rpcErr.Data.Type,
+			"traceback":   rpcErr.Data.Traceback,
+			"duration_ms": milliseconds(time.Since(start)),
+		})
+		return nil, rpcErr
+	}
+	result.Status = "success"
+	result.DurationMS = milliseconds(time.Since(start))
+	w.mu.Lock()
+	w.completed++
+	completed := w.completed
+	w.mu.Unlock()
+	processed := result.RowsOut
+	if result.Mode == string(Write) {
+		processed = int64(result.Metrics["rows_written"])
+	}
+	w.metric("", "steps_completed", float64(completed), "")
+	w.metric(p.StepID, "rows_processed", float64(processed), "rows")
+	w.metric(p.StepID, "step_duration_ms", result.DurationMS, "ms")
+	w.event(p.StepID, "step_complete", map[string]any{
+		"driver":         p.Driver,
+		"rows_processed": processed,
+		"duration_ms":    result.DurationMS,
+	})
+	return result, nil
+}
+
+// stepRun is one execution of a step.
+type stepRun struct {
+	w      *ProxyWorker
+	p      *rpc.ExecuteStep
+	inputs map[string]*DataFrame
+
+	mu      sync.Mutex
+	metrics map[string]float64
+	done    bool // the step was answered: a driver left behind is not heard
+}
+
+func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
+	w, p := s.w, s.p
+	if p.StepID == "" || !filepath.IsLocal(p.StepID) || path.Base(filepath.ToSlash(p.StepID)) != p.StepID {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("step id %q cannot name a folder", p.StepID)}
+	}
+	if p.TimeoutMS > 0 {
+		timeout := time.Duration(p.TimeoutMS) * time.Millisecond
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &timeoutError{timeout})
+		defer cancel()
+	}
+	entry, err := w.opts.Drivers.Lookup(p.Driver)
+	if err != nil {
+		return nil, err
+	}
+	config, err := s.config()
+	if err != nil {
+		return nil, err
+	}
+	rowsIn, err := s.resolveInputs()
+	if err != nil {
+		return nil, err
+	}
+	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
+
+	dir := w.path(artifactsDir, p.StepID)
+	if err := w.opts.FS.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	w.event(p.StepID, "artifacts_dir_created", map[string]any{"relative_path": path.Join(artifactsDir, p.StepID)})
+
+	connection, _ := config["connection"].(string)
+	var removed []string
+	for _, key := range []string{"component", "connection"} {
+		if _, ok := config[key]; ok {
+			delete(config, key)
+			removed = append(removed, key)
+		}
+	}
+	if len(removed) > 0 {
+		w.event(p.StepID, "config_meta_stripped", map[string]any{"keys_removed": removed})
+	}
+	if err := s.writeCleanedConfig(dir, config); err != nil {
+		return nil, err
+	}
+
+	w.mu.Lock()
+	step := &Step{
+		ID:           p.StepID,
+		Driver:       p.Driver,
+		Config:       config,
+		Connection:   connection,
+		Inputs:       s.inputs,
+		BasePath:     w.hello.BasePath,
+		ArtifactsDir: dir,
+		Files:        w.hello.Files,
+		FS:           w.opts.FS,
+		Allocator:    w.opts.Memory,
+		Sink:         s,
+		Logger:       slog.New(&logHandler{w: w, stepID: p.StepID}),
+		Env:          maps.Clone(w.hello.Env),
+	}
+	w.mu.Unlock()
+	outputs, err := s.drive(ctx, entry, step)
+	if err != nil {
+		return nil, err
+	}
+
+	result := &rpc.StepResult{RowsIn: rowsIn, Mode: string(entry.Mode), Outputs: make(map[string]rpc.OutputRef)}
+	for key, out := range outputs {
+		result.RowsOut += out.ref.Rows
+		result.Outputs[key] = out.ref
+	}
+	if len(outputs) > 0 {
+		s.Metric("rows_out", float64(result.RowsOut), "rows")
+	}
+	s.mu.Lock()
+	_, counted := s.metrics["rows_read"]
+	s.mu.Unlock()
+	if entry.Mode == Extract && !counted {
+		s.Metric("rows_read", float64(result.RowsOut), "rows")
+	}
+	s.mu.Lock()
+	result.Metrics = s.metrics
+	s.done = true
+	s.mu.Unlock()
+
+	if p.Keep {
+		kept := make(map[string]*DataFrame, len(outputs))
+		for key, out := range outputs {
+			kept[key] = out.df
+		}
+		w.mu.Lock()
+		old := w.outputs[p.StepID]
+		w.outputs[p.StepID] = kept
+		w.mu.Unlock()
+		for _, df := range old {
+			df.Release()
+		}
+	}
+	return result, nil
+}
+
+// config decodes the step's config.
+func (s *stepRun) config() (map[string]any, error) {
+	raw := s.p.Config
+	config := make(map[string]any)
+	if len(raw) > 0 && !bytes.Equal(raw, []byte("null")) {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber()
+		if err := dec.Decode(&config); err != nil {
+			return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("config of step %q: %v", s.p.StepID, err)}
+		}
+	}
+	s.w.event(s.p.StepID, "cfg_opened", map[string]any{
+		"path":   s.p.CfgPath,
+		"sha256": sum(raw),
+		"keys":   slices.Sorted(maps.Keys(config)),
+	})
+	return config, nil
+}
+
+// resolveInputs finds the inputs. The same output under two names, as with
+// "df" and "df_<step>", is reported and counted once, under the longer name.
+func (s *stepRun) resolveInputs() (rows int64, err error) {
+	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
+	seen := make(map[rpc.InputRef]bool)
+	names := slices.Sorted(maps.Keys(s.p.Inputs))
+	slices.Reverse(names) // "df_a" before "df"
+	var reported []string
+	for _, name := range names {
+		ref := s.p.Inputs[name]
+		df, err := s.w.output(ref)
+		if err != nil {
+			return 0, rpcErrorf(err, "input %q: %v", name, err)
+		}
+		s.inputs[name] = df
+		if !seen[ref] {
+			seen[ref] = true
+			rows += df.Rows()
+			reported = append(reported, name)
+		}
+	}
+	slices.Sort(reported)
+	for _, name := range reported {
+		s.w.event(s.p.StepID, "inputs_resolved", map[string]any{
+			"from_step":   s.p.Inputs[name].FromStep,
+			"key":         name,
+			"rows":        s.inputs[name].Rows(),
+			"from_memory": true,
+			"from_spill":  false,
+		})
+	}
+	if len(reported) > 0 {
+		s.Metric("rows_in", float64(rows), "rows")
+	}
+	return rows, nil
+}
+
+func (s *stepRun) releaseInputs() {
+	for _, df := range s.inputs {
+		df.Release()
+	}
+}
+
+// writeCleanedConfig keeps the config the driver gets as an artifact, with its
+// secrets masked.
+func (s *stepRun) writeCleanedConfig(dir string, config map[string]any) error {
+	const name = "cleaned_config.json"
+	b, err := json.MarshalIndent(secrets.Mask(config), "", "  ")
+	if err != nil {
+		return fmt.Errorf("cleaned config: %w", err)
+	}
+	f, err := s.w.opts.FS.Create(filepath.Join(dir, name))
+	if err != nil {
+		return fmt.Errorf("cleaned config: %w", err)
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cleaned config: %w", err)
+	}
+	s.w.event(s.p.StepID, "artifact_created", map[string]any{
+		"artifact_type": "cleaned_config",
+		"path":          path.Join(artifactsDir, s.p.StepID, name),
+	})
+	return nil
+}
+
+type output struct {
+	df  *DataFrame // nil when nobody will read it
+	ref rpc.OutputRef
+}
+
+// drive runs the driver and reads its outputs, and returns at the latest a
+// grace after ctx is done.
+func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (map[string]output, error) {
+	type outcome struct {
+		outputs map[string]output
+		err     error
+	}
+	finished := make(chan outcome, 1)
+	go func() {
+		o := outcome{err: &panicError{value: "the driver ended its goroutine (runtime.Goexit)"}}
+		defer func() {
+			if v := recover(); v != nil {
+				o = outcome{err: &panicError{value: v, stack: debug.Stack()}}
+			}
+			finished <- o
+		}()
+		o.outputs, o.err = nil, nil
+		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep)
+		o = outcome{outputs, err}
+	}()
+
+	wait := func() (outcome, bool) {
+		timer := time.NewTimer(stopGrace)
+		defer timer.Stop()
+		select {
+		case o := <-finished:
+			return o, true
+		case <-timer.C:
+			return outcome{}, false
+		}
+	}
+	var o outcome
+	select {
+	case o = <-finished:
+	case <-ctx.Done():
+		var stopped bool
+		if o, stopped = wait(); !stopped {
+			s.mu.Lock()
+			s.done = true
+			s.mu.Unlock()
+			// The driver still reads its inputs: leave them to it.
+			s.inputs = nil
+			return nil, &abandonedError{cause: context.Cause(ctx)}
+		}
+	}
+	if o.err != nil && ctx.Err() != nil && !isPanic(o.err) {
+		return nil, &stoppedError{cause: context.Cause(ctx), err: o.err}
+	}
+	return o.outputs, o.err
+}
+
+// runDriver runs a driver and reads its outputs to their ends.
+func runDriver(ctx context.Context, d Driver, step *Step, keep bool) (_ map[string]output, err error) {
+	result, err := d.Run(ctx, step)
+	if result == nil {
+		result = &Result{}
+	}
+	outputs := make(map[string]output, len(result.Outputs))
+	defer func() {
+		for _, r := range result.Outputs {
+			if r != nil {
+				r.Release()
+			}
+		}
+		if err != nil {
+			for _, out := range outputs {
+				if out.df != nil {
+					out.df.Release()
+				}
+			}
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(result.Outputs)) {
+		r := result.Outputs[key]
+		if r == nil {
+			return nil, fmt.Errorf("driver returned no reader for output %q", key)
+		}
+		out := output{}
+		for _, f := range r.Schema().Fields() {
+			out.ref.Columns = append(out.ref.Columns, f.Name)
+		}
+		if keep {
+			df, err := ReadDataFrame(r)
+			if err != nil {
+				return nil, err
+			}
+			out.df, out.ref.Rows = df, df.Rows()
+		} else if out.ref.Rows, err = countRows(r); err != nil {
+			return nil, err
+		}
+		outputs[key] = out
+	}
+	return outputs, nil
+}
+
+func countRows(r array.RecordReader) (rows int64, err error) {
+	for r.Next() {
+		rows += r.Record().NumRows()
+	}
+	return rows, r.Err()
+}
+
+// Event implements [StepSink].
+func (s *stepRun) Event(name string, fields map[string]any) {
+	if s.heard() {
+		s.w.event(s.p.StepID, name, fields)
+	}
+}
+
+// Metric implements [StepSink].
+func (s *stepRun) Metric(name string, value float64, unit string) {
+	s.mu.Lock()
+	heard := !s.done
+	if heard {
+		s.metrics[name] = value
+	}
+	s.mu.Unlock()
+	if heard {
+		s.w.metric(s.p.StepID, name, value, unit)
+	}
+}
+
+func (s *stepRun) heard() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.done
+}
+
+// timeoutError is the cause of a step's end by its own timeout.
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("step timeout of %s exceeded", e.after)
+}
+
+// stoppedError: the driver returned because its context was done.
+type stoppedError struct{ cause, err error }
+
+func (e *stoppedError) Error() string   { return e.cause.Error() }
+func (e *stoppedError) Unwrap() []error { return []error{e.cause, e.err} }
+
+// abandonedError: the driver did not return although its context was done.
+type abandonedError struct{ cause error }
+
+func (e *abandonedError) Error() string {
+	return fmt.Sprintf("%v; the driver ignored it for %s and is still running", e.cause, stopGrace)
+}
+func (e *abandonedError) Unwrap() error { return e.cause }
+
+// panicError is a driver's panic.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+func isPanic(err error) bool {
+	var p *panicError
+	return errors.As(err, &p)
+}
+
+// maxErrorText bounds what an error message or a stack may take in an answer.
+const maxErrorText = 64 << 10
+
+// rpcError turns a step's error into the answer's.
+func rpcError(stepID string, err error) *rpc.Error {
+	out := &rpc.Error{Code: rpc.CodeStepFailed, Message: truncate(err.Error(), maxErrorText)}
+	out.Data = &rpc.ErrorData{StepID: stepID, Type: errorType(err)}
+	var (
+		rpcErr  *rpc.Error
+		unknown *UnknownDriverError
+		panicky *panicError
+		timeout *timeoutError
+	)
+	switch {
+	case errors.As(err, &rpcErr):
+		out.Code = rpcErr.Code
+	case errors.As(err, &unknown):
+		out.Code = rpc.CodeUnknownDriver
+		out.Data.Driver, out.Data.Available = unknown.Driver, unknown.Available
+	case errors.As(err, &panicky):
+		out.Data.Type = "panic"
+		out.Data.Traceback = truncate(string(panicky.stack), maxErrorText)
+	case errors.As(err, &timeout):
+		out.Code = rpc.CodeTimeout
+	case errors.Is(err, errCancelled), errors.Is(err, errStopping):
+		out.Code = rpc.CodeCancelled
+	}
+	return out
+}
+
+func rpcErrorf(err error, format string, args ...any) *rpc.Error {
+	out := &rpc.Error{Code: rpc.CodeInternal, Message: fmt.Sprintf(format, args...)}
+	var rpcErr *rpc.Error
+	if errors.As(err, &rpcErr) {
+		out.Code = rpcErr.Code
+	}
+	return out
+}
+
+// errorType names the type of the first error in the chain that says more
+// than "wrapped".
+func errorType(err error) string {
+	for err != nil {
+		switch name := reflect.TypeOf(err).String(); name {
+		case "*fmt.wrapError":
+			err = errors.Unwrap(err)
+		case "*worker.stoppedError":
+			return "cancelled"
+		case "*worker.abandonedError":
+			return "cancelled"
+		default:
+			return name
+		}
+	}
+	return ""
+}
+
+func truncate(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit/2] + "\n... (shortened) ...\n" + s[len(s)-limit/2:]
+}
+
+func sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Microseconds()) / 1000
+}
