@@ -60,12 +60,15 @@ type run struct {
 	sandboxID string
 	sealed    *rpc.SealResult // nil: to be asked for
 	steps     []StepResult
-	status    status
+	status    status // Execute's verdict
 	collected *CollectedArtifacts
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
+
+// collectLease is how long a sandbox lives after Execute, for Collect.
+const collectLease = 5 * time.Minute
 
 // Prepare implements [ExecutionAdapter].
 func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext) (*PreparedRun, error) {
@@ -394,19 +397,26 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	return &hello, nil
 }
 
-// finish has a worker that is well seal its artifacts and end.
+// finish has a worker that is well seal its artifacts and end, and gives
+// Collect time to fetch them.
 func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
+	if err := l.sandbox.Extend(ctx, collectLease); err != nil {
+		l.session.logf(slog.LevelWarn, "extend sandbox: %v", err)
+	}
 	var sealed rpc.SealResult
 	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
 	if err == nil {
 		r.sealed = &sealed
-		err = l.call(ctx, rpc.MethodShutdown, struct{}{}, nil)
-	}
-	if err != nil {
+	} else if !errors.As(err, new(*rpc.Error)) {
+		return err
+	} else {
+		// A driver may still be writing, or the list be too long for an answer:
 		// Collect asks again, of a process of its own.
-		l.session.logf(slog.LevelWarn, "end of worker: %v", err)
+		l.session.logf(slog.LevelDebug, "seal artifacts: %v", err)
+	}
+	if err := l.call(ctx, rpc.MethodShutdown, struct{}{}, nil); err != nil {
 		return err
 	}
 	select {
@@ -555,14 +565,12 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		err = outErr
 	}
 	s.out = nil
-	r.status.SessionCopied = err == nil
-	if err != nil {
-		r.status.OK, r.status.ExitCode = false, 1
-		if r.status.Reason == "" {
-			r.status.Reason = err.Error()
-		}
+	st := r.status
+	st.SessionCopied = err == nil
+	if err != nil && st.OK {
+		st.OK, st.ExitCode, st.Reason = false, 1, err.Error()
 	}
-	err = errors.Join(err, s.writeStatus(r.status), s.close())
+	err = errors.Join(err, s.writeStatus(st), s.close())
 	r.seq = s.seq
 	if err != nil {
 		return got, err
@@ -574,7 +582,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 
 func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArtifacts, error) {
 	start := time.Now()
-	s.event("collect_start", "", map[string]any{"adapter": e.name, "session_id": s.id})
+	s.event("collect_start", "", nil)
 	got := &CollectedArtifacts{
 		EventsLog: s.path(eventsFile), MetricsLog: s.path(metricsFile), ExecutionLog: s.path(logFile),
 		ArtifactsDir: r.ec.artifactsDir(), Artifacts: []Artifact{},
@@ -608,7 +616,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	s.metric("artifacts_files_total", float64(len(got.Artifacts)), "files")
 	s.metric("artifacts_copy_ms", milliseconds(time.Since(start)), "ms")
 	s.event("collect_complete", "", map[string]any{
-		"adapter": e.name, "artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped),
+		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped),
 	})
 	now := time.Now().UTC()
 	s.event("run_end", "", map[string]any{

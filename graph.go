@@ -10,51 +10,54 @@ import (
 	"time"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // inputs returns what a step reads, by the names its driver sees: its own
-// Inputs if it has any, else "df_<step>" for the "df" of every step it needs,
-// and "df" as well when there is one.
+// Inputs if it has any, else "df_<step>" for every step it needs that has the
+// output "df", and "df" as well when that is one.
 //
 // The names are the reference implementation's: characters outside
 // [0-9A-Za-z_] become "_", a leading digit gets "_" before it, and ids that
 // become the same name all get the first 8 hex digits of their SHA-256 behind
 // it.
-func (s Step) inputs() map[string]InputRef {
+func (s Step) inputs(hasTable func(id string) bool) map[string]InputRef {
 	if len(s.Inputs) > 0 {
 		return s.Inputs
 	}
-	needs := s.upstream()
-	count := make(map[string]int, len(needs))
-	for _, id := range needs {
+	count := make(map[string]int, len(s.Needs))
+	var tables []string
+	for _, id := range s.upstream() {
 		count[safeName(id)]++
+		if hasTable(id) {
+			tables = append(tables, id)
+		}
 	}
-	refs := make(map[string]InputRef, len(needs)+1)
-	for _, id := range needs {
+	refs := make(map[string]InputRef, len(tables)+1)
+	for _, id := range tables {
 		name := safeName(id)
 		if count[name] > 1 {
 			name += "_" + sha256Hex([]byte(id))[:8]
 		}
 		refs["df_"+name] = InputRef{FromStep: id}
 	}
-	if len(needs) == 1 {
-		refs["df"] = InputRef{FromStep: needs[0]}
+	if len(tables) == 1 {
+		refs[worker.DefaultOutput] = InputRef{FromStep: tables[0]}
 	}
 	return refs
 }
 
 func safeName(id string) string {
-	b := []byte(id)
 	var out []byte
 	for i, r := range id {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r == '_':
-			out = append(out, b[i])
+			out = append(out, byte(r))
 		case r >= '0' && r <= '9':
 			if i == 0 {
 				out = append(out, '_')
 			}
-			out = append(out, b[i])
+			out = append(out, byte(r))
 		default:
 			out = append(out, '_')
 		}
@@ -76,7 +79,8 @@ type graph struct {
 	timeout   time.Duration // of a step; zero means none
 	configs   func(i int) (json.RawMessage, error)
 
-	results []StepResult // by step
+	results []StepResult    // by step
+	tables  map[string]bool // steps that have put out "df"
 }
 
 // run runs the graph and returns the first failure. Steps that are running
@@ -85,6 +89,7 @@ func (g *graph) run(ctx context.Context) error {
 	n := len(g.steps)
 	index := make(map[string]int, n)
 	g.results = make([]StepResult, n)
+	g.tables = make(map[string]bool)
 	for i, s := range g.steps {
 		index[s.ID] = i
 		g.results[i] = StepResult{StepID: s.ID, Driver: s.DriverName(), Status: StepSkipped}
@@ -154,6 +159,9 @@ func (g *graph) run(ctx context.Context) error {
 			r.Status = StepSucceeded
 			r.RowsIn, r.RowsOut = f.result.RowsIn, f.result.RowsOut
 			r.DurationMS, r.Metrics = f.result.DurationMS, f.result.Metrics
+			if _, ok := f.result.Outputs[worker.DefaultOutput]; ok {
+				g.tables[r.StepID] = true
+			}
 			for _, d := range dependents[f.step] {
 				if waiting[d]--; waiting[d] == 0 {
 					ready = append(ready, d)
@@ -190,7 +198,7 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 		return nil, err
 	}
 	inputs := make(map[string]rpc.InputRef)
-	for name, ref := range s.inputs() {
+	for name, ref := range s.inputs(func(id string) bool { return g.tables[id] }) {
 		inputs[name] = rpc.InputRef(ref)
 	}
 	return &rpc.ExecuteStep{

@@ -22,8 +22,8 @@ import (
 // How long things may take before something is done about them.
 const (
 	handshakeTimeout = 30 * time.Second
-	cancelGrace      = 8 * time.Second // for a step to be answered once it was cancelled
-	farewellGrace    = 2 * time.Second // for the close frame once the worker's process is gone
+	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
+	farewellGrace    = 100 * time.Millisecond // for the tail to end once the worker's process has
 	ackInterval      = time.Second
 	ackBytes         = 1 << 20
 	tailTries        = 5 // tails in a row that bring nothing new
@@ -60,7 +60,6 @@ type link struct {
 	pending  map[int64]chan *rpc.Response
 	answered int64              // every request up to here has its answer
 	early    map[int64]struct{} // answered above it
-	streams  map[uint32]func(data []byte, last bool) error
 	farewell *rpc.Close
 	open     []string // steps running at the last heartbeat
 }
@@ -76,7 +75,6 @@ func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, 
 		down:    make(chan struct{}),
 		pending: make(map[int64]chan *rpc.Response),
 		early:   make(map[int64]struct{}),
-		streams: make(map[uint32]func([]byte, bool) error),
 	}
 	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
 	if err != nil {
@@ -93,7 +91,7 @@ func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, 
 
 func (l *link) start(ctx context.Context, stderr io.Writer, args ...string) (Process, error) {
 	args = append([]string{worker.Arg, args[0], "-dir", l.dir}, args[1:]...)
-	return l.sandbox.Start(ctx, Command{Path: l.program, Args: args, Dir: l.base, Stderr: stderr})
+	return l.sandbox.Start(ctx, Command{Path: l.program, Args: args, Stderr: stderr})
 }
 
 // close kills what still runs and waits for everything.
@@ -368,17 +366,7 @@ func (l *link) handle(f rpc.Frame) error {
 		}
 		return l.deliver(resp)
 	case rpc.FrameArrow:
-		stream, data, last, err := rpc.Chunk(f.Payload)
-		if err != nil {
-			return err
-		}
-		l.mu.Lock()
-		take := l.streams[stream]
-		l.mu.Unlock()
-		if take == nil {
-			return nil // nobody reads it any more
-		}
-		return take(data, last)
+		return nil // the host asks for none yet
 	}
 	data, err := rpc.Data(f.Type, f.Payload)
 	if err != nil {
@@ -454,20 +442,9 @@ var errCallCancelled = errors.New("no answer after cancellation")
 // When ctx ends first the worker is asked to cancel, and has a grace to answer.
 // The error is an [*rpc.Error] when the worker answered with one.
 func (l *link) call(ctx context.Context, method string, params, result any) error {
-	return l.callStream(ctx, method, params, result, nil)
-}
-
-func (l *link) callStream(ctx context.Context, method string, params, result any, take func([]byte, bool) error) error {
-	n, answer, err := l.send(ctx, method, params, take)
+	n, answer, err := l.send(ctx, method, params)
 	if err != nil {
 		return err
-	}
-	if take != nil {
-		defer func() {
-			l.mu.Lock()
-			delete(l.streams, uint32(n))
-			l.mu.Unlock()
-		}()
 	}
 	var resp *rpc.Response
 	var ok bool
@@ -477,7 +454,7 @@ func (l *link) callStream(ctx context.Context, method string, params, result any
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelGrace)
 		defer cancel()
 		if method != rpc.MethodCancel {
-			_, _, err := l.send(grace, rpc.MethodCancel, rpc.Cancel{ID: rpc.RequestID(n)}, nil)
+			_, _, err := l.send(grace, rpc.MethodCancel, rpc.Cancel{ID: rpc.RequestID(n)})
 			if err != nil {
 				l.session.logf(slog.LevelDebug, "cancel %s: %v", rpc.RequestID(n), err)
 			}
@@ -512,7 +489,7 @@ func (l *link) gone() error {
 	return l.crash(nil)
 }
 
-func (l *link) send(ctx context.Context, method string, params any, take func([]byte, bool) error) (int64, <-chan *rpc.Response, error) {
+func (l *link) send(ctx context.Context, method string, params any) (int64, <-chan *rpc.Response, error) {
 	raw, err := json.Marshal(params)
 	if err != nil {
 		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
@@ -526,9 +503,6 @@ func (l *link) send(ctx context.Context, method string, params any, take func([]
 	l.last++
 	n := l.last
 	l.pending[n] = answer
-	if take != nil {
-		l.streams[uint32(n)] = take
-	}
 	req := rpc.Request{ID: rpc.RequestID(n), Method: method, Params: raw, Answered: l.answered}
 	l.mu.Unlock()
 
@@ -545,7 +519,6 @@ func (l *link) send(ctx context.Context, method string, params any, take func([]
 	}
 	l.mu.Lock()
 	delete(l.pending, n)
-	delete(l.streams, uint32(n))
 	if n == l.last {
 		l.last-- // it was never sent
 	} else {

@@ -209,6 +209,8 @@ func (m *Manifest) Validate() error {
 			return fail("the id is used by steps %d and %d; ids must be unique", first+1, i+1)
 		case !validName(s.ID) || s.ID == systemArtifacts:
 			return fail("the id cannot name a folder; use letters, digits, dots, dashes and underscores")
+		case s.CfgPath != "" && (!fs.ValidPath(s.CfgPath) || !strings.HasPrefix(s.CfgPath, "cfg/")):
+			return fail("cfg_path %q must be a relative path below cfg/", s.CfgPath)
 		case s.DriverName() == "":
 			return fail("it has no driver")
 		case legacyDriver(s.DriverName()):
@@ -513,6 +515,13 @@ type PreparedRun struct {
 	// InputFiles are the files that configs refer to, as they name them. They
 	// are sent to a sandbox with the run.
 	InputFiles []string `json:"input_files"`
+}
+
+// UnmarshalJSON reads a run that was stored. Numbers in configs keep their
+// text.
+func (p *PreparedRun) UnmarshalJSON(b []byte) error {
+	type plain PreparedRun
+	return decodeNumbers(b, (*plain)(p))
 }
 
 // SchemaVersion is the version of [PreparedRun]'s JSON form.

@@ -59,7 +59,7 @@ type SandboxInfo struct {
 type Command struct {
 	Path string   // absolute path of the program, in the sandbox
 	Args []string // arguments, without the program's name
-	Dir  string   // working directory; empty leaves it to the sandbox
+	Dir  string   // working directory, which must exist; empty leaves it to the sandbox
 
 	// Stderr receives what the process writes to its standard error, from one
 	// goroutine at a time, until Wait returns. Nil discards it.
@@ -71,7 +71,8 @@ type Process interface {
 	PID() int
 
 	// Stdin writes to the process. One Write arrives whole and in order, or,
-	// where the connection breaks, not at all. Close ends the process's input.
+	// where the connection breaks, not at all. Close ends the process's input
+	// once it has read what was written, and does not block.
 	Stdin() io.WriteCloser
 
 	// Stdout reads what the process writes, from the start. io.EOF means that
@@ -82,10 +83,12 @@ type Process interface {
 	Stdout() io.ReadCloser
 
 	// Wait returns how the process ended, as often as it is asked. The error
-	// is not nil when that cannot be known, and is ctx's when ctx ends first.
+	// is ctx's when ctx ends first. Of a process that ended with its sandbox,
+	// Wait may know the status, or fail with [ErrSandboxGone].
 	Wait(ctx context.Context) (ExitStatus, error)
 
-	// Signal sends a signal to the process. One that has ended is no error.
+	// Signal sends a signal to the process. A process that has ended is no
+	// error.
 	Signal(ctx context.Context, sig Signal) error
 }
 

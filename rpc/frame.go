@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
+	"slices"
 )
 
 // FrameType says what a frame's payload is.
@@ -96,27 +98,44 @@ const magic = "OSR1"
 // crc32c is the checksum of iSCSI, which processors compute in hardware.
 func crc32c() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// AppendFrame appends a frame whose payload is the concatenation of parts.
+// AppendFrame appends a frame whose payload is the concatenation of parts,
+// which must be shorter than 4 GiB; readers accept [MaxPayload].
 func AppendFrame(dst []byte, typ FrameType, offset int64, parts ...[]byte) []byte {
 	length := 0
 	for _, p := range parts {
 		length += len(p)
 	}
 	start := len(dst)
+	dst = appendHeader(dst, typ, offset, length)
+	for _, p := range parts {
+		dst = append(dst, p...)
+	}
+	return seal(dst, start)
+}
+
+// appendHeader appends a header without its checksum, and makes room for the
+// payload.
+func appendHeader(dst []byte, typ FrameType, offset int64, length int) []byte {
+	dst = slices.Grow(dst, HeaderSize+length)
 	dst = append(dst, magic...)
 	dst = append(dst, byte(typ), 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(length))
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(offset))
-	table := crc32c()
-	sum := crc32.Update(0, table, dst[start:])
-	for _, p := range parts {
-		sum = crc32.Update(sum, table, p)
-	}
-	dst = binary.LittleEndian.AppendUint32(dst, sum)
-	for _, p := range parts {
-		dst = append(dst, p...)
-	}
+	return append(dst, 0, 0, 0, 0)
+}
+
+// seal writes the checksum of the frame at dst[start:].
+func seal(dst []byte, start int) []byte {
+	binary.LittleEndian.PutUint32(dst[start+sumAt:], checksum(dst[start:]))
 	return dst
+}
+
+// sumAt is where in a header the checksum stands.
+const sumAt = 20
+
+func checksum(frame []byte) uint32 {
+	table := crc32c()
+	return crc32.Update(crc32.Update(0, table, frame[:sumAt]), table, frame[HeaderSize:])
 }
 
 // EncodeInput makes the frame that carries payload towards the worker. The
@@ -126,7 +145,7 @@ func EncodeInput(typ FrameType, payload []byte) ([]byte, error) {
 		return nil, fmt.Errorf("rpc: %w: %s of %d bytes, limit is %d; send it as a file",
 			ErrFrameTooLarge, typ, len(payload), MaxInputFrame-HeaderSize)
 	}
-	return AppendFrame(make([]byte, 0, HeaderSize+len(payload)), typ, 0, payload), nil
+	return AppendFrame(nil, typ, 0, payload), nil
 }
 
 // header is a parsed frame header.
@@ -149,24 +168,33 @@ func parseHeader(b []byte) (header, error) {
 		typ:    FrameType(b[4]),
 		length: int(length),
 		offset: int64(binary.LittleEndian.Uint64(b[12:])),
-		sum:    binary.LittleEndian.Uint32(b[20:]),
+		sum:    binary.LittleEndian.Uint32(b[sumAt:]),
 	}, nil
 }
 
 // FrameReader reads frames. It holds at most one frame beyond what it reads
 // ahead, whatever the stream announces.
 type FrameReader struct {
-	r    io.Reader
-	max  int
-	buf  []byte // buf[lo:hi] is read ahead
-	lo   int
-	hi   int
-	next int64 // journal position of the next frame; negative when unchecked
-	err  error
+	r     io.Reader
+	max   int
+	buf   []byte // buf[lo:hi] is read ahead
+	lo    int
+	hi    int
+	next  int64 // journal position of the next frame; negative when unchecked
+	rdErr error // of r, for when buf is used up
+	err   error // sticky
 }
 
+const (
+	// readAhead is how much is read at once while frames are small.
+	readAhead = 64 << 10
+
+	// maxFramePayload is the highest limit: its sizes fit an int everywhere.
+	maxFramePayload = 1 << 30
+)
+
 // NewFrameReader returns a reader of frames whose payloads are at most
-// maxPayload bytes; zero means [MaxPayload].
+// maxPayload bytes; zero means [MaxPayload], and 1 GiB is the most.
 //
 // Offset is where in the journal the first frame must be; every further one
 // must follow it without a gap. A negative offset leaves offsets unchecked, as
@@ -175,11 +203,11 @@ func NewFrameReader(r io.Reader, offset int64, maxPayload int) *FrameReader {
 	if maxPayload <= 0 {
 		maxPayload = MaxPayload
 	}
-	return &FrameReader{r: r, max: maxPayload, next: offset, buf: make([]byte, 64<<10)}
+	return &FrameReader{r: r, max: min(maxPayload, maxFramePayload), next: max(offset, -1), buf: make([]byte, readAhead)}
 }
 
 // Offset returns the journal position behind the last frame: where another
-// reader has to continue.
+// reader has to continue. It is negative when offsets are unchecked.
 func (fr *FrameReader) Offset() int64 { return fr.next }
 
 // Next returns the next frame. Its payload is valid until the call after.
@@ -207,20 +235,23 @@ func (fr *FrameReader) read() (Frame, error) {
 	if h.length > fr.max {
 		return Frame{}, fmt.Errorf("rpc: %w: %s of %d bytes, limit is %d", ErrFrameTooLarge, h.typ, h.length, fr.max)
 	}
+	size := HeaderSize + h.length
 	if fr.next >= 0 && h.offset != fr.next {
 		return Frame{}, fmt.Errorf("rpc: %w: %s at %d, expected at %d", ErrFrameOffset, h.typ, h.offset, fr.next)
 	}
-	if err := fr.fill(HeaderSize + h.length); err != nil {
+	if h.offset < 0 || h.offset > math.MaxInt64-int64(size) {
+		return Frame{}, fmt.Errorf("rpc: %w: %s at %d, where no journal reaches", ErrFrameOffset, h.typ, uint64(h.offset))
+	}
+	if err := fr.fill(size); err != nil {
 		return Frame{}, err
 	}
-	frame := fr.buf[fr.lo : fr.lo+HeaderSize+h.length]
-	table := crc32c()
-	if sum := crc32.Update(crc32.Update(0, table, frame[:20]), table, frame[HeaderSize:]); sum != h.sum {
+	frame := fr.buf[fr.lo : fr.lo+size : fr.lo+size] // an append to it must not reach what follows
+	if sum := checksum(frame); sum != h.sum {
 		return Frame{}, fmt.Errorf("rpc: %w: checksum of %s at %d is %08x, should be %08x", ErrFrameCorrupt, h.typ, h.offset, sum, h.sum)
 	}
-	fr.lo += len(frame)
+	fr.lo += size
 	if fr.next >= 0 {
-		fr.next += int64(len(frame))
+		fr.next += int64(size)
 	}
 	return Frame{Type: h.typ, Offset: h.offset, Payload: frame[HeaderSize:]}, nil
 }
@@ -230,32 +261,42 @@ func (fr *FrameReader) fill(n int) error {
 	if fr.hi-fr.lo >= n {
 		return nil
 	}
+	if fr.lo == fr.hi {
+		fr.lo, fr.hi = 0, 0
+	}
 	if fr.lo+n > len(fr.buf) {
 		buf := fr.buf
 		if n > len(buf) {
-			buf = make([]byte, n+n/4)
+			buf = make([]byte, max(n, min(n+n/4, HeaderSize+fr.max)))
 		}
 		fr.hi = copy(buf, fr.buf[fr.lo:fr.hi])
 		fr.lo = 0
 		fr.buf = buf
 	}
+	// Behind a large frame read no more than the next header: what else was
+	// read would have to be moved to make room for the next large frame.
+	end := len(fr.buf)
+	if n > readAhead {
+		end = min(end, fr.lo+n+HeaderSize)
+	}
 	empty := 0
 	for fr.hi-fr.lo < n {
-		k, err := fr.r.Read(fr.buf[fr.hi:])
-		fr.hi += k
-		if fr.hi-fr.lo >= n {
-			return nil
-		}
-		if err == io.EOF && fr.hi > fr.lo {
-			return fmt.Errorf("rpc: stream ends inside a frame: %w", io.ErrUnexpectedEOF)
-		}
-		if err != nil {
-			return err
-		}
-		if k == 0 {
-			if empty++; empty > 100 {
-				return io.ErrNoProgress
+		if fr.rdErr != nil {
+			if fr.rdErr == io.EOF && fr.hi > fr.lo {
+				return fmt.Errorf("rpc: stream ends inside a frame: %w", io.ErrUnexpectedEOF)
 			}
+			return fr.rdErr
+		}
+		k, err := fr.r.Read(fr.buf[fr.hi:end])
+		if k < 0 || k > end-fr.hi {
+			return errors.New("rpc: reader returned an impossible count")
+		}
+		fr.hi += k
+		fr.rdErr = err
+		if k > 0 || err != nil {
+			empty = 0
+		} else if empty++; empty > 100 {
+			return io.ErrNoProgress
 		}
 	}
 	return nil

@@ -56,8 +56,9 @@ type JournalOptions struct {
 	SegmentBytes int64 // a segment that has reached it is followed by another; zero means 8 MiB
 	MaxUnacked   int64 // bytes that are not acknowledged; beyond, Append blocks. Zero means 256 MiB
 
-	// Full is called, from Append, before it blocks, once for every time the
-	// limit is reached. What it appends is let through.
+	// Full is called, from an Append that is about to block, once for every
+	// time the limit is reached: not again before less than half of it is
+	// waiting. It may use AppendUrgent; an Append in it would block too.
 	Full func(unacked int64)
 }
 
@@ -76,7 +77,8 @@ type Journal struct {
 	full       func(int64)
 
 	mu       sync.Mutex
-	change   *sync.Cond // any of the below has changed
+	work     *sync.Cond // the writer waits here, for pending or closed
+	change   *sync.Cond // those who append wait here, for anything else
 	pending  []byte     // encoded, not handed to the writer yet
 	size     int64      // with what is pending
 	acked    int64
@@ -85,11 +87,12 @@ type Journal struct {
 	closed   bool
 	err      error // sticky, matches ErrJournalFailed
 
-	stopped chan struct{} // the writer has ended
+	dropping sync.Mutex    // held while segments are removed; taken before mu
+	stopped  chan struct{} // the writer has ended
 }
 
-// NewJournal starts a journal at offset 0 in an empty store. The caller must
-// Close it.
+// NewJournal starts a journal at offset 0 in an empty store; the error for one
+// that is not empty matches fs.ErrExist. The caller must Close it.
 func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 	if opts == nil {
 		opts = &JournalOptions{}
@@ -108,7 +111,15 @@ func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 	if j.maxUnacked <= 0 {
 		j.maxUnacked = 256 << 20
 	}
-	j.change = sync.NewCond(&j.mu)
+	j.work, j.change = sync.NewCond(&j.mu), sync.NewCond(&j.mu)
+	// Segments of another journal would be taken for a part of this one.
+	bases, err := segmentBases(store)
+	if err != nil {
+		return nil, err
+	}
+	if len(bases) > 0 {
+		return nil, fmt.Errorf("rpc: create journal: %w: there is a segment at %d", fs.ErrExist, bases[0])
+	}
 	w, err := store.Create(segmentName(0))
 	if err != nil {
 		return nil, fmt.Errorf("rpc: create journal: %w", err)
@@ -120,42 +131,73 @@ func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 // Append adds a frame whose payload is the concatenation of parts. It returns
 // once the frame has its place; the write follows at once. It blocks while
 // more than MaxUnacked bytes wait to be acknowledged.
+//
+// The error matches [ErrFrameTooLarge] for a payload above [MaxPayload],
+// [ErrJournalClosed] or [ErrJournalFailed].
 func (j *Journal) Append(typ FrameType, parts ...[]byte) error {
-	return j.append(typ, false, parts)
+	length := 0
+	for _, p := range parts {
+		length += len(p)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.waitLocked(typ, length, false); err != nil {
+		return err
+	}
+	j.pending = AppendFrame(j.pending, typ, j.size, parts...)
+	j.grownLocked(length)
+	return nil
 }
 
 // AppendData adds an event, metric, log or heartbeat frame around data, which
 // must be a JSON object on one line.
 func (j *Journal) AppendData(typ FrameType, data []byte) error {
-	prefix, ok := envelope(typ)
-	if !ok {
-		return fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
-	}
-	return j.append(typ, false, [][]byte{[]byte(prefix), data, {'}'}})
+	return j.appendData(typ, data, false)
 }
 
 // AppendUrgent is AppendData that does not wait for acknowledgements: for the
 // warning that the journal is full.
 func (j *Journal) AppendUrgent(typ FrameType, data []byte) error {
+	return j.appendData(typ, data, true)
+}
+
+func (j *Journal) appendData(typ FrameType, data []byte, urgent bool) error {
 	prefix, ok := envelope(typ)
 	if !ok {
 		return fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
 	}
-	return j.append(typ, true, [][]byte{[]byte(prefix), data, {'}'}})
+	length := len(prefix) + len(data) + 1
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.waitLocked(typ, length, urgent); err != nil {
+		return err
+	}
+	j.addLocked(typ, prefix, data)
+	return nil
 }
 
-func (j *Journal) append(typ FrameType, urgent bool, parts [][]byte) error {
-	length := 0
-	for _, p := range parts {
-		length += len(p)
-	}
+// addLocked adds a frame with an envelope.
+func (j *Journal) addLocked(typ FrameType, prefix string, data []byte) {
+	length := len(prefix) + len(data) + 1
+	start := len(j.pending)
+	b := appendHeader(j.pending, typ, j.size, length)
+	b = append(append(append(b, prefix...), data...), '}')
+	j.pending = seal(b, start)
+	j.grownLocked(length)
+}
+
+// grownLocked counts a frame that was added to pending.
+func (j *Journal) grownLocked(length int) {
+	j.size += HeaderSize + int64(length)
+	j.work.Signal()
+}
+
+// waitLocked waits until a frame may be added.
+func (j *Journal) waitLocked(typ FrameType, length int, urgent bool) error {
 	if length > MaxPayload {
 		return fmt.Errorf("rpc: %w: %s of %d bytes, limit is %d", ErrFrameTooLarge, typ, length, MaxPayload)
 	}
 	frame := int64(HeaderSize + length)
-
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	for j.err == nil && !j.closed {
 		unacked := j.size - j.acked
 		switch {
@@ -163,9 +205,7 @@ func (j *Journal) append(typ FrameType, urgent bool, parts [][]byte) error {
 			if !j.isFull {
 				j.isFull = true
 				if j.full != nil {
-					j.mu.Unlock()
-					j.full(unacked)
-					j.mu.Lock()
+					j.callFullLocked(unacked)
 					continue
 				}
 			}
@@ -173,9 +213,6 @@ func (j *Journal) append(typ FrameType, urgent bool, parts [][]byte) error {
 		case len(j.pending) >= maxPending:
 			j.change.Wait()
 		default:
-			j.pending = AppendFrame(j.pending, typ, j.size, parts...)
-			j.size += frame
-			j.change.Broadcast()
 			return nil
 		}
 	}
@@ -185,6 +222,14 @@ func (j *Journal) append(typ FrameType, urgent bool, parts [][]byte) error {
 	return fmt.Errorf("rpc: append %s: %w", typ, ErrJournalClosed)
 }
 
+// callFullLocked calls Full without the lock, and has it again also when Full
+// panics.
+func (j *Journal) callFullLocked(unacked int64) {
+	j.mu.Unlock()
+	defer j.mu.Lock()
+	j.full(unacked)
+}
+
 // Size returns the offset behind the last frame.
 func (j *Journal) Size() int64 {
 	j.mu.Lock()
@@ -192,41 +237,65 @@ func (j *Journal) Size() int64 {
 	return j.size
 }
 
-// Ack drops what the host has: the segments that end at or before offset.
+// Ack drops what the host has: the segments that end at or before offset. The
+// error matches [ErrMessage] when the journal does not reach that far.
 func (j *Journal) Ack(offset int64) error {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	if offset > j.size { // not written: a tail can be ahead of that count
+	if offset > j.size {
+		defer j.mu.Unlock()
 		return fmt.Errorf("rpc: %w: ack of offset %d, the journal ends at %d", ErrMessage, offset, j.size)
 	}
 	if offset <= j.acked {
+		j.mu.Unlock()
 		return nil // late or sent twice
 	}
 	j.acked = offset
-	if j.size-j.acked < j.maxUnacked/2 {
+	if j.size-j.acked <= j.maxUnacked/2 {
 		j.isFull = false
 	}
-	for len(j.segments) > 1 && j.segments[1] <= offset {
-		// A segment that cannot be removed now goes with the run's folder.
-		_ = j.store.Remove(segmentName(j.segments[0]))
-		j.segments = j.segments[1:]
-	}
 	j.change.Broadcast()
+	j.mu.Unlock()
+	j.drop()
 	return nil
+}
+
+// drop removes the segments that end at or before what is acknowledged, oldest
+// first, without holding up those who append.
+func (j *Journal) drop() {
+	j.dropping.Lock()
+	defer j.dropping.Unlock()
+	j.mu.Lock()
+	n := 0
+	for n+1 < len(j.segments) && j.segments[n+1] <= j.acked {
+		n++
+	}
+	old := j.segments[:n:n]
+	j.segments = j.segments[n:]
+	j.mu.Unlock()
+	for _, base := range old {
+		// A segment that cannot be removed now goes with the run's folder.
+		_ = j.store.Remove(segmentName(base))
+	}
 }
 
 // Close appends the close frame, writes what is pending and ends the journal.
 // Calls that wait in Append return [ErrJournalClosed]. Closing again is no
 // error.
+//
+// The reason is the JSON of a [Close]. One that is not a JSON object of at
+// most 1 MiB is replaced by a Close with exit code 1 that says so: a host must
+// not mistake it for success.
 func (j *Journal) Close(reason []byte) error {
+	prefix, _ := envelope(FrameClose)
+	if len(prefix)+len(reason)+1 > MaxPayload || !isObject(reason) {
+		reason = fmt.Appendf(nil, `{"exit_code":1,"reason":"closed with %d bytes that are no reason"}`, len(reason))
+	}
 	j.mu.Lock()
 	if !j.closed && j.err == nil {
-		prefix, _ := envelope(FrameClose)
-		before := len(j.pending)
-		j.pending = AppendFrame(j.pending, FrameClose, j.size, []byte(prefix), reason, []byte{'}'})
-		j.size += int64(len(j.pending) - before)
+		j.addLocked(FrameClose, prefix, reason)
 	}
 	j.closed = true
+	j.work.Signal()
 	j.change.Broadcast()
 	j.mu.Unlock()
 	<-j.stopped
@@ -243,13 +312,15 @@ func (j *Journal) write(w SegmentWriter) {
 	fail := func(err error) {
 		j.mu.Lock()
 		j.err = fmt.Errorf("rpc: %w: %w", ErrJournalFailed, err)
+		j.size = base + size // what was pending is lost
+		j.pending = nil
 		j.change.Broadcast()
 		j.mu.Unlock()
 	}
 	for {
 		j.mu.Lock()
 		for len(j.pending) == 0 && !j.closed {
-			j.change.Wait()
+			j.work.Wait()
 		}
 		batch, j.pending = j.pending, batch[:0]
 		j.change.Broadcast() // room for more
@@ -262,10 +333,18 @@ func (j *Journal) write(w SegmentWriter) {
 		}
 
 		n, err := w.Write(batch)
+		n = min(max(n, 0), len(batch))
+		if err == nil && n < len(batch) {
+			err = io.ErrShortWrite
+		}
 		if err != nil {
 			// A torn frame would stop every reader: keep the whole ones.
-			whole := wholeFrames(batch[:n])
-			fail(errors.Join(err, w.Truncate(size+whole), w.Close()))
+			size += wholeFrames(batch[:n])
+			if truncErr := w.Truncate(size); truncErr != nil {
+				err = fmt.Errorf("%w (and cutting off the torn frame: %w)", err, truncErr)
+			}
+			w.Close() // the write's error says more
+			fail(err)
 			return
 		}
 		size += int64(n)
@@ -273,16 +352,20 @@ func (j *Journal) write(w SegmentWriter) {
 		done := j.closed && len(j.pending) == 0
 		j.mu.Unlock()
 		if size >= j.segment && !done {
-			base += size
-			next, err := j.store.Create(segmentName(base))
-			if err = errors.Join(err, w.Close()); err != nil {
+			next, err := j.store.Create(segmentName(base + size))
+			if closeErr := w.Close(); closeErr != nil && err == nil {
+				err = closeErr
+				next.Close()
+			}
+			if err != nil {
 				fail(err)
 				return
 			}
-			w, size = next, 0
+			w, base, size = next, base+size, 0
 			j.mu.Lock()
 			j.segments = append(j.segments, base)
 			j.mu.Unlock()
+			j.drop() // an acknowledgement may have come before the segment was there
 		}
 	}
 }
@@ -292,7 +375,7 @@ func wholeFrames(b []byte) int64 {
 	whole := 0
 	for len(b)-whole >= HeaderSize {
 		h, err := parseHeader(b[whole:])
-		if err != nil || len(b)-whole < HeaderSize+h.length {
+		if err != nil || len(b)-whole-HeaderSize < h.length {
 			break
 		}
 		whole += HeaderSize + h.length

@@ -2,12 +2,14 @@ package rpc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -25,22 +27,49 @@ type Line struct {
 	StepID  string // empty for what belongs to the run
 }
 
-// maxLine leaves room for the envelope around it.
-const maxLine = MaxPayload - 64
+const (
+	// maxLine leaves room for the envelope around it.
+	maxLine = MaxPayload - 64
+
+	// maxName is how much of a name is kept. However it is escaped, the names
+	// of a line fit into it.
+	maxName = 16 << 10
+
+	// maxDepth is how deep a field's maps and lists may be nested.
+	maxDepth = 100
+)
 
 // AppendEvent appends an event's line, without a newline. Fields named ts,
-// session, event or step_id are dropped: the line has them already. A field
-// that JSON cannot express is replaced by its Go syntax; a line above 1 MiB by
-// one whose only field is the number of bytes it had, "oversize_bytes".
+// session, event or step_id are dropped: the line has them already (a run's
+// event, whose StepID is empty, keeps a field step_id).
+//
+// Whatever the fields hold, the line is one line of valid JSON of at most
+// 1 MiB. NaN and infinities are written as null, an error as its text, and what
+// JSON cannot express as a string that names its type and says why. A line that
+// would be longer has one field only, "oversize_bytes", which is about the
+// number of bytes it would have had; names above 16 KiB are cut.
 func (l Line) AppendEvent(dst []byte, fields map[string]any) []byte {
 	start := len(dst)
 	dst = l.head(dst, "event")
 	if l.StepID != "" {
-		dst = appendString(append(dst, `,"step_id":`...), l.StepID)
+		dst = appendString(append(dst, `,"step_id":`...), clip(l.StepID))
 	}
 	head := len(dst)
-	for _, k := range slices.Sorted(maps.Keys(fields)) {
-		switch k {
+	var few [16]field // so that sorting an ordinary event's fields allocates nothing
+	sorted := few[:0]
+	for k, v := range fields {
+		sorted = append(sorted, field{k, v})
+		for i := len(sorted) - 1; i > 0 && i < len(few) && k < sorted[i-1].name; i-- {
+			sorted[i-1], sorted[i] = sorted[i], sorted[i-1]
+		}
+	}
+	if len(sorted) > len(few) {
+		slices.SortFunc(sorted, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	}
+	limit := start + maxLine - 1 // for the closing brace
+	dropped := 0                 // bytes that are no longer in dst, once the line is too long
+	for _, f := range sorted {
+		switch f.name {
 		case "ts", "session", "event":
 			continue
 		case "step_id":
@@ -48,16 +77,59 @@ func (l Line) AppendEvent(dst []byte, fields map[string]any) []byte {
 				continue
 			}
 		}
+		if n := len(f.name) + textLen(f.value); len(dst)+n > limit {
+			dropped += len(dst) - head + n
+			dst = dst[:head]
+			continue
+		}
 		dst = append(dst, ',')
-		dst = appendString(dst, k)
+		dst = appendString(dst, f.name)
 		dst = append(dst, ':')
-		dst = appendValue(dst, fields[k])
+		dst = appendValue(dst, f.value, 0)
+		if len(dst) > limit {
+			dropped += len(dst) - head
+			dst = dst[:head]
+		}
 	}
-	if size := len(dst) - start; size > maxLine {
+	if dropped > 0 {
+		dropped += len(dst) - start
 		dst = append(dst[:head], `,"oversize_bytes":`...)
-		dst = strconv.AppendInt(dst, int64(size), 10)
+		dst = strconv.AppendInt(dst, int64(dropped), 10)
+		if cap(dst)-len(dst) > 4*MaxPayload {
+			dst = slices.Clone(dst) // lets go of what the long line took
+		}
 	}
 	return append(dst, '}')
+}
+
+type field struct {
+	name  string
+	value any
+}
+
+// textLen returns the length of a field that is one text, without writing it.
+func textLen(v any) int {
+	switch v := v.(type) {
+	case string:
+		return len(v)
+	case []byte:
+		return len(v)
+	case json.RawMessage:
+		return len(v)
+	}
+	return 0
+}
+
+// clip cuts a name to maxName bytes.
+func clip(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	n := maxName
+	for n > maxName-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // AppendMetric appends a metric's line, without a newline. A value that JSON
@@ -67,11 +139,12 @@ func (l Line) AppendMetric(dst []byte, value float64, unit string) []byte {
 	dst = append(dst, `,"value":`...)
 	dst = appendFloat(dst, value)
 	if unit != "" {
-		dst = appendString(append(dst, `,"unit":`...), unit)
+		dst = appendString(append(dst, `,"unit":`...), clip(unit))
 	}
 	if l.StepID != "" {
-		dst = appendString(append(dst, `,"step_id":`...), l.StepID)
-		dst = appendString(append(dst, `,"tags":{"step":`...), l.StepID)
+		step := clip(l.StepID)
+		dst = appendString(append(dst, `,"step_id":`...), step)
+		dst = appendString(append(dst, `,"tags":{"step":`...), step)
 		dst = append(dst, '}')
 	}
 	return append(dst, '}')
@@ -79,19 +152,50 @@ func (l Line) AppendMetric(dst []byte, value float64, unit string) []byte {
 
 func (l Line) head(dst []byte, kind string) []byte {
 	dst = append(dst, `{"ts":"`...)
-	dst = l.Time.UTC().AppendFormat(dst, TimeFormat)
+	dst = appendTime(dst, l.Time)
 	dst = append(dst, `","session":`...)
-	dst = appendString(dst, l.Session)
+	dst = appendString(dst, clip(l.Session))
 	dst = append(dst, `,"`...)
 	dst = append(dst, kind...)
 	dst = append(dst, `":`...)
-	return appendString(dst, l.Name)
+	return appendString(dst, clip(l.Name))
 }
 
 // TimeFormat is how times are written: ISO 8601, UTC, microseconds.
 const TimeFormat = "2006-01-02T15:04:05.000000Z07:00"
 
-func appendValue(dst []byte, v any) []byte {
+// appendTime appends t in TimeFormat.
+func appendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(dst, TimeFormat)
+	}
+	hour, minute, second := t.Clock()
+	micro := t.Nanosecond() / 1000
+	var text [27]byte
+	copy(text[:], "0000-00-00T00:00:00.000000Z")
+	put2(text[0:], year/100)
+	put2(text[2:], year%100)
+	put2(text[5:], int(month))
+	put2(text[8:], day)
+	put2(text[11:], hour)
+	put2(text[14:], minute)
+	put2(text[17:], second)
+	put2(text[20:], micro/10_000)
+	put2(text[22:], micro/100%100)
+	put2(text[24:], micro%100)
+	return append(dst, text[:]...)
+}
+
+// put2 writes a number below 100.
+func put2(b []byte, n int) {
+	b[0], b[1] = byte('0'+n/10), byte('0'+n%10)
+}
+
+// appendValue appends a value of a field. Maps and lists of any are walked
+// here, so that one odd value in them does not cost the others.
+func appendValue(dst []byte, v any, depth int) []byte {
 	switch v := v.(type) {
 	case nil:
 		return append(dst, "null"...)
@@ -101,18 +205,83 @@ func appendValue(dst []byte, v any) []byte {
 		return strconv.AppendBool(dst, v)
 	case int:
 		return strconv.AppendInt(dst, int64(v), 10)
+	case int32:
+		return strconv.AppendInt(dst, int64(v), 10)
 	case int64:
 		return strconv.AppendInt(dst, v, 10)
+	case uint64:
+		return strconv.AppendUint(dst, v, 10)
 	case float64:
 		return appendFloat(dst, v)
+	case float32:
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			return append(dst, "null"...)
+		}
+	case map[string]any:
+		switch {
+		case v == nil:
+			return append(dst, "null"...)
+		case depth >= maxDepth:
+			return appendString(dst, "nested too deeply")
+		}
+		dst = append(dst, '{')
+		for i, k := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = append(appendString(dst, k), ':')
+			dst = appendValue(dst, v[k], depth+1)
+		}
+		return append(dst, '}')
+	case []any:
+		switch {
+		case v == nil:
+			return append(dst, "null"...)
+		case depth >= maxDepth:
+			return appendString(dst, "nested too deeply")
+		}
+		dst = append(dst, '[')
+		for i, e := range v {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendValue(dst, e, depth+1)
+		}
+		return append(dst, ']')
 	}
+
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		return appendString(dst, fmt.Sprintf("%+v", v))
+		if text, ok := errorText(v); ok {
+			return appendString(dst, text)
+		}
+		return appendString(dst, fmt.Sprintf("%T: %v", v, err))
 	}
-	return append(dst, bytes.TrimRight(buf.Bytes(), "\n")...)
+	if text, ok := errorText(v); ok && buf.String() == "{}\n" { // most errors have no exported field
+		return appendString(dst, text)
+	}
+	// What a MarshalJSON returned has not been through json's escaping.
+	text := bytes.TrimRight(buf.Bytes(), "\n")
+	if !utf8.Valid(text) {
+		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
+	}
+	if bytes.Contains(text, []byte("\u2028")) || bytes.Contains(text, []byte("\u2029")) {
+		text = bytes.ReplaceAll(text, []byte("\u2028"), []byte(`\u2028`))
+		text = bytes.ReplaceAll(text, []byte("\u2029"), []byte(`\u2029`))
+	}
+	return append(dst, text...)
+}
+
+// errorText returns the text of an error; a method that panics, as on a nil
+// pointer, gives what package fmt makes of it.
+func errorText(v any) (string, bool) {
+	err, ok := v.(error)
+	if !ok {
+		return "", false
+	}
+	return fmt.Sprintf("%v", err), true
 }
 
 func appendFloat(dst []byte, v float64) []byte {
@@ -128,14 +297,28 @@ func appendFloat(dst []byte, v float64) []byte {
 // appendString appends s as a JSON string. Bytes that are not UTF-8 become
 // the replacement character.
 func appendString(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			return appendEscaped(dst, s)
+	dst = append(dst, '"')
+	start := len(dst)
+	dst = append(dst, s...)
+	if !isPlain(dst[start:]) {
+		return appendEscaped(dst[:start-1], s)
+	}
+	return append(dst, '"')
+}
+
+// isPlain reports whether b is ASCII that needs no escapes in a JSON string.
+func isPlain(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if x := binary.LittleEndian.Uint64(b); special(x)|x&highBits != 0 {
+			return false
 		}
 	}
-	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
+	for _, c := range b {
+		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 func appendEscaped(dst []byte, s string) []byte {

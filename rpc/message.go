@@ -28,10 +28,11 @@ const (
 
 // Request asks the worker to do something.
 type Request struct {
-	ID       string          `json:"id"` // see [RequestID]
-	Method   string          `json:"method"`
-	Params   json.RawMessage `json:"params,omitempty"`
-	Answered int64           `json:"answered,omitempty"` // every request up to this number has its answer
+	ID         string          `json:"id"` // see [RequestID]
+	Method     string          `json:"method"`
+	Params     json.RawMessage `json:"params,omitempty"`
+	ParamsFile *FileRef        `json:"params_file,omitempty"` // holds the params instead, where they exceed a frame
+	Answered   int64           `json:"answered,omitempty"`    // every request up to this number has its answer
 }
 
 // RequestID returns the id of the n-th request, "req_<n>". Numbers start at 1
@@ -42,7 +43,7 @@ func RequestID(n int64) string { return "req_" + strconv.FormatInt(n, 10) }
 func RequestNumber(id string) (int64, error) {
 	digits, ok := strings.CutPrefix(id, "req_")
 	n, err := strconv.ParseInt(digits, 10, 64)
-	if !ok || err != nil || n < 1 || RequestID(n) != id {
+	if !ok || err != nil || digits[0] < '1' || digits[0] > '9' { // no sign, no zeros in front
 		return 0, fmt.Errorf("rpc: %w: request id %.40q is not of the form req_<n>", ErrMessage, id)
 	}
 	return n, nil
@@ -111,7 +112,6 @@ type Handshake struct {
 
 	SessionID   string            `json:"session_id"`
 	Drivers     []string          `json:"drivers"`         // that the run needs; a missing one fails the handshake
-	Package     *FileRef          `json:"package"`         // the run's package, beside the journal
 	BasePath    string            `json:"base_path"`       // where relative input paths start
 	Files       map[string]string `json:"files,omitempty"` // input paths as configs give them, to where they are
 	Env         map[string]string `json:"env,omitempty"`   // variables for the drivers
@@ -144,7 +144,7 @@ type FileRef struct {
 type ExecuteStep struct {
 	StepID  string              `json:"step_id"`
 	Driver  string              `json:"driver"`
-	Config  json.RawMessage     `json:"config,omitempty"`   // absent: the package's, under CfgPath
+	Config  json.RawMessage     `json:"config,omitempty"`
 	CfgPath string              `json:"cfg_path,omitempty"` // name of the config, for events
 	Inputs  map[string]InputRef `json:"inputs"`             // by the name the driver sees
 
@@ -243,30 +243,39 @@ type Close struct {
 	Reason   string `json:"reason"` // why it ends: shutdown, end of input, or an error
 }
 
-// envelopes, by frame type: what stands before and after the data.
+// envelope returns what stands before the data of a frame; after it stands a
+// closing brace.
 func envelope(typ FrameType) (prefix string, ok bool) {
 	switch typ {
-	case FrameEvent, FrameMetric, FrameLog, FrameHeartbeat, FrameClose:
-		return `{"type":"` + typ.String() + `","data":`, true
+	case FrameEvent:
+		return `{"type":"event","data":`, true
+	case FrameMetric:
+		return `{"type":"metric","data":`, true
+	case FrameLog:
+		return `{"type":"log","data":`, true
+	case FrameHeartbeat:
+		return `{"type":"heartbeat","data":`, true
+	case FrameClose:
+		return `{"type":"close","data":`, true
 	}
 	return "", false
 }
 
 // Data returns the data of an event, metric, log, heartbeat or close frame: a
-// JSON object on one line. It aliases the payload where it can. The error
-// matches [ErrMessage].
+// JSON object on one line, in UTF-8. It aliases the payload where it can. The
+// error matches [ErrMessage].
 func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
 	prefix, ok := envelope(typ)
 	if !ok {
 		return nil, fmt.Errorf("rpc: %w: a %s has no envelope", ErrMessage, typ)
 	}
 	// What our own worker writes: one pass to validate, nothing decoded.
-	if len(payload) > len(prefix)+1 && string(payload[:len(prefix)]) == prefix && payload[len(payload)-1] == '}' {
-		data := payload[len(prefix) : len(payload)-1]
-		if data[0] == '{' && json.Valid(data) && bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
+	if n := len(payload) - 1; n > len(prefix) && string(payload[:len(prefix)]) == prefix && payload[n] == '}' {
+		if data := payload[len(prefix):n:n]; isObject(data) {
 			return data, nil
 		}
 	}
+	// Another order, more keys, or spaces between them.
 	var env struct {
 		Type string          `json:"type"`
 		Data json.RawMessage `json:"data"`
@@ -277,11 +286,18 @@ func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
 	if env.Type != typ.String() {
 		return nil, fmt.Errorf("rpc: %w: a %s frame holds a message of type %.40q", ErrMessage, typ, env.Type)
 	}
-	var line bytes.Buffer
-	if err := json.Compact(&line, env.Data); err != nil || line.Len() == 0 || line.Bytes()[0] != '{' {
-		return nil, fmt.Errorf("rpc: %w: the data of a %s is not an object", ErrMessage, typ)
+	data := env.Data
+	if bytes.ContainsAny(data, "\r\n") { // between tokens: strings cannot hold them
+		var line bytes.Buffer
+		if err := json.Compact(&line, data); err != nil {
+			return nil, fmt.Errorf("rpc: %w: %s: %v", ErrMessage, typ, err)
+		}
+		data = line.Bytes()
 	}
-	return line.Bytes(), nil
+	if !isObject(data) {
+		return nil, fmt.Errorf("rpc: %w: the data of a %s is not an object in UTF-8", ErrMessage, typ)
+	}
+	return data, nil
 }
 
 // DecodeRequest decodes and checks a request. The error matches [ErrMessage].

@@ -20,10 +20,14 @@ const lookAgain = 500 * time.Millisecond
 // the present end, which may lie inside a frame that was being written.
 //
 // The error matches [ErrJournalTrimmed] when the offset was acknowledged and
-// dropped, [ErrFrameCorrupt] when it is not the start of a frame, and ctx's
-// when that ended first. Errors of w are returned as they are.
+// dropped, [ErrFrameCorrupt] when it is not the start of a frame,
+// [ErrFrameOffset] when it is negative or the journal does not reach that far,
+// and ctx's when that ended first. Errors of w are returned as they are.
 func Tail(ctx context.Context, store Store, from int64, follow bool, w io.Writer) error {
-	t := &tail{store: store, w: w, pos: from, buf: make([]byte, 256<<10)}
+	if from < 0 {
+		return fmt.Errorf("rpc: tail: %w: offset %d", ErrFrameOffset, from)
+	}
+	t := &tail{store: store, w: w, pos: from, frame: from, buf: make([]byte, 256<<10)}
 	defer t.close()
 	if !follow {
 		_, err := t.copy(ctx)
@@ -43,8 +47,14 @@ func Tail(ctx context.Context, store Store, from int64, follow bool, w io.Writer
 		}
 		timer.Reset(lookAgain)
 		select {
-		case <-changed:
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil // nothing watches any more: look from time to time
+			}
 		case <-timer.C:
+			if err := t.checkTrimmed(); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -60,9 +70,9 @@ type tail struct {
 	base int64 // of the open segment
 	seg  SegmentReader
 
-	head    []byte // the part of a frame header that was copied so far
-	rest    int64  // bytes of the present frame's payload still to come
-	closing bool   // the present frame is the close frame
+	frame   int64  // where the next frame header starts
+	head    []byte // the part of it that was copied so far
+	closing bool   // the frame before it is the close frame
 }
 
 func (t *tail) close() {
@@ -86,23 +96,28 @@ func (t *tail) copy(ctx context.Context) (closed bool, err error) {
 		}
 		n, err := t.seg.ReadAt(t.buf, t.pos-t.base)
 		if n > 0 {
-			done, walkErr := t.walk(t.buf[:n])
+			good, walkErr := t.walk(t.buf[:n])
+			if k, err := t.w.Write(t.buf[:good]); err != nil {
+				return false, err
+			} else if k < good {
+				return false, io.ErrShortWrite
+			}
+			t.pos += int64(good)
 			if walkErr != nil {
 				return false, walkErr
 			}
-			if _, err := t.w.Write(t.buf[:n]); err != nil {
-				return false, err
-			}
-			t.pos += int64(n)
-			if done {
+			if t.closing && t.pos == t.frame {
 				return true, nil
 			}
-			continue
+			if err != io.EOF {
+				continue
+			}
 		}
 		if err != nil && err != io.EOF {
 			return false, fmt.Errorf("rpc: read journal at %d: %w", t.pos, err)
 		}
-		// The end of this segment: is there one that starts here?
+		// The end of this segment: is there one that starts here? If this one
+		// has grown meanwhile there is none, and a notice is waiting.
 		if t.pos == t.base {
 			return false, nil
 		}
@@ -127,50 +142,88 @@ func (t *tail) open() (bool, error) {
 			return false, err
 		}
 		if bases[0] > t.pos {
-			return false, fmt.Errorf("rpc: %w: offset %d, it starts at %d", ErrJournalTrimmed, t.pos, bases[0])
+			return false, trimmed(t.pos, bases[0])
 		}
+		next := int64(-1) // base of the segment behind the one that holds pos
 		for _, b := range bases {
-			if b <= t.pos {
-				t.base = b
+			if b > t.pos {
+				next = b
+				break
 			}
+			t.base = b
 		}
-		t.seg, err = t.store.Open(segmentName(t.base))
-		if err == nil {
-			return true, nil
+		seg, err := t.store.Open(segmentName(t.base))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return false, fmt.Errorf("rpc: open journal at %d: %w", t.base, err)
 		}
+		t.seg = seg
+		// A host can only know offsets that it has read up to.
+		if last := t.pos - t.base - 1; last >= 0 {
+			n, err := seg.ReadAt(t.buf[:1], last)
+			switch {
+			case n == 1:
+			case err != nil && err != io.EOF:
+				return false, fmt.Errorf("rpc: read journal at %d: %w", t.pos, err)
+			case next >= 0:
+				return false, trimmed(t.pos, next)
+			default:
+				return false, fmt.Errorf("rpc: %w: the journal does not reach offset %d", ErrFrameOffset, t.pos)
+			}
+		}
+		return true, nil
 	}
 	return false, fmt.Errorf("rpc: %w: offset %d", ErrJournalTrimmed, t.pos)
 }
 
-// walk follows the frames in b, which continues what was walked before, and
-// reports whether it ends with the close frame.
-func (t *tail) walk(b []byte) (closed bool, err error) {
-	for len(b) > 0 {
-		if t.rest > 0 {
-			n := min(t.rest, int64(len(b)))
-			t.rest -= n
-			b = b[n:]
-		} else {
-			n := min(HeaderSize-len(t.head), len(b))
-			t.head = append(t.head, b[:n]...)
-			b = b[n:]
-			if len(t.head) < HeaderSize {
-				return false, nil
-			}
-			h, err := parseHeader(t.head)
-			if err != nil {
-				return false, fmt.Errorf("rpc: journal near %d: %w", t.pos, err)
-			}
-			t.head = t.head[:0]
-			t.rest = int64(h.length)
-			t.closing = h.typ == FrameClose
-		}
-		if t.rest == 0 && len(t.head) == 0 && t.closing {
-			return true, nil
-		}
+// checkTrimmed tells a tail that waits for a segment which was dropped already,
+// because another tail went on, from one that waits for more.
+func (t *tail) checkTrimmed() error {
+	bases, err := segmentBases(t.store)
+	if err != nil {
+		return err
 	}
-	return false, nil
+	if len(bases) > 0 && bases[0] > t.pos {
+		return trimmed(t.pos, bases[0])
+	}
+	return nil
+}
+
+func trimmed(pos, start int64) error {
+	return fmt.Errorf("rpc: %w: offset %d, it starts at %d", ErrJournalTrimmed, pos, start)
+}
+
+// walk follows the frames in b, which starts at pos, up to the close frame. It
+// returns how much of b may be copied.
+func (t *tail) walk(b []byte) (good int, err error) {
+	for {
+		at := int(min(t.frame+int64(len(t.head))-t.pos, int64(len(b))))
+		if at == len(b) || t.closing {
+			return at, nil
+		}
+		n := min(HeaderSize-len(t.head), len(b)-at)
+		t.head = append(t.head, b[at:at+n]...)
+		if len(t.head) < HeaderSize {
+			if n := min(len(t.head), len(magic)); string(t.head[:n]) != magic[:n] {
+				return at, fmt.Errorf("rpc: journal at %d: %w: no frame header", t.frame, ErrFrameCorrupt)
+			}
+			return len(b), nil
+		}
+		h, err := parseHeader(t.head)
+		switch {
+		case err != nil:
+		case h.offset != t.frame:
+			err = fmt.Errorf("%w: its header says %d", ErrFrameCorrupt, h.offset)
+		case h.length > MaxPayload:
+			err = fmt.Errorf("%w: %d bytes", ErrFrameTooLarge, h.length)
+		}
+		if err != nil {
+			return at, fmt.Errorf("rpc: journal at %d: %w", t.frame, err)
+		}
+		t.head = t.head[:0]
+		t.frame += HeaderSize + int64(h.length)
+		t.closing = h.typ == FrameClose
+	}
 }

@@ -212,7 +212,7 @@ func (s *stepRun) config() (map[string]any, error) {
 	s.w.event(s.p.StepID, "cfg_opened", map[string]any{
 		"path":   s.p.CfgPath,
 		"sha256": sum(raw),
-		"keys":   slices.Sorted(maps.Keys(config)),
+		"keys":   append([]string{}, slices.Sorted(maps.Keys(config))...),
 	})
 	return config, nil
 }
@@ -328,6 +328,9 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			s.mu.Lock()
 			s.done = true
 			s.mu.Unlock()
+			s.w.mu.Lock()
+			s.w.abandoned++
+			s.w.mu.Unlock()
 			// The driver still reads its inputs: leave them to it.
 			s.inputs = nil
 			return nil, &abandonedError{cause: context.Cause(ctx)}

@@ -66,6 +66,7 @@ type ProxyWorker struct {
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
 	completed int
+	abandoned int // drivers that were left behind
 }
 
 // New makes a worker in a folder of its own and starts its journal. The caller
@@ -147,7 +148,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 		c.Close() // ends the reader, where a read can be interrupted
 	}
 	cancel(errStopping)
-	w.waitSteps()
+	w.steps.Wait() // ExecuteStep gives up on drivers that ignore their context
 	<-beats
 	if w.prints != nil {
 		w.prints.stop()
@@ -251,10 +252,6 @@ func (w *ProxyWorker) journalFailed(err error) {
 	}
 }
 
-// waitSteps waits for what is running, but not for drivers that ignore their
-// context for longer than the grace: ExecuteStep gives up on them itself.
-func (w *ProxyWorker) waitSteps() { w.steps.Wait() }
-
 // HandleRPC executes one request and returns its answer. It neither looks for
 // repeated requests nor writes the answer to the journal: Run does.
 func (w *ProxyWorker) HandleRPC(ctx context.Context, req *rpc.Request) *rpc.Response {
@@ -318,12 +315,36 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		w.mu.Lock()
+		abandoned := w.abandoned
+		w.mu.Unlock()
+		if abandoned > 0 {
+			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
+		}
 		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
 
 var errCancelled = errors.New("cancelled by the host")
+
+// enterBase makes the base path where it is the run's own, and goes there where
+// the process is the worker's, so that a driver which opens a relative path by
+// itself finds it.
+func (w *ProxyWorker) enterBase(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if rel, err := filepath.Rel(w.opts.Dir, dir); err == nil && filepath.IsLocal(rel) {
+		if err := w.opts.FS.MkdirAll(dir); err != nil {
+			return err
+		}
+	}
+	if w.opts.ownProcess {
+		return os.Chdir(dir)
+	}
+	return nil
+}
 
 // params decodes a request's parameters, from the request or the file it
 // names.
@@ -391,6 +412,9 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	defer w.mu.Unlock()
 	if w.session != "" {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "second handshake"}
+	}
+	if err := w.enterBase(p.BasePath); err != nil {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("base path: %v", err)}
 	}
 	w.session, w.hello = p.SessionID, *p
 	if w.opts.ownProcess {

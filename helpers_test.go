@@ -1,0 +1,189 @@
+package remote_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/mock"
+)
+
+// adapter is what every adapter of the library can do.
+type adapter interface {
+	remote.ExecutionAdapter
+	Close() error
+}
+
+// kinds are the adapters that every behaviour must be the same on.
+var kinds = []string{"in process", "local", "proxy"}
+
+// newAdapter returns an adapter of a kind, and the provider behind a proxy.
+func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options) (adapter, *mock.Provider) {
+	t.Helper()
+	if cfg.Drivers == nil {
+		cfg.Drivers = testDrivers()
+	}
+	var (
+		a        adapter
+		provider *mock.Provider
+		err      error
+	)
+	switch kind {
+	case "in process":
+		cfg.InProcess = true
+		a, err = remote.NewLocalAdapter(cfg)
+	case "local":
+		a, err = remote.NewLocalAdapter(cfg)
+	case "proxy":
+		if opts == nil {
+			opts = &mock.Options{}
+		}
+		if opts.Drivers == nil {
+			opts.Drivers = cfg.Drivers
+		}
+		provider = mock.NewProvider(opts)
+		cfg.OpenSandbox = provider.OpenSandbox
+		a, err = remote.NewE2BTransparentProxy(cfg)
+	default:
+		t.Fatalf("no adapter of kind %q", kind)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Errorf("close adapter: %v", err)
+		}
+		if provider != nil {
+			if alive := provider.Alive(); len(alive) > 0 {
+				t.Errorf("%d sandboxes are left", len(alive))
+			}
+		}
+	})
+	return a, provider
+}
+
+// newContext returns a context with a session directory of its own.
+func newContext(t testing.TB, id string) *remote.ExecutionContext {
+	t.Helper()
+	return &remote.ExecutionContext{
+		SessionID: id,
+		BasePath:  filepath.Join("testdata", "osiris"),
+		LogsDir:   filepath.Join(t.TempDir(), id),
+		StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+}
+
+// lines reads a file of JSON lines.
+func lines(t testing.TB, name string) []map[string]any {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []map[string]any
+	for line := range bytes.Lines(b) {
+		m := make(map[string]any)
+		if err := json.Unmarshal(line, &m); err != nil {
+			t.Fatalf("%s: %v in %q", name, err, line)
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// events returns the session's events with a name, or all of them.
+func events(t testing.TB, ec *remote.ExecutionContext, name string) []map[string]any {
+	t.Helper()
+	var out []map[string]any
+	for _, e := range lines(t, filepath.Join(ec.LogsDir, "events.jsonl")) {
+		if name == "" || e["event"] == name {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+type statusFile struct {
+	SandboxID      string `json:"sandbox_id"`
+	ExitCode       int    `json:"exit_code"`
+	StepsCompleted int    `json:"steps_completed"`
+	StepsTotal     int    `json:"steps_total"`
+	OK             bool   `json:"ok"`
+	SessionCopied  bool   `json:"session_copied"`
+	EventsExist    bool   `json:"events_jsonl_exists"`
+	Reason         string `json:"reason"`
+}
+
+func readStatus(t testing.TB, ec *remote.ExecutionContext) statusFile {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(ec.LogsDir, "status.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st statusFile
+	if err := json.Unmarshal(b, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// agree checks that there is one verdict, wherever it stands.
+func agree(t testing.TB, ec *remote.ExecutionContext, result *remote.ExecResult, err error) {
+	t.Helper()
+	st := readStatus(t, ec)
+	ok := err == nil
+	if result.Success != ok || st.OK != ok || (result.ExitCode == 0) != ok || st.ExitCode != result.ExitCode || (st.Reason == "") != ok || (result.ErrorMessage == "") != ok {
+		t.Errorf("verdicts differ: error %v, result %+v, status %+v", err, result, st)
+	}
+	want := "run_complete"
+	if !ok {
+		want = "run_error"
+	}
+	if n := len(events(t, ec, want)); n != 1 {
+		t.Errorf("%d events %s, want 1", n, want)
+	}
+}
+
+// tree returns the files below a directory with their content.
+func tree(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		rel, _ := filepath.Rel(dir, name)
+		out[filepath.ToSlash(rel)] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func sessionLog(t testing.TB, ec *remote.ExecutionContext) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(ec.LogsDir, "osiris.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func contains(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("no %q in %q", part, text)
+		}
+	}
+}
