@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -159,10 +158,11 @@ func refuseOtherDocuments(doc map[string]any) error {
 	return nil
 }
 
-// legacyDriver matches the versioned names of manifests before 0.5, as
-// "extractors.supabase@0.1".
+// legacyDriver reports whether a name is a versioned one of manifests before
+// 0.5, as "extractors.supabase@0.1".
 func legacyDriver(name string) bool {
-	return regexp.MustCompile(`^(extractors|transforms|writers)\.[^@]+@`).MatchString(name)
+	kind, rest, _ := strings.Cut(name, ".")
+	return (kind == "extractors" || kind == "transforms" || kind == "writers") && strings.Contains(rest, "@")
 }
 
 func (s *Step) loadConfig(cfg fs.FS) error {

@@ -40,6 +40,7 @@ type arrowCaps struct {
 	metadata, body, rows, total int64
 	fields, depth               int
 	strings                     int64 // what the schema's names and metadata may cost in memory
+	joined                      int64 // what merging dictionary deltas may copy
 	values                      int64 // most values a field node can have storage for
 }
 
@@ -56,8 +57,9 @@ func (l *ArrowLimits) caps() arrowCaps {
 		depth:    min(orDefault(l.MaxDepth, 64), 64),
 	}
 	c.metadata = min(c.metadata, math.MaxInt32)
-	c.body = min(c.body, math.MaxInt/16) // so that values fits an int
+	c.body = min(c.body, math.MaxInt/64) // so that its multiples below fit an int
 	c.strings = 4 * c.metadata
+	c.joined = 64 * c.body
 	c.values = max(8*c.body, c.rows)
 	return c
 }
@@ -144,8 +146,9 @@ var _ array.RecordReader = (*ArrowReader)(nil)
 //     next Next unless it is retained; its columns are slices of the message they came in, so a retained column keeps the
 //     batch's whole body. r is read up to the end-of-stream marker and not one byte beyond, without a buffer.
 //   - Units: limits are bytes, rows and fields; nil means the defaults. Memory grows with what was really received: a body
-//     is read in steps that start at 1 MiB, or at the largest body before it, and quadruple. mem nil means
-//     [memory.DefaultAllocator]; it must align to 8 bytes or better, as arrow/go's allocators do.
+//     is read in steps that start at 1 MiB, or at the largest body before it, and quadruple. Joining the deltas of
+//     dictionaries may copy 64 times MaxBodyBytes in all. mem nil means [memory.DefaultAllocator]; it must align to 8 bytes
+//     or better, as arrow/go's allocators do.
 //   - Errors: [ErrArrowTooLarge] past a limit; [ErrArrowCorrupt] for bytes that are not a valid stream, with
 //     io.ErrUnexpectedEOF if it ends without the end-of-stream marker; an error of r as it is, wrapped. Refused as corrupt
 //     although the format knows them: the framing from before Arrow 0.15, metadata before V4 and unions before V5,
@@ -159,7 +162,7 @@ func NewArrowReader(r io.Reader, limits *ArrowLimits, mem memory.Allocator) (*Ar
 	a := &ArrowReader{r: r, mem: mem, caps: limits.caps()}
 	a.refs.Store(1)
 	a.codecs.max = a.caps.body
-	a.dicts = arrowDicts{byID: make(map[int64]*arrowDict), mem: mem}
+	a.dicts = arrowDicts{byID: make(map[int64]*arrowDict), mem: mem, caps: &a.caps}
 	if err := a.readSchema(); err != nil {
 		return nil, err
 	}
@@ -286,7 +289,7 @@ func (a *ArrowReader) decodeRecord(m arrowMessage, body *memory.Buffer) (arrow.R
 			err = (&arrowChecker{}).check(d, 0)
 		}
 		if err != nil {
-			return nil, arrowWithin(err, "column %q", field.Name)
+			return nil, arrowWithin(err, "column %.64q", field.Name)
 		}
 		cols = append(cols, array.MakeFromData(d))
 	}
@@ -325,7 +328,7 @@ func (a *ArrowReader) decodeDictionary(m arrowMessage, body *memory.Buffer) erro
 	if err == nil {
 		// What it keeps alive: the body, what was inflated, and the objects that describe them.
 		cost := int64(body.Len()) + l.inflated + 512*int64(batch.nodes) + 128*int64(batch.bufs)
-		err = a.dicts.add(dict, d, delta, cost, &a.caps)
+		err = a.dicts.add(dict, d, delta, cost)
 	}
 	if err != nil {
 		return arrowWithin(err, "dictionary %d", id)
@@ -369,7 +372,7 @@ func (a *ArrowReader) readSchema() (err error) {
 	for i, f := range shape.fields {
 		field := a.schema.Field(i)
 		if err := a.bind(field.Type, f); err != nil {
-			return arrowWithin(err, "column %q", field.Name)
+			return arrowWithin(err, "column %.64q", field.Name)
 		}
 	}
 	return nil
@@ -379,7 +382,7 @@ func (a *ArrowReader) readSchema() (err error) {
 func (a *ArrowReader) bind(dt arrow.DataType, f *arrowField) error {
 	dt = storageOf(dt)
 	if dict, ok := dt.(*arrow.DictionaryType); ok != f.dict {
-		return arrowCorrupt("%s and its field disagree about a dictionary", dt)
+		return arrowCorrupt("%s and its field disagree about a dictionary", dt.Name())
 	} else if ok {
 		if a.dicts.byID[f.dictID] == nil {
 			a.dicts.byID[f.dictID] = &arrowDict{typ: dict.ValueType, field: f}

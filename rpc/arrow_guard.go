@@ -37,13 +37,13 @@ func CheckRecord(rec arrow.Record) (err error) {
 	for i, col := range rec.Columns() {
 		f := schema.Field(i)
 		if int64(col.Len()) != rec.NumRows() {
-			return arrowCorrupt("column %q has %d rows, its record %d", f.Name, col.Len(), rec.NumRows())
+			return arrowCorrupt("column %.64q has %d rows, its record %d", f.Name, col.Len(), rec.NumRows())
 		}
 		if !arrow.TypeEqual(f.Type, col.DataType()) {
-			return arrowCorrupt("column %q is %s, its schema says %s", f.Name, col.DataType(), f.Type)
+			return arrowCorrupt("column %.64q is %s, its schema says %s", f.Name, col.DataType(), f.Type)
 		}
 		if err := c.check(col.Data(), 0); err != nil {
-			return arrowWithin(err, "column %q", f.Name)
+			return arrowWithin(err, "column %.64q", f.Name)
 		}
 	}
 	return nil
@@ -67,7 +67,7 @@ func (c *arrowChecker) check(d arrow.ArrayData, depth int) error {
 		}
 	}
 	n, off := d.Len(), d.Offset()
-	if n < 0 || off < 0 || off > math.MaxInt-n-1 {
+	if n < 0 || off < 0 || off > math.MaxInt-n-64 {
 		return arrowCorrupt("%s array has offset %d and length %d", dt.Name(), off, n)
 	}
 	a := arrowData{d: d, dt: dt, off: off, n: n}
@@ -127,7 +127,7 @@ func checkType(dt arrow.DataType) error {
 
 func checkDecimal(dt arrow.DataType, precision, scale, most int32) error {
 	if precision < 1 || precision > most || scale < -most || scale > most {
-		return arrowCorrupt("%s has a precision or scale beyond %d", dt, most)
+		return arrowCorrupt("%s has a precision or scale beyond %d", dt.Name(), most)
 	}
 	return nil
 }
@@ -275,7 +275,7 @@ func (a *arrowData) checkValues(dicts bool) error {
 	case arrow.FixedWidthDataType:
 		return a.need(1, a.off+a.n, dt.BitWidth()/8)
 	}
-	return arrowCorrupt("type %s is not supported", a.dt)
+	return arrowCorrupt("type %s is not supported", a.dt.Name())
 }
 
 // bufferCount is how many buffers arrow/go indexes into without looking.
@@ -515,7 +515,7 @@ func (a *arrowData) checkDictionary(dt *arrow.DictionaryType) error {
 		return nil
 	}
 	if !arrow.TypeEqual(dt.ValueType, dict.DataType()) {
-		return arrowCorrupt("dictionary values are %s, their type says %s", dict.DataType(), dt.ValueType)
+		return arrowCorrupt("dictionary values are %s, their type says %s", dict.DataType().Name(), dt.ValueType.Name())
 	}
 	if dict.Len() < 0 {
 		return arrowCorrupt("dictionary has %d values", dict.Len())

@@ -414,6 +414,14 @@ func hostileStreams(t testing.TB) []hostile {
 			}
 			return eos(frameMessages(out...))
 		}(), &ArrowLimits{MaxBodyBytes: 1 << 20}, large, "dictionaries hold"},
+		{"a delta before every batch", func() []byte {
+			m := splitStream(deltaStream(t))
+			out := m[:3:3]
+			for range 2000 {
+				out = append(out, m[3], m[4])
+			}
+			return eos(frameMessages(out...))
+		}(), &ArrowLimits{MaxBodyBytes: 4 << 20}, large, "deltas had"},
 		{"uint8 rows beyond the body", rec(u8, 6).rows(1<<20).node(0, 1<<20).nulls(0, 0).bytes(), nil, bad, "need more"},
 	}
 }

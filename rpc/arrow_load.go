@@ -131,7 +131,7 @@ func (l *arrowLoader) buffers(dt arrow.DataType, n, nulls, views int) ([]*memory
 		rest = 2
 	case *arrow.ListType, *arrow.LargeListType, *arrow.MapType, arrow.FixedWidthDataType:
 	default:
-		return nil, arrowCorrupt("type %s is not supported", dt)
+		return nil, arrowCorrupt("type %s is not supported", dt.Name())
 	}
 	bufs := make([]*memory.Buffer, 1, 1+rest)
 	if bitmap {
@@ -294,9 +294,11 @@ type arrowDict struct {
 
 // arrowDicts are the dictionaries by their id.
 type arrowDicts struct {
-	byID map[int64]*arrowDict
-	mem  memory.Allocator
-	cost int64
+	byID   map[int64]*arrowDict
+	mem    memory.Allocator
+	caps   *arrowCaps
+	cost   int64 // of all of them
+	joined int64 // bytes that merging deltas copied so far
 }
 
 func (s *arrowDicts) release() {
@@ -320,6 +322,10 @@ func (s *arrowDicts) value(id int64) (*array.Data, error) {
 		return nil, arrowCorrupt("dictionary %d is used before it is sent", id)
 	}
 	if len(d.chunks) > 1 {
+		// A tiny delta before every batch has the whole dictionary copied every time.
+		if s.joined = saturate(s.joined, d.cost); s.joined > s.caps.joined {
+			return nil, arrowTooLarge("64 times MaxBodyBytes", "dictionary deltas had %d bytes copied", s.joined, s.caps.joined)
+		}
 		if err := d.merge(s.mem); err != nil {
 			return nil, err
 		}
@@ -356,7 +362,7 @@ func (d *arrowDict) merge(mem memory.Allocator) error {
 }
 
 // add takes in one dictionary batch: the first of its id, a replacement, or a delta.
-func (s *arrowDicts) add(d *arrowDict, data *array.Data, delta bool, cost int64, caps *arrowCaps) error {
+func (s *arrowDicts) add(d *arrowDict, data *array.Data, delta bool, cost int64) error {
 	switch {
 	case !delta:
 		s.cost -= d.cost
@@ -366,16 +372,16 @@ func (s *arrowDicts) add(d *arrowDict, data *array.Data, delta bool, cost int64,
 	case data.Len() == 0:
 		return nil
 	case nestedType(d.typ):
-		return arrowCorrupt("dictionary delta of nested type %s is not supported", d.typ)
+		return arrowCorrupt("dictionary delta of nested type %s is not supported", d.typ.Name())
 	}
 	d.rows += int64(data.Len())
 	d.cost += cost
 	s.cost += cost
-	if d.rows > caps.rows {
-		return arrowTooLarge("MaxBatchRows", "dictionary has %d values", d.rows, caps.rows)
+	if d.rows > s.caps.rows {
+		return arrowTooLarge("MaxBatchRows", "dictionary has %d values", d.rows, s.caps.rows)
 	}
-	if s.cost > caps.body {
-		return arrowTooLarge("MaxBodyBytes", "dictionaries hold %d bytes", s.cost, caps.body)
+	if s.cost > s.caps.body {
+		return arrowTooLarge("MaxBodyBytes", "dictionaries hold %d bytes", s.cost, s.caps.body)
 	}
 	data.Retain()
 	d.chunks = append(d.chunks, data)

@@ -262,13 +262,13 @@ func parseArrowSchema(t flatTable, lim *arrowCaps) (*arrowShape, error) {
 		}
 		typ, ok := field.child(10)
 		if !ok {
-			return nil, arrowCorrupt("field %q has no type", name)
+			return nil, arrowCorrupt("field %.64q has no type", name)
 		}
 		switch field.u8(8) {
 		case fbTypeUnion:
 			shape.v5only = true
 			if _, n := typ.vector(6, 4); n > 128 {
-				return nil, arrowCorrupt("union %q has %d type ids", name, n)
+				return nil, arrowCorrupt("union %.64q has %d type ids", name, n)
 			}
 		case fbTypeRunEnd:
 			shape.v5only = true

@@ -81,13 +81,21 @@ func TestCallsBounded(t *testing.T) {
 	executed := make([]bool, total+1)
 	answered := int64(0) // the host has all answers up to here
 	longest := 0
+	order := make([]int64, 0, 2*window)
 	for answered < total {
 		// What is in flight, in any order, some of it twice.
 		last := min(answered+window, total)
-		order := r.Perm(int(last - answered))
-		for _, k := range append(order, order[:r.IntN(len(order)+1)]...) {
-			n := answered + 1 + int64(k)
-			verdict, resp, err := c.Begin(request(n, max(answered-r.Int64N(50), 0)))
+		order = order[:0]
+		for n := answered + 1; n <= last; n++ {
+			order = append(order, n)
+			if r.IntN(2) == 0 {
+				order = append(order, n)
+			}
+		}
+		r.Shuffle(len(order), func(i, k int) { order[i], order[k] = order[k], order[i] })
+		for _, n := range order {
+			req := rpc.Request{ID: rpc.RequestID(n), Answered: max(answered-r.Int64N(50), 0)}
+			verdict, repeated, err := c.Begin(&req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,10 +105,10 @@ func TestCallsBounded(t *testing.T) {
 					t.Fatalf("request %d was executed twice", n)
 				}
 				executed[n] = true
-				c.End(&rpc.Response{ID: rpc.RequestID(n)})
+				c.End(&rpc.Response{ID: req.ID})
 			case rpc.Repeat:
-				if resp.ID != rpc.RequestID(n) {
-					t.Fatalf("request %d got the answer to %s", n, resp.ID)
+				if repeated.ID != req.ID {
+					t.Fatalf("request %d got the answer to %s", n, repeated.ID)
 				}
 			}
 		}

@@ -477,26 +477,27 @@ func (s *failingStore) Create(name string) (rpc.SegmentWriter, error) {
 
 func TestJournalStoreErrors(t *testing.T) {
 	broken := errors.New("broken")
-	fill := func(j *rpc.Journal) error {
-		for range 100 {
-			if err := appendSized(j, 100); err != nil {
-				return err
-			}
-		}
-		return j.Close(closeReason)
-	}
+	// Appends until that fails, one write for each, over many segments.
 	check := func(t *testing.T, store rpc.Store, mem *memStore, want ...error) {
 		t.Helper()
-		j := newJournal(t, store, &rpc.JournalOptions{SegmentBytes: 300})
-		err := fill(j)
-		for _, want := range append(want, rpc.ErrJournalFailed) {
-			if !errors.Is(err, want) {
-				t.Errorf("error is %v, want %v", err, want)
+		synctest.Test(t, func(t *testing.T) {
+			j := newJournal(t, store, &rpc.JournalOptions{SegmentBytes: 300})
+			var err error
+			for range 100 {
+				if err = appendSized(j, 100); err != nil {
+					break
+				}
+				synctest.Wait()
 			}
-		}
-		if strings.Contains(err.Error(), "\n") {
-			t.Errorf("error of more than one line: %q", err)
-		}
+			for _, want := range append(want, rpc.ErrJournalFailed) {
+				if !errors.Is(err, want) {
+					t.Fatalf("error is %v, want %v", err, want)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("error of more than one line: %q", err)
+			}
+		})
 		mem.mu.Lock()
 		defer mem.mu.Unlock()
 		for name, seg := range mem.segments {

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow/ipc"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/osiris-pipelines/remote/rpc"
@@ -447,8 +446,7 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 		return nil, err
 	}
 	payload := rpc.NewPayloadWriter(uint32(n), w.journal.Append)
-	out := ipc.NewWriter(payload, ipc.WithSchema(df.Schema()), ipc.WithAllocator(w.opts.Memory))
-	batches := int64(0)
+	out := rpc.NewArrowWriter(payload, df.Schema(), w.opts.Memory)
 	reader := df.Reader()
 	defer reader.Release()
 	for reader.Next() {
@@ -458,7 +456,6 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 		if err := out.Write(reader.Record()); err != nil {
 			return nil, err
 		}
-		batches++
 	}
 	if err := out.Close(); err != nil {
 		return nil, err
@@ -466,7 +463,7 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 	if err := payload.Close(); err != nil {
 		return nil, err
 	}
-	return &rpc.FetchOutputResult{Rows: df.Rows(), Batches: batches, Bytes: payload.Bytes()}, nil
+	return &rpc.FetchOutputResult{Rows: out.Rows(), Batches: out.Batches(), Bytes: payload.Bytes()}, nil
 }
 
 // output returns what a reference names. The caller must Release it.

@@ -102,6 +102,8 @@
 //   - parse_dates reads ISO 8601, YYYY/MM/DD, MM/DD/YYYY and DD/MM/YYYY (when the
 //     first value cannot be the former), not the free forms of dateutil; a column
 //     with more than one offset stays text, as in pandas.
+//   - A number in na_values that is not whole does not make its whole part
+//     missing, too, as it does in pandas.
 //   - Encodings other than the named ones map bytes as the WHATWG standard does.
 //   - The original's writer ignores quoting; here it has pandas' meaning.
 //   - \r is always quoted, as in Python 3.13; before, only when newline was not lf.

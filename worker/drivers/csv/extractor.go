@@ -308,7 +308,7 @@ func (x *extraction) explain(ctx context.Context, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("CSV file not found: %w", err)
 	case errors.Is(err, errIsDir):
-		return fmt.Errorf("Path is not a file: %s; give one CSV file", path) //nolint:staticcheck // the original's words
+		return fmt.Errorf("CSV extraction failed: ValueError: Path is not a file: %s; give one CSV file", path)
 	case errors.As(err, &parse):
 		return fmt.Errorf("CSV parsing failed: %s: %w", path, err)
 	case errors.As(err, &enc):

@@ -66,7 +66,7 @@ func (b *block) text(row, col int) []byte {
 type tokenizer struct {
 	dialect
 	src      io.Reader
-	fillSize int
+	fillSize int // bytes to read at once; at least 16
 	warn     func(line int64, want, have int)
 
 	buf    []byte // data is buf[:n]; a sentinel and room for wide reads follow

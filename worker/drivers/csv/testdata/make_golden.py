@@ -240,6 +240,13 @@ def read_cases():
     yield case("ascii bad", "a,b\n1,é\n".encode(), encoding="ascii")
 
 
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in sorted(os.listdir(here)):
+        if name.endswith(".csv"):
+            with open(os.path.join(here, name), "rb") as f:
+                yield case("file " + name, f.read())
+
+
 def write_cases():
     def case(name, columns, **config):
         columns = [{"name": n, "type": t, "values": v} for n, t, v in columns]

@@ -1,0 +1,136 @@
+// Package progress tells people in a terminal how a run goes.
+package progress
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/osiris-pipelines/remote"
+)
+
+// Printer writes the interesting events of a run, a line each.
+type Printer struct {
+	w     io.Writer
+	start time.Time
+}
+
+// New returns a printer that writes to w and counts time from now.
+func New(w io.Writer) *Printer { return &Printer{w: w, start: time.Now()} }
+
+// Event prints an event; it is meant for [remote.ExecutionContext.OnEvent]. It
+// never fails, since an error would fail the run.
+func (p *Printer) Event(_ context.Context, e remote.Event) error {
+	var f struct {
+		PipelineID string  `json:"pipeline_id"`
+		SandboxID  string  `json:"sandbox_id"`
+		Driver     string  `json:"driver"`
+		Rows       int64   `json:"rows_processed"`
+		DurationMS float64 `json:"duration_ms"`
+		Error      string  `json:"error"`
+	}
+	// What the worker sends is not ours: a field of another type stays zero.
+	_ = e.Decode(&f)
+	switch e.Name {
+	case "run_start":
+		p.line("run %s", f.PipelineID)
+	case "sandbox_created":
+		p.line("sandbox %s is up (%.1f ms)", f.SandboxID, f.DurationMS)
+	case "worker_started":
+		p.line("worker is up (%.1f ms)", f.DurationMS)
+	case "step_start":
+		p.line("%s: started, %s", e.StepID, f.Driver)
+	case "step_complete":
+		p.line("%s: done, %s in %.1f ms", e.StepID, count(f.Rows, "row"), f.DurationMS)
+	case "step_failed":
+		p.line("%s: FAILED after %.1f ms: %s", e.StepID, f.DurationMS, f.Error)
+	case "run_complete":
+		p.line("run complete")
+	case "run_error":
+		p.line("run FAILED")
+	case "collect_error":
+		p.line("artifacts NOT collected: %s", f.Error)
+	}
+	return nil
+}
+
+func (p *Printer) line(format string, args ...any) {
+	fmt.Fprintf(p.w, "%8.3fs  %s\n", time.Since(p.start).Seconds(), Clean(shorten(fmt.Sprintf(format, args...))))
+}
+
+// Report prints a run's verdict, where its session is, and what it left there.
+// Either of result and files may be nil.
+func Report(w io.Writer, ec *remote.ExecutionContext, result *remote.ExecResult, files *remote.CollectedArtifacts) {
+	if result == nil {
+		return
+	}
+	verdict, succeeded := "FAILED", 0
+	if result.Success {
+		verdict = "succeeded"
+	}
+	for _, step := range result.StepResults {
+		if step.Status == remote.StepSucceeded {
+			succeeded++
+		}
+	}
+	fmt.Fprintf(w, "\n%s: %d of %s in %.2f s\n", verdict, succeeded, count(int64(len(result.StepResults)), "step"), result.DurationSeconds)
+	fmt.Fprintf(w, "session: %s\n", Clean(ec.LogsDir))
+	if files == nil {
+		return
+	}
+	fmt.Fprintf(w, "artifacts: %s\n", Clean(files.ArtifactsDir))
+	for _, a := range files.Artifacts {
+		fmt.Fprintf(w, "%12d bytes  %s\n", a.Size, Clean(a.Path))
+	}
+	for _, s := range files.Skipped {
+		fmt.Fprintf(w, "%18s  %s: %s\n", "not brought home", Clean(s.Path), Clean(s.Reason))
+	}
+}
+
+// Error prints an error, each of its lines behind the program's name.
+func Error(w io.Writer, program string, err error) {
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(w, "%s: %s\n", program, Clean(strings.TrimSuffix(line, "\n")))
+	}
+}
+
+// Clean returns text with everything escaped that a terminal might take for a
+// command or hide: names, messages and errors may come from a sandbox.
+func Clean(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if !strings.ContainsFunc(text, unsafe) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unsafe(r) {
+			quoted := strconv.QuoteRune(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unsafe(r rune) bool { return !unicode.IsPrint(r) }
+
+// shorten bounds a line: an error may quote a whole row.
+func shorten(text string) string {
+	const limit = 1000
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + "..."
+}
+
+func count(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,163 @@
+// Run runs a compiled manifest and leaves a session directory behind.
+//
+//	go run ./examples/run MANIFEST [flags]
+//
+// Run it with -help for the flags, which may stand before and after the
+// manifest. Steps run on this machine, in a worker process that is this
+// program, or with --e2b-embedded in a sandbox in memory.
+//
+// Its exit code is 0 when the run succeeded, and 1 when it failed, was
+// interrupted or could not start; status.json, where there is one, says the
+// same. It is 2 when the command line, the manifest or a config cannot be run:
+// then nothing was started and nothing written.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/examples/internal/progress"
+	"github.com/osiris-pipelines/remote/mock"
+	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/csv"
+)
+
+func main() {
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	worker.Main(drivers) // started again as the worker, the program stays in here
+
+	os.Exit(program(drivers))
+}
+
+func program(drivers *worker.Registry) int {
+	// The first Ctrl-C stops the run in order, the second one the program.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return run(ctx, os.Args[1:], drivers, os.Stdout, os.Stderr)
+}
+
+// The exit codes.
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitInvalid = 2
+)
+
+func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, stderr io.Writer) (code int) {
+	opts, err := parse(args)
+	if errors.Is(err, errHelp) {
+		io.WriteString(stdout, usage)
+		return exitOK
+	}
+	if err != nil {
+		progress.Error(stderr, "run", err)
+		io.WriteString(stderr, usage)
+		return exitInvalid
+	}
+	for _, name := range opts.passEnv {
+		if _, ok := os.LookupEnv(name); !ok {
+			progress.Error(stderr, "run", errors.New("--e2b-pass-env: "+name+" is not set, so it is not passed"))
+		}
+	}
+	manifest, err := remote.LoadManifest(opts.manifest)
+	if err != nil {
+		progress.Error(stderr, "run", err)
+		return exitInvalid
+	}
+	adapter, err := newAdapter(opts, drivers)
+	if err != nil {
+		progress.Error(stderr, "run", err)
+		return exitCode(nil, err)
+	}
+	defer func() {
+		if err := adapter.Close(); err != nil {
+			progress.Error(stderr, "run", err)
+			code = max(code, exitFailed)
+		}
+	}()
+
+	now := time.Now()
+	ec := &remote.ExecutionContext{
+		SessionID: remote.NewSessionID(now),
+		BasePath:  opts.base,
+		LogsDir:   opts.sessionDir,
+		StartedAt: now,
+		OnEvent:   progress.New(stdout).Event,
+	}
+	if ec.LogsDir == "" {
+		ec.LogsDir = filepath.Join("run_logs", ec.SessionID)
+	}
+	var (
+		result *remote.ExecResult
+		files  *remote.CollectedArtifacts
+	)
+	if opts.dryRun {
+		err = dryRun(ctx, stdout, adapter, manifest, ec)
+	} else {
+		result, files, err = remote.Run(ctx, adapter, manifest, ec)
+		progress.Report(stdout, ec, result, files)
+	}
+	if err != nil {
+		progress.Error(stderr, "run", err)
+	}
+	if result == nil && errors.Is(err, fs.ErrNotExist) {
+		progress.Error(stderr, "run", errors.New("relative input paths start at the current directory, or at --base DIR"))
+	}
+	return exitCode(result, err)
+}
+
+// adapter is what both adapters have.
+type adapter interface {
+	remote.ExecutionAdapter
+	io.Closer
+}
+
+func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
+	cfg := remote.Config{
+		Drivers:     drivers,
+		Timeout:     opts.timeout,
+		Concurrency: opts.concurrency,
+		PassEnv:     opts.passEnv,
+		Env:         opts.env,
+	}
+	if opts.embedded {
+		cfg.OpenSandbox = mock.NewProvider(&mock.Options{Drivers: drivers}).OpenSandbox
+		return remote.NewE2BTransparentProxy(cfg)
+	}
+	return remote.NewLocalAdapter(cfg)
+}
+
+// dryRun prints what Execute would get. It holds no values of variables.
+func dryRun(ctx context.Context, w io.Writer, a adapter, m *remote.Manifest, ec *remote.ExecutionContext) error {
+	prepared, err := a.Prepare(ctx, m, ec)
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(prepared)
+}
+
+func exitCode(result *remote.ExecResult, err error) int {
+	switch {
+	case err == nil:
+		return exitOK
+	case result != nil:
+		return max(result.ExitCode, exitFailed)
+	case errors.Is(err, remote.ErrInvalid), errors.Is(err, remote.ErrUnknownDriver), errors.Is(err, fs.ErrNotExist):
+		return exitInvalid
+	}
+	return exitFailed
+}
