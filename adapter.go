@@ -111,7 +111,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		return nil, fmt.Errorf("remote: create sandbox: %w", err)
 	}
 	info := sb.Info()
-	s.event("sandbox_created", "", map[string]any{
+	s.event("sandbox_created", map[string]any{
 		"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 	})
 	root := a.cfg.sandboxRoot()
@@ -149,7 +149,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	for _, n := range sent {
 		total += n
 	}
-	s.event("sandbox_inputs_uploaded", "", map[string]any{
+	s.event("sandbox_inputs_uploaded", map[string]any{
 		"files": len(sent), "bytes": total, "duration_ms": milliseconds(time.Since(start)),
 	})
 	return pl, nil

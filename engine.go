@@ -296,7 +296,7 @@ func (e *engine) leave(sessionID string) {
 // execute runs the run up to its last step, and leaves the place for Collect.
 func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string]string) error {
 	p := r.prepared
-	s.event("run_start", "", map[string]any{
+	s.event("run_start", map[string]any{
 		"pipeline_id": p.Plan.ID(), "manifest_path": manifestFile, "profile": p.Plan.Profile(),
 	})
 	s.metric("steps_total", float64(len(p.Plan.Steps)), "")
@@ -327,8 +327,8 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if hello.PythonVersion != "" {
 		fields["python_version"] = hello.PythonVersion
 	}
-	s.event("worker_started", "", fields)
-	s.event("drivers_registered", "", map[string]any{
+	s.event("worker_started", fields)
+	s.event("drivers_registered", map[string]any{
 		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
 	})
 	l.silence.Store(int64(max(2*e.cfg.heartbeat(), time.Second) + e.cfg.heartbeat()))
@@ -354,7 +354,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	}
 	err = g.run(ctx)
 	r.steps = g.results
-	s.event("cleanup_start", "", nil)
+	s.event("cleanup_start", nil)
 	if endErr := e.finish(ctx, r, l); err == nil {
 		err = endErr
 	}
@@ -451,7 +451,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if err := e.writeRunCard(r, s); err != nil && runErr == nil {
 		runErr = err
 	}
-	s.event("cleanup_complete", "", map[string]any{"steps_executed": completed, "total_rows": rows})
+	s.event("cleanup_complete", map[string]any{"steps_executed": completed, "total_rows": rows})
 	if runErr == nil && completed != len(r.steps) {
 		runErr = fmt.Errorf("remote: %w: %d of %d steps completed", ErrStepFailed, completed, len(r.steps))
 	}
@@ -490,7 +490,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 func (e *engine) verdict(s *session, p *PreparedRun, runErr error, completed int, took time.Duration) {
 	s.metric("execution_duration", took.Seconds(), "seconds")
 	if runErr == nil {
-		s.event("run_complete", "", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
+		s.event("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
 		return
 	}
 	fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
@@ -498,7 +498,7 @@ func (e *engine) verdict(s *session, p *PreparedRun, runErr error, completed int
 	if errors.As(runErr, &step) {
 		fields["failed_step"], fields["error_type"] = step.StepID, step.Type
 	}
-	s.event("run_error", "", fields)
+	s.event("run_error", fields)
 	s.logf(slog.LevelError, "%v", runErr)
 }
 
@@ -526,7 +526,7 @@ func (e *engine) writeRunCard(r *run, s *session) error {
 	if err := writeJSON(filepath.Join(r.ec.artifactsDir(), systemArtifacts, name), card); err != nil {
 		return fmt.Errorf("remote: session directory: %w", err)
 	}
-	s.event("artifact_created", "", map[string]any{"artifact_type": "run_card", "path": path.Join("artifacts", systemArtifacts, name)})
+	s.event("artifact_created", map[string]any{"artifact_type": "run_card", "path": path.Join("artifacts", systemArtifacts, name)})
 	return nil
 }
 
@@ -582,14 +582,14 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 
 func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArtifacts, error) {
 	start := time.Now()
-	s.event("collect_start", "", nil)
+	s.event("collect_start", nil)
 	got := &CollectedArtifacts{
 		EventsLog: s.path(eventsFile), MetricsLog: s.path(metricsFile), ExecutionLog: s.path(logFile),
 		ArtifactsDir: r.ec.artifactsDir(), Artifacts: []Artifact{},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
 		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
-		s.event("collect_error", "", map[string]any{"error": err.Error()})
+		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
 	if r.place != nil {
@@ -615,11 +615,11 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	s.metric("artifacts_bytes_total", float64(total), "bytes")
 	s.metric("artifacts_files_total", float64(len(got.Artifacts)), "files")
 	s.metric("artifacts_copy_ms", milliseconds(time.Since(start)), "ms")
-	s.event("collect_complete", "", map[string]any{
+	s.event("collect_complete", map[string]any{
 		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped),
 	})
 	now := time.Now().UTC()
-	s.event("run_end", "", map[string]any{
+	s.event("run_end", map[string]any{
 		"duration_seconds": now.Sub(r.startedAt()).Seconds(), "end_time": now.Format(rpc.TimeFormat),
 	})
 	if err := s.flush(); err != nil {

@@ -1,10 +1,13 @@
 package remote_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +22,33 @@ import (
 // TestMain lets the test binary be its own worker, as a user's program is.
 func TestMain(m *testing.M) {
 	worker.Main(testDrivers())
+	bare()
 	goleak.VerifyTestMain(m)
+}
+
+// bare turns the test binary into the peers of the benchmarks.
+func bare() {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "bare-echo":
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := os.Stdin.Read(buf)
+			if err != nil {
+				os.Exit(0)
+			}
+			os.Stdout.Write(buf[:n])
+		}
+	case len(os.Args) > 2 && os.Args[1] == "bare-lines":
+		n, _ := strconv.Atoi(os.Args[2])
+		w := bufio.NewWriterSize(os.Stdout, 64<<10)
+		line := bytes.Repeat([]byte("x"), 199)
+		for range n {
+			w.Write(line)
+			w.WriteByte('\n')
+		}
+		w.Flush()
+		os.Exit(0)
+	}
 }
 
 // driverFunc is a driver that is a function.
@@ -69,6 +98,17 @@ func testDrivers() *worker.Registry {
 	add("test.events", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		for i := range 1000 {
 			s.LogEvent("tick", map[string]any{"n": i})
+		}
+		return nil, nil
+	})
+	add("test.flood", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		var cfg struct{ Events int }
+		if err := s.DecodeConfig(&cfg); err != nil {
+			return nil, err
+		}
+		text := strings.Repeat("x", 80)
+		for i := range cfg.Events {
+			s.LogEvent("flood", map[string]any{"n": i, "text": text})
 		}
 		return nil, nil
 	})

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -89,13 +90,18 @@ func (s *session) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-// event records what the host did or saw.
-func (s *session) event(name, stepID string, fields map[string]any) {
+// event records what the host did or saw, and makes it visible.
+func (s *session) event(name string, fields map[string]any) {
+	s.note(name, fields)
+	s.flush()
+}
+
+// note is event for one of many: it becomes visible with the next flush.
+func (s *session) note(name string, fields map[string]any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name, StepID: stepID}
+	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
 	s.eventLine(line.AppendEvent(nil, fields))
-	s.flushLocked()
 }
 
 // metric records a number of the host's.
@@ -122,7 +128,7 @@ func (s *session) workerMetric(line []byte) {
 
 func (s *session) eventLine(line []byte) {
 	s.seq++
-	s.note(s.events.line(line))
+	s.keep(s.events.line(line))
 	if s.out != nil {
 		s.out.send(item{seq: s.seq, line: line})
 	}
@@ -130,7 +136,7 @@ func (s *session) eventLine(line []byte) {
 
 func (s *session) metricLine(line []byte) {
 	s.seq++
-	s.note(s.metrics.line(line))
+	s.keep(s.metrics.line(line))
 	if s.out != nil {
 		s.out.send(item{seq: s.seq, line: line, metric: true})
 	}
@@ -159,7 +165,7 @@ func (s *session) logged(l rpc.Log) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.note(s.log.line(bytes.TrimRight(b.Bytes(), "\n")))
+	s.keep(s.log.line(bytes.TrimRight(b.Bytes(), "\n")))
 }
 
 // logf writes a line of the host's own to osiris.log.
@@ -167,7 +173,8 @@ func (s *session) logf(level slog.Level, format string, args ...any) {
 	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: fmt.Sprintf(format, args...)})
 }
 
-func (s *session) note(err error) {
+// keep keeps the first failure to write.
+func (s *session) keep(err error) {
 	if err != nil && s.err == nil {
 		s.err = fmt.Errorf("remote: session directory: %w", err)
 	}
@@ -183,7 +190,7 @@ func (s *session) flush() error {
 
 func (s *session) flushLocked() error {
 	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
-		s.note(f.w.Flush())
+		s.keep(f.w.Flush())
 	}
 	return s.err
 }
@@ -193,7 +200,7 @@ func (s *session) close() error {
 	defer s.mu.Unlock()
 	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
 		if f != nil {
-			s.note(f.close())
+			s.keep(f.close())
 		}
 	}
 	return s.err
@@ -234,12 +241,12 @@ func (s *session) materialize(p *PreparedRun) error {
 		name := step.cfgPath()
 		b, err := json.Marshal(p.CfgIndex[name])
 		if err == nil {
-			err = writeFile(s.path(filepath.FromSlash(name)), b)
+			err = s.writeConfig(name, b)
 		}
 		if err != nil {
 			return fmt.Errorf("remote: session directory: %w", err)
 		}
-		s.event("cfg_materialized", "", map[string]any{"path": name, "size_bytes": len(b), "sha256": sha256Hex(b)})
+		s.note("cfg_materialized", map[string]any{"path": name, "size_bytes": len(b), "sha256": sha256Hex(b)})
 	}
 	doc, err := json.Marshal(p.Plan)
 	if err != nil {
@@ -258,8 +265,20 @@ func (s *session) materialize(p *PreparedRun) error {
 	if err := writeFile(s.path(manifestFile), b.Bytes()); err != nil {
 		return fmt.Errorf("remote: session directory: %w", err)
 	}
-	s.event("manifest_materialized", "", map[string]any{"path": manifestFile, "size": b.Len(), "sha256": sha256Hex(b.Bytes())})
+	s.event("manifest_materialized", map[string]any{"path": manifestFile, "size": b.Len(), "sha256": sha256Hex(b.Bytes())})
 	return nil
+}
+
+// writeConfig writes a step's config.
+func (s *session) writeConfig(name string, b []byte) error {
+	target := s.path(filepath.FromSlash(name))
+	err := os.WriteFile(target, b, 0o640)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(target), 0o750); err == nil {
+			err = os.WriteFile(target, b, 0o640)
+		}
+	}
+	return err
 }
 
 // status is status.json: the verdict of the run.

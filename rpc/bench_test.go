@@ -11,6 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/ipc"
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
 	"github.com/osiris-pipelines/remote/rpc"
 )
 
@@ -183,6 +188,106 @@ func BenchmarkData(b *testing.B) {
 			}
 		}
 	})
+}
+
+// benchTable returns a million rows in batches of 65,536.
+func benchTable() (*arrow.Schema, []arrow.Record) {
+	schema := arrow.NewSchema([]arrow.Field{
+		{Name: "id", Type: arrow.PrimitiveTypes.Int64},
+		{Name: "amount", Type: arrow.PrimitiveTypes.Float64},
+		{Name: "customer", Type: arrow.BinaryTypes.String},
+		{Name: "at", Type: arrow.FixedWidthTypes.Timestamp_us},
+	}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	var recs []arrow.Record
+	for i := range 1_000_000 {
+		b.Field(0).(*array.Int64Builder).Append(int64(i))
+		b.Field(1).(*array.Float64Builder).Append(float64(i) / 7)
+		b.Field(2).(*array.StringBuilder).Append(fmt.Sprintf("customer-%06d", i%1000))
+		b.Field(3).(*array.TimestampBuilder).Append(arrow.Timestamp(1_700_000_000_000_000 + i))
+		if (i+1)%65536 == 0 {
+			recs = append(recs, b.NewRecord())
+		}
+	}
+	return schema, append(recs, b.NewRecord())
+}
+
+// BenchmarkPayload carries a table of a million rows through a pipe: bare as an
+// Arrow stream, frames as an Arrow stream in frames, and rpc also through the
+// reader that checks what arrives.
+func BenchmarkPayload(b *testing.B) {
+	schema, recs := benchTable()
+	size := int64(0)
+	for _, rec := range recs {
+		for _, col := range rec.Columns() {
+			for _, buf := range col.Data().Buffers() {
+				if buf != nil {
+					size += int64(buf.Len())
+				}
+			}
+		}
+	}
+	write := func(w io.Writer) {
+		buf := bufio.NewWriterSize(w, 256<<10) // ipc.Writer makes many small writes
+		out := ipc.NewWriter(buf, ipc.WithSchema(schema))
+		for _, rec := range recs {
+			if err := out.Write(rec); err != nil {
+				panic(err)
+			}
+		}
+		out.Close()
+		buf.Flush()
+	}
+	read := func(r array.RecordReader) {
+		defer r.Release()
+		rows := int64(0)
+		for r.Next() {
+			rows += r.Record().NumRows()
+		}
+		if r.Err() != nil || rows != 1_000_000 {
+			b.Fatalf("%d rows, %v", rows, r.Err())
+		}
+	}
+	frames := func(open func(io.Reader) array.RecordReader) func(*testing.B) {
+		return func(b *testing.B) {
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				pr, pw := must2(os.Pipe())
+				go func() {
+					var frame []byte
+					offset := int64(0)
+					payload := rpc.NewPayloadWriter(1, func(typ rpc.FrameType, parts ...[]byte) error {
+						frame = rpc.AppendFrame(frame[:0], typ, offset, parts...)
+						offset += int64(len(frame))
+						_, err := pw.Write(frame)
+						return err
+					})
+					write(payload)
+					payload.Close()
+					pw.Close()
+				}()
+				read(open(&rpc.PayloadReader{Frames: rpc.NewFrameReader(pr, 0, 0), Stream: 1}))
+				pr.Close()
+			}
+		}
+	}
+	b.Run("bare", func(b *testing.B) {
+		b.SetBytes(size)
+		b.ReportAllocs()
+		for b.Loop() {
+			pr, pw := must2(os.Pipe())
+			go func() {
+				write(pw)
+				pw.Close()
+			}()
+			read(must(ipc.NewReader(pr)))
+			pr.Close()
+		}
+	})
+	b.Run("frames", frames(func(r io.Reader) array.RecordReader { return must(ipc.NewReader(r)) }))
+	b.Run("rpc", frames(func(r io.Reader) array.RecordReader { return must(rpc.NewArrowReader(r, nil, nil)) }))
 }
 
 func must[T any](v T, err error) T {

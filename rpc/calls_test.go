@@ -75,6 +75,7 @@ func TestCalls(t *testing.T) {
 // A million calls, with duplicates and disorder, execute once each, and the
 // book stays as small as what is open.
 func TestCallsBounded(t *testing.T) {
+	t.Parallel()
 	const total, window = 1_000_000, 16
 	r := newRand(t)
 	var c rpc.Calls

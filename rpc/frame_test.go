@@ -74,6 +74,7 @@ type chunked struct {
 func (c chunked) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), c.n)]) }
 
 func TestFrameRoundTrip(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	readers := map[string]func(io.Reader) io.Reader{
 		"1":            func(r io.Reader) io.Reader { return chunked{r, 1} },
@@ -378,4 +379,57 @@ func TestFrameTypeString(t *testing.T) {
 		}
 		seen[s] = typ
 	}
+}
+
+// Whatever is read was written so, and costs no more than the limit.
+func FuzzFrameReader(f *testing.F) {
+	_, encoded := randomFrames(rand.New(rand.NewPCG(1, 2)), 0, 4, 40)
+	f.Add(encoded, uint16(0), int64(0))
+	f.Add(encoded[:len(encoded)-1], uint16(1), int64(-1))
+	f.Add(rpc.AppendFrame(nil, rpc.FrameEvent, math.MaxInt64-rpc.HeaderSize), uint16(7), int64(math.MaxInt64-rpc.HeaderSize))
+	f.Add(rpc.AppendFrame(nil, rpc.FrameEvent, -1), uint16(7), int64(-1))
+	huge := bytes.Clone(encoded)
+	huge[11] = 0xff
+	f.Add(huge, uint16(3), int64(0))
+	f.Fuzz(func(t *testing.T, b []byte, chunk uint16, offset int64) {
+		const limit = 1 << 12
+		var r io.Reader = bytes.NewReader(b)
+		if chunk > 0 {
+			r = chunked{r, int(chunk)}
+		}
+		fr := rpc.NewFrameReader(r, offset, limit)
+		var again []byte
+		next := offset
+		for {
+			f, err := fr.Next()
+			if err != nil {
+				if !typed(err) {
+					t.Errorf("error is %v", err)
+				}
+				if whole := len(again) == len(b); whole != (err == io.EOF) {
+					t.Errorf("error is %v after %d of %d bytes", err, len(again), len(b))
+				}
+				break
+			}
+			if len(f.Payload) > limit || f.Offset < 0 || offset >= 0 && f.Offset != next {
+				t.Errorf("read a frame of %d bytes at %d, want it at %d", len(f.Payload), f.Offset, next)
+			}
+			again = rpc.AppendFrame(again, f.Type, f.Offset, f.Payload)
+			if next += int64(rpc.HeaderSize + len(f.Payload)); offset >= 0 && fr.Offset() != next {
+				t.Errorf("Offset() = %d, want %d", fr.Offset(), next)
+			}
+		}
+		if !bytes.HasPrefix(b, again) {
+			t.Errorf("read %x from %x", again, b)
+		}
+		// Input that is read byte by byte, and a tail that copies it, agree.
+		frames, _ := readFrames(rpc.NewFrameReader(iotest.OneByteReader(bytes.NewReader(b)), offset, limit))
+		size := 0
+		for _, f := range frames {
+			size += rpc.HeaderSize + len(f.Payload)
+		}
+		if size != len(again) {
+			t.Errorf("read %d bytes of frames at once, %d byte by byte", len(again), size)
+		}
+	})
 }

@@ -578,7 +578,7 @@ func TestJournalSlowStore(t *testing.T) {
 		var appended atomic.Int64
 		done := make(chan error, 1)
 		go func() {
-			for range 1000 {
+			for range 100 {
 				if err := appendSized(j, 100<<10); err != nil {
 					done <- err
 					return

@@ -308,10 +308,17 @@ func appendString(dst []byte, s string) []byte {
 
 // isPlain reports whether b is ASCII that needs no escapes in a JSON string.
 func isPlain(b []byte) bool {
-	for ; len(b) >= 8; b = b[8:] {
-		if x := binary.LittleEndian.Uint64(b); special(x)|x&highBits != 0 {
-			return false
+	n := len(b)
+	switch {
+	case n >= 8:
+		for i := 0; i+8 < n; i += 8 {
+			if !plain8(binary.LittleEndian.Uint64(b[i:])) {
+				return false
+			}
 		}
+		return plain8(binary.LittleEndian.Uint64(b[n-8:])) // overlaps those before
+	case n >= 4:
+		return plain8(uint64(binary.LittleEndian.Uint32(b)) | uint64(binary.LittleEndian.Uint32(b[n-4:]))<<32)
 	}
 	for _, c := range b {
 		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
@@ -319,6 +326,11 @@ func isPlain(b []byte) bool {
 		}
 	}
 	return true
+}
+
+// plain8 is isPlain for eight bytes.
+func plain8(x uint64) bool {
+	return ((x-lowBits*' ')|((x^lowBits*'"')-lowBits)|((x^lowBits*'\\')-lowBits)|x)&highBits == 0
 }
 
 func appendEscaped(dst []byte, s string) []byte {

@@ -51,7 +51,7 @@ func TestAppendEvent(t *testing.T) {
 		{"basic", map[string]any{"n": nil, "t": true, "f": false, "s": "x"}, `,"f":false,"n":null,"s":"x","t":true`},
 		{"integers", map[string]any{"a": -5, "b": int8(1), "c": int16(2), "d": int32(3), "e": int64(math.MinInt64), "f": uint8(4), "g": uint64(math.MaxUint64), "h": time.Second},
 			`,"a":-5,"b":1,"c":2,"d":3,"e":-9223372036854775808,"f":4,"g":18446744073709551615,"h":1000000000`},
-		{"floats", map[string]any{"a": 1.5, "b": float32(0.1), "c": 1e300, "d": -0.0, "e": 5.0, "f": 1e20, "g": 1e-9, "h": float64(1 << 53)},
+		{"floats", map[string]any{"a": 1.5, "b": float32(0.1), "c": 1e300, "d": math.Copysign(0, -1), "e": 5.0, "f": 1e20, "g": 1e-9, "h": float64(1 << 53)},
 			`,"a":1.5,"b":0.1,"c":1e+300,"d":0,"e":5,"f":1e+20,"g":1e-09,"h":9.007199254740992e+15`},
 		{"no numbers", map[string]any{"a": math.NaN(), "b": math.Inf(1), "c": float32(math.Inf(-1)), "d": []any{math.NaN(), 1}, "e": map[string]any{"x": math.Inf(-1), "y": "kept"}},
 			`,"a":null,"b":null,"c":null,"d":[null,1],"e":{"x":null,"y":"kept"}`},
@@ -124,9 +124,10 @@ func TestAppendEventManyFields(t *testing.T) {
 }
 
 func TestAppendEventTooLong(t *testing.T) {
+	t.Parallel()
 	mb := strings.Repeat("x", 1<<20)
 	nuls := strings.Repeat("\x00", 1<<20)
-	huge := strings.Repeat("y", 40<<20)
+	huge := strings.Repeat("y", 10<<20)
 	many := make(map[string]any)
 	for i := range 200_000 {
 		many[fmt.Sprint(i)] = i
@@ -141,7 +142,7 @@ func TestAppendEventTooLong(t *testing.T) {
 		{"long string", rpc.Line{}, map[string]any{"a": mb, "b": 1}, 1 << 20, false},
 		{"almost too long", rpc.Line{}, map[string]any{"a": mb[:1<<20-200], "b": 1}, 0, true},
 		{"long when escaped", rpc.Line{}, map[string]any{"a": nuls[:1<<18], "b": 1}, 6 << 18, false},
-		{"huge", rpc.Line{}, map[string]any{"a": huge, "b": huge, "c": "small"}, 80 << 20, false},
+		{"huge", rpc.Line{}, map[string]any{"a": huge, "b": huge, "c": "small"}, 20 << 20, false},
 		{"long list", rpc.Line{}, map[string]any{"a": []any{mb, mb}, "b": 1}, 2 << 20, false},
 		{"long key", rpc.Line{}, map[string]any{mb: 1}, 1 << 20, false},
 		{"many fields", rpc.Line{}, many, 2 << 20, false},
@@ -296,4 +297,25 @@ func FuzzLine(f *testing.F) {
 			t.Errorf("not UTF-8: %q", line)
 		}
 	})
+}
+
+// Every length and every place for what is not plain.
+func TestAppendEventEveryPlace(t *testing.T) {
+	for n := range 40 {
+		for i := range n {
+			for _, c := range []string{"\x00", "\x1f", " ", "!", "\"", "#", "[", "\\", "]", "\x7e", "\x7f", "\x80", "\xff", "é"} {
+				s := strings.Repeat("x", i) + c + strings.Repeat("x", n-i-1)
+				line := rpc.Line{Name: s}.AppendEvent(nil, nil)
+				checkLine(t, line)
+				var got struct{ Event string }
+				if err := json.Unmarshal(line, &got); err != nil || got.Event != string([]rune(s)) {
+					t.Fatalf("%q became %s", s, line)
+				}
+				plain := c[0] >= ' ' && c[0] < 0x80 && c != "\"" && c != "\\"
+				if plain != bytes.Contains(line, []byte(`"`+s+`"`)) && c != "é" {
+					t.Fatalf("%q was written as %s", s, line)
+				}
+			}
+		}
+	}
 }

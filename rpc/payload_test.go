@@ -33,6 +33,7 @@ func writeRandomly(t *testing.T, r *rand.Rand, w io.Writer, b []byte, between fu
 }
 
 func TestPayloadRoundTrip(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	for _, size := range []int{0, 1, 100, 256<<10 - 9, 256<<10 - 8, 256<<10 - 7, 256 << 10, 3 << 20} {
 		want := randomBytes(r, size)

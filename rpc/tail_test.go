@@ -47,6 +47,7 @@ func writeJournal(t testing.TB, r *rand.Rand, store rpc.Store, n int, segmentByt
 type onlyWriter struct{ io.Writer }
 
 func TestTailFromEveryFrame(t *testing.T) {
+	t.Parallel()
 	r := newRand(t)
 	for name, store := range map[string]rpc.Store{"memory": newMemStore(), "directory": dirStore(t.TempDir())} {
 		t.Run(name, func(t *testing.T) {
@@ -520,6 +521,7 @@ func (c *cutReader) Read(p []byte) (int, error) {
 // TestExactlyOnce cuts the connection at random bytes: every event arrives
 // once and in order all the same.
 func TestExactlyOnce(t *testing.T) {
+	t.Parallel()
 	total := stress(100_000, 3_000_000)
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {

@@ -22,7 +22,7 @@ var jsonSeeds = func() []string {
 		"\x00", "{\x00}", "[1\x00]", "\v1", "1\v", "\u00a01", `"a"b`, `{"a":"b"c}`, `[`, `["`, `["a"`, `{"`, `{"a`, `{"a":"`, `{"a":1`, `{"a":1,`, `{"a":1,"`, `'a'`, `{'a':1}`, `/**/{}`, `{}//`,
 	}
 	for _, n := range []int{1, 63, 64, 65, 100, 9_999, 10_000, 10_001} {
-		seeds = append(seeds, nest("[", "]", n), nest(`{"a":[`, "]}", n/2)[:], nest("[", "]", n)+"]", nest("[", "]", n)[1:], strings.Repeat("[", n)+"\n"+strings.Repeat("]", n), strings.Repeat("[", n)+`"é"`+strings.Repeat("]", n))
+		seeds = append(seeds, nest("[", "]", n), nest(`{"a":[`, "]}", n/2), nest("[", "]", n)+"]", nest("[", "]", n)[1:], strings.Repeat("[", n)+"\n"+strings.Repeat("]", n), strings.Repeat("[", n)+`"é"`+strings.Repeat("]", n))
 	}
 	for i := range 10 { // something special at every distance
 		pad := strings.Repeat("x", i)
@@ -41,6 +41,7 @@ func TestValid(t *testing.T) {
 
 // Every text one byte away from a line of ours.
 func TestValidMutated(t *testing.T) {
+	t.Parallel()
 	line := []byte(`{"ts":"2026-01-02T03:04:05.000006Z","event":"a\u00e9\n","n":[-1.5e+3,true,null,{}],"x":{"y":"é"}}`)
 	for i := range line {
 		for c := range 256 {
@@ -90,7 +91,9 @@ func brief(b []byte) string {
 // FuzzValid holds the scanner to json.Valid's verdict on everything.
 func FuzzValid(f *testing.F) {
 	for _, s := range jsonSeeds {
-		f.Add([]byte(s))
+		if len(s) < 300 { // long ones only slow the search down
+			f.Add([]byte(s))
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { checkValid(t, b) })
 }

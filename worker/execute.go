@@ -37,9 +37,6 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 	w.running[p.StepID]++
 	w.mu.Unlock()
 	defer func() {
-		if w.prints != nil {
-			w.prints.flush() // while its lines still belong to this step
-		}
 		w.mu.Lock()
 		if w.running[p.StepID]--; w.running[p.StepID] == 0 {
 			delete(w.running, p.StepID)
@@ -49,7 +46,7 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 
 	result, err := s.run(ctx)
 	if w.prints != nil {
-		w.prints.flush()
+		w.prints.flush() // while its lines still belong to this step
 	}
 	if err != nil {
 		rpcErr := rpcError(p.StepID, err)
@@ -304,7 +301,6 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			}
 			finished <- o
 		}()
-		o.outputs, o.err = nil, nil
 		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep)
 		o = outcome{outputs, err}
 	}()

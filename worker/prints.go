@@ -1,9 +1,7 @@
 package worker
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
 	"log"
 	"os"
 	"sync"
@@ -17,22 +15,10 @@ type printCapture struct {
 	restore func()
 }
 
-type printStream struct {
-	name string
-	w    *os.File
-	done chan struct{}
-
-	mu   sync.Mutex // one flush at a time
-	acks chan struct{}
-}
-
 // maxPrintLine is where a printed line is cut into several.
 const maxPrintLine = 16 << 10
 
-// flushMark starts the line that flush writes to know that everything before
-// it was read.
-const flushMark = "\x00osiris-worker-flush\x00"
-
+// capturePrints starts capturing. printed gets every line, without its end.
 func capturePrints(printed func(stream, line string)) *printCapture {
 	oldOut, oldErr, oldLog := os.Stdout, os.Stderr, log.Writer()
 	c := &printCapture{restore: func() {
@@ -47,8 +33,11 @@ func capturePrints(printed func(stream, line string)) *printCapture {
 		if err != nil {
 			continue // prints go where they went before
 		}
-		s := &printStream{name: stream.name, w: w, done: make(chan struct{}), acks: make(chan struct{})}
-		go s.read(r, printed)
+		s := &printStream{
+			lines: lineSplitter{emit: func(line string) { printed(stream.name, line) }},
+			r:     r, w: w, done: make(chan struct{}),
+		}
+		go s.read()
 		*stream.target = w
 		c.streams = append(c.streams, s)
 	}
@@ -56,46 +45,64 @@ func capturePrints(printed func(stream, line string)) *printCapture {
 	return c
 }
 
-func (s *printStream) read(r *os.File, printed func(stream, line string)) {
-	defer close(s.done)
-	defer r.Close()
-	br := bufio.NewReaderSize(r, maxPrintLine)
-	for {
-		line, err := br.ReadSlice('\n')
-		// A mark can follow text that does not end with a newline.
-		if i := bytes.Index(line, []byte(flushMark)); i >= 0 {
-			if i > 0 {
-				printed(s.name, string(line[:i]))
-			}
-			s.acks <- struct{}{}
-			continue
-		}
-		if len(line) > 0 {
-			printed(s.name, string(bytes.TrimRight(line, "\r\n")))
-		}
-		if err != nil && err != bufio.ErrBufferFull {
-			return
-		}
-	}
-}
-
-// flush returns when everything printed before is logged.
+// flush returns when everything printed before is logged, as far as the
+// platform can tell; a line without an end is logged as one.
 func (c *printCapture) flush() {
 	for _, s := range c.streams {
-		s.mu.Lock()
-		if _, err := fmt.Fprintf(s.w, "%s\n", flushMark); err == nil {
-			<-s.acks
-		}
-		s.mu.Unlock()
+		s.flush()
 	}
 }
 
 // stop flushes, gives the standard streams back and waits.
 func (c *printCapture) stop() {
-	c.flush()
 	c.restore()
 	for _, s := range c.streams {
 		s.w.Close()
 		<-s.done
+	}
+}
+
+// printStream is one captured stream.
+type printStream struct {
+	r, w *os.File
+	done chan struct{} // read has returned
+
+	mu    sync.Mutex // held while bytes are taken from r and logged
+	lines lineSplitter
+	buf   [maxPrintLine]byte
+}
+
+// lineSplitter emits the lines of what it is given.
+type lineSplitter struct {
+	emit    func(line string)
+	partial []byte
+}
+
+func (l *lineSplitter) add(b []byte) {
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			if len(l.partial)+len(b) < maxPrintLine {
+				l.partial = append(l.partial, b...)
+				return
+			}
+			i = maxPrintLine - len(l.partial) // cut here
+			l.partial = append(l.partial, b[:i]...)
+			b = b[i:]
+			l.end()
+			continue
+		}
+		l.partial = append(l.partial, b[:i]...)
+		b = b[i+1:]
+		l.emit(string(bytes.TrimRight(l.partial, "\r")))
+		l.partial = l.partial[:0]
+	}
+}
+
+// end emits what has no line end yet.
+func (l *lineSplitter) end() {
+	if len(l.partial) > 0 {
+		l.emit(string(l.partial))
+		l.partial = l.partial[:0]
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -18,6 +19,7 @@ type column struct {
 	kind   kind
 	bits   int
 	strict bool // asked for by dtype: missing integers and booleans are an error
+	whole  bool // kFloat: integers, some of them missing
 	dates  *dateInference
 	typ    arrow.DataType
 
@@ -109,16 +111,32 @@ func (c *column) convert(b *block, na *naSet) error {
 
 func (c *column) convertText(b *block, na *naSet) {
 	raw := c.kind == kRawText
-	for i, end := c.field, b.rows*b.width; i < end; i += b.width {
+	last := b.rows * b.width
+	size := 0
+	for i := c.field; i < last; i += b.width {
+		size += int(b.spans[i].end - b.spans[i].start)
+	}
+	// Short fields are copied as a whole chunk, which is faster than exactly;
+	// the buffer has room for it behind its data.
+	const chunk = 24
+	c.text = slices.Grow(c.text, size+chunk)
+	c.ends = slices.Grow(c.ends, b.rows)
+	text, at := c.text[:cap(c.text)], len(c.text)
+	for i := c.field; i < last; i += b.width {
 		s := b.spans[i]
 		v := b.buf[s.start:s.end]
-		if !raw && na.has(v) {
+		switch {
+		case !raw && na.has(v):
 			c.null()
-		} else {
-			c.text = append(c.text, v...)
+		case len(v) <= chunk:
+			*(*[chunk]byte)(text[at:]) = *(*[chunk]byte)(b.buf[s.start:])
+			at += len(v)
+		default:
+			at += copy(text[at:], v)
 		}
-		c.ends = append(c.ends, int32(len(c.text)))
+		c.ends = append(c.ends, int32(at))
 	}
+	c.text = text[:at]
 }
 
 func (c *column) convertBig(b *block, na *naSet) error {
@@ -199,6 +217,14 @@ func (c *column) convertFloats(b *block, na *naSet) error {
 		if na.has(v) {
 			c.null()
 			c.floats = append(c.floats, 0)
+			continue
+		}
+		if c.whole {
+			n, p := parseInt(v)
+			if p != parsed {
+				return c.mismatch(i/b.width, v)
+			}
+			c.floats = append(c.floats, float64(n)) // so that -0 is 0, as in pandas
 			continue
 		}
 		f, ok := parseFloat(v)

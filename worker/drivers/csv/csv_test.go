@@ -357,7 +357,7 @@ func TestAgainstPandas(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d (OSIRIS_TEST_SEED repeats it)", seed)
-	rounds := 3000
+	rounds := 1500
 	if testing.Short() {
 		rounds = 200
 	}

@@ -212,6 +212,7 @@ func (l *learner) column() *column {
 		c = l.fixed
 	default:
 		c.kind = l.infer.result()
+		c.whole = c.kind == kFloat && l.infer.stage == stInt
 		if l.dtype != nil && l.infer.stage == stInt && l.infer.values {
 			c.kind = kInt // a category of integers
 		}

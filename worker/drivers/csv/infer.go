@@ -66,6 +66,9 @@ func (c *inference) observe(b *block, col int, na *naSet) {
 				continue
 			}
 		case stFloat:
+			if plainFloat(v) {
+				continue
+			}
 			if _, ok := parseFloat(v); ok {
 				continue
 			}

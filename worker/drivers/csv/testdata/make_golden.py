@@ -142,7 +142,7 @@ def read_cases():
         "big text": "18446744073709551616|x", "below int64": "-9223372036854775809|-1", "below int64 float": "-9223372036854775809|1.5",
         "below and above": "-9223372036854775809|9223372036854775808", "uint then big then float": "9223372036854775808|18446744073709551616|1.5",
         "uint then float then big": "9223372036854775808|1.5|18446744073709551616", "big trailing space": "18446744073709551616 |1",
-        "int missing": "1||3", "floats": "1.5|.5|5.|1e5|1E-5|+.5e+3|-0.0|1e400|1e-400|0e999", "float spaces": " 1.5 |2\v",
+        "int missing": "1||3", "zero missing": "-0||3", "na like float": "-0||007|-999.0", "floats": "1.5|.5|5.|1e5|1E-5|+.5e+3|-0.0|1e400|1e-400|0e999", "float spaces": " 1.5 |2\v",
         "infinities": "inf|-Infinity|+INF|infinity", "not floats 1": "1e", "not floats 2": ".", "not floats 3": "0x10",
         "not floats 4": "inf |1", "not floats 5": "NAN|1.5", "not floats 6": "1.2.3", "not floats 7": "--1", "not floats 8": "1 2",
         "long float": "0.1234567890123456789012345|123456789012345678.9", "float hard": "9007199254740993.0|2.2250738585072011e-308|1.7976931348623159e308",

@@ -1,0 +1,66 @@
+# `make help` lists what there is to make.
+
+GO ?= go
+STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Set by scripts/test-setup; empty, and the tests say that they are skipped.
+PYTHON = $(wildcard $(CURDIR)/.venv/bin/python)
+# The race detector takes a C compiler.
+RACE = $(shell command -v "$$($(GO) env CC)" >/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
+
+FUZZTIME ?= 60s
+COUNT ?= 5
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## install what is missing, check the code, run all tests with the race detector
+	@scripts/test-setup
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory gotest
+
+.PHONY: gotest
+gotest: ## only run the tests
+	OSIRIS_TEST_PYTHON=$(PYTHON) $(GO) test $(RACE) -shuffle=on -timeout 9m ./...
+	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
+	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas: the comparisons with it were skipped"
+
+.PHONY: lint
+lint: ## check format, go vet on three systems, staticcheck, go.mod
+	@echo "gofmt"; files=$$(gofmt -l .) && [ -z "$$files" ] || { echo "not formatted:"; echo "$$files"; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+
+.PHONY: stress
+stress: ## run the tests with full counts, COUNT times, then every fuzz target for FUZZTIME
+	@scripts/test-setup
+	OSIRIS_STRESS=1 OSIRIS_TEST_PYTHON=$(PYTHON) $(GO) test $(RACE) -shuffle=on -count=$(COUNT) -timeout 2h ./...
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: golden
+golden: ## write the golden files of the tests anew
+	@scripts/test-setup
+	scripts/golden
+
+.PHONY: cover
+cover: ## print the coverage of every package by all tests
+	$(GO) test -coverpkg=./... -coverprofile=cover.prof ./...
+	$(GO) tool cover -func=cover.prof | tail -n 1
+	@echo "by line: go tool cover -html=cover.prof"
+
+.PHONY: clean
+clean: ## remove what the targets above made
+	rm -rf .venv cover.prof run_logs
