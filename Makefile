@@ -4,12 +4,13 @@ GO ?= go
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Set by scripts/test-setup; empty, and the tests say that they are skipped.
-PYTHON = $(wildcard $(CURDIR)/.venv/bin/python)
+PYTHON = $(or $(OSIRIS_TEST_PYTHON),$(wildcard $(CURDIR)/.venv/bin/python))
 # The race detector takes a C compiler.
 RACE = $(shell command -v "$$($(GO) env CC)" >/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
 FUZZTIME ?= 60s
 COUNT ?= 5
+TESTFLAGS ?= -timeout 9m
 
 .PHONY: help
 help: ## list the targets
@@ -23,7 +24,7 @@ test: ## install what is missing, check the code, run all tests with the race de
 
 .PHONY: gotest
 gotest: ## only run the tests
-	OSIRIS_TEST_PYTHON=$(PYTHON) $(GO) test $(RACE) -shuffle=on -timeout 9m ./...
+	OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test $(RACE) -shuffle=on $(TESTFLAGS) ./...
 	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
 	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas: the comparisons with it were skipped"
 
@@ -39,7 +40,7 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 .PHONY: stress
 stress: ## run the tests with full counts, COUNT times, then every fuzz target for FUZZTIME
 	@scripts/test-setup
-	OSIRIS_STRESS=1 OSIRIS_TEST_PYTHON=$(PYTHON) $(GO) test $(RACE) -shuffle=on -count=$(COUNT) -timeout 2h ./...
+	@OSIRIS_STRESS=1 $(MAKE) --no-print-directory gotest TESTFLAGS="-count=$(COUNT) -timeout 2h"
 	scripts/fuzz $(FUZZTIME)
 
 .PHONY: fuzz

@@ -22,6 +22,7 @@ import (
 // How long things may take before something is done about them.
 const (
 	handshakeTimeout = 30 * time.Second
+	tailStartTimeout = 30 * time.Second
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellGrace    = 100 * time.Millisecond // for the tail to end once the worker's process has
 	ackInterval      = time.Second
@@ -253,8 +254,10 @@ func (l *link) crash(err error) error {
 // whether that was the close frame.
 func (l *link) readTail(follow bool) (closed bool, err error) {
 	stderr := &lastLines{}
-	tail, err := l.start(l.ctx, stderr, "tail",
+	startCtx, started := context.WithTimeout(l.ctx, tailStartTimeout)
+	tail, err := l.start(startCtx, stderr, "tail",
 		"-from", strconv.FormatInt(l.cursor.Load(), 10), "-follow="+strconv.FormatBool(follow))
+	started()
 	if err != nil {
 		return false, fmt.Errorf("start tail: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 )
 
 // TestMain lets the test binary be its own worker, as a user's program is.
@@ -61,9 +62,18 @@ func (f driverFunc) Run(ctx context.Context, step *worker.Step) (*worker.Result,
 // testDrivers are the drivers of all tests, in every kind of worker.
 func testDrivers() *worker.Registry {
 	r := worker.NewRegistry()
+	csv.Register(r)
 	add := func(name string, mode worker.Mode, f driverFunc) {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}
+	// Stands in for the database of the compiled example pipelines.
+	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		if s.Connection != "@mysql.db_movies" {
+			return nil, fmt.Errorf("connection %q", s.Connection)
+		}
+		s.Config = map[string]any{"rows": len(s.ID)}
+		return runRows(ctx, s)
+	})
 	add("test.rows", worker.Extract, runRows)
 	add("test.concat", worker.Transform, runConcat)
 	add("test.write", worker.Write, runWrite)

@@ -31,6 +31,16 @@ func fanOut() *remote.Manifest {
 	return m
 }
 
+func compiled(t *testing.T, name string) func() *remote.Manifest {
+	return func() *remote.Manifest {
+		m, err := remote.LoadManifest("testdata/osiris/compiled/" + name + "/manifest.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+}
+
 func failing() *remote.Manifest {
 	m := fanOut()
 	m.Steps[10].Driver = "test.panic"
@@ -40,7 +50,11 @@ func failing() *remote.Manifest {
 // TestParity runs manifests on every adapter and compares all they leave
 // behind: only times, ids and durations may differ.
 func TestParity(t *testing.T) {
-	for name, manifest := range map[string]func() *remote.Manifest{"fan-out": fanOut, "join": join, "failing": failing} {
+	for name, manifest := range map[string]func() *remote.Manifest{
+		"fan-out": fanOut, "join": join, "failing": failing,
+		"csv-copy":                      compiled(t, "csv-copy"),
+		"mysql-to-local-csv-all-tables": compiled(t, "mysql-to-local-csv-all-tables"),
+	} {
 		t.Run(name, func(t *testing.T) {
 			var first session
 			for _, kind := range kinds {
@@ -57,6 +71,22 @@ func TestParity(t *testing.T) {
 				}
 			}
 			checkOrder(t, manifest(), first)
+			if name == "failing" {
+				return
+			}
+			for _, event := range []string{"step_start", "step_complete", "cfg_opened", "artifact_created"} {
+				n := 0
+				for _, of := range first.Steps {
+					for _, e := range of {
+						if strings.Contains(e, `"event":"`+event+`"`) {
+							n++
+						}
+					}
+				}
+				if want := len(manifest().Steps); n != want {
+					t.Errorf("%d events %s of %d steps", n, event, want)
+				}
+			}
 		})
 	}
 }

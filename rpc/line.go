@@ -50,7 +50,7 @@ const (
 // number of bytes it would have had; names above 16 KiB are cut.
 func (l Line) AppendEvent(dst []byte, fields map[string]any) []byte {
 	start := len(dst)
-	dst = l.head(dst, "event")
+	dst = l.head(dst, `,"event":`)
 	if l.StepID != "" {
 		dst = appendString(append(dst, `,"step_id":`...), clip(l.StepID))
 	}
@@ -135,7 +135,7 @@ func clip(s string) string {
 // AppendMetric appends a metric's line, without a newline. A value that JSON
 // has no number for (NaN, infinities) is written as null.
 func (l Line) AppendMetric(dst []byte, value float64, unit string) []byte {
-	dst = l.head(dst, "metric")
+	dst = l.head(dst, `,"metric":`)
 	dst = append(dst, `,"value":`...)
 	dst = appendFloat(dst, value)
 	if unit != "" {
@@ -150,14 +150,13 @@ func (l Line) AppendMetric(dst []byte, value float64, unit string) []byte {
 	return append(dst, '}')
 }
 
+// head appends what every line starts with, up to the name behind kind.
 func (l Line) head(dst []byte, kind string) []byte {
 	dst = append(dst, `{"ts":"`...)
 	dst = appendTime(dst, l.Time)
 	dst = append(dst, `","session":`...)
 	dst = appendString(dst, clip(l.Session))
-	dst = append(dst, `,"`...)
 	dst = append(dst, kind...)
-	dst = append(dst, `":`...)
 	return appendString(dst, clip(l.Name))
 }
 
@@ -297,13 +296,14 @@ func appendFloat(dst []byte, v float64) []byte {
 // appendString appends s as a JSON string. Bytes that are not UTF-8 become
 // the replacement character.
 func appendString(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	start := len(dst)
-	dst = append(dst, s...)
-	if !isPlain(dst[start:]) {
-		return appendEscaped(dst[:start-1], s)
+	start, end := len(dst), len(dst)+len(s)+2
+	dst = slices.Grow(dst, len(s)+2)[:end]
+	copy(dst[start+1:], s)
+	if !isPlain(dst[start+1 : end-1]) {
+		return appendEscaped(dst[:start], s)
 	}
-	return append(dst, '"')
+	dst[start], dst[end-1] = '"', '"'
+	return dst
 }
 
 // isPlain reports whether b is ASCII that needs no escapes in a JSON string.

@@ -527,8 +527,10 @@ func TestOutputErrors(t *testing.T) {
 		"late": func(context.Context, *worker.Step) (*worker.Result, error) {
 			return worker.Output(&failingReader{schema: schema, err: boom}), nil
 		},
-		"nil":   func(context.Context, *worker.Step) (*worker.Result, error) { return worker.Output(nil), nil },
-		"panic": func(context.Context, *worker.Step) (*worker.Result, error) { return worker.Output(&failingReader{}), nil },
+		"nil": func(context.Context, *worker.Step) (*worker.Result, error) { return worker.Output(nil), nil },
+		"panic": func(context.Context, *worker.Step) (*worker.Result, error) {
+			return worker.Output(&failingReader{}), nil
+		},
 		"exit": func(context.Context, *worker.Step) (*worker.Result, error) {
 			runtimeGoexit()
 			return nil, nil

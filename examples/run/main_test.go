@@ -69,6 +69,9 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), exe, args...)
 	cmd.Dir = "testdata"
 	cmd.Env = append(os.Environ(), asProgram+"=main")
+	if os.Getenv("GORACE") == "" {
+		cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // a second at each exit otherwise
+	}
 	return cmd
 }
 

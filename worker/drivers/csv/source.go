@@ -75,9 +75,6 @@ func lookupCharset(name string) (charset, error) {
 		return charset{kind: utf16Text, order: binary.BigEndian}, nil
 	}
 	enc, err := htmlindex.Get(name)
-	if err != nil && len(name) > 2 && strings.EqualFold(name[:2], "cp") {
-		enc, err = htmlindex.Get(name) // cp1252 and its like are known; cp437 is not
-	}
 	if err != nil {
 		enc, err = ianaindex.IANA.Encoding(name)
 	}

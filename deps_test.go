@@ -1,0 +1,41 @@
+package remote_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestDependencies checks the arrows of ARCHITECTURE.md.
+func TestDependencies(t *testing.T) {
+	const module = "github.com/osiris-pipelines/remote"
+	ours := func(pkg string) []string {
+		t.Helper()
+		out, err := exec.Command("go", "list", "-deps", pkg).CombinedOutput()
+		if err != nil {
+			t.Fatalf("go list %s: %v\n%s", pkg, err, out)
+		}
+		return strings.Fields(string(out))
+	}
+	for _, tt := range []struct {
+		pkg  string
+		deny []string // prefixes of import paths
+	}{
+		{module, []string{module + "/worker/drivers", module + "/mock", "testing", "google.golang.org/grpc"}},
+		{module + "/rpc", []string{module + "/worker", module + "/mock", module + "/secrets", module + "/internal", "net/http"}},
+		{module + "/secrets", []string{module + "/rpc", module + "/worker", "github.com", "golang.org"}},
+		{module + "/worker", []string{module + "/worker/drivers", module + "/mock", module + "/internal", "net/http", "testing", "google.golang.org/grpc"}},
+		{module + "/mock", []string{"testing", module + "/worker/drivers"}},
+	} {
+		for _, dep := range ours(tt.pkg) {
+			if tt.pkg != module && dep == module && tt.pkg != module+"/mock" {
+				t.Errorf("%s imports the root", tt.pkg)
+			}
+			for _, deny := range tt.deny {
+				if dep != tt.pkg && (dep == deny || strings.HasPrefix(dep, deny+"/") || strings.HasSuffix(deny, ".com") && strings.HasPrefix(dep, deny)) {
+					t.Errorf("%s imports %s", tt.pkg, dep)
+				}
+			}
+		}
+	}
+}

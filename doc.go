@@ -1,0 +1,77 @@
+// Package remote runs data pipelines inside sandboxes as if they ran in the
+// host's own process: a transparent proxy.
+//
+// A host compiles a pipeline to a [Manifest]: steps, each with a driver, a
+// config and the steps it needs. An [ExecutionAdapter] runs it somewhere:
+//
+//	adapter, err := remote.NewLocalAdapter(remote.Config{Drivers: drivers})
+//	...
+//	defer adapter.Close()
+//	manifest, err := remote.LoadManifest("compiled/manifest.yaml")
+//	...
+//	now := time.Now()
+//	id := remote.NewSessionID(now)
+//	ec := &remote.ExecutionContext{SessionID: id, LogsDir: filepath.Join("run_logs", id), StartedAt: now}
+//	result, files, err := remote.Run(ctx, adapter, manifest, ec)
+//
+// [LocalAdapter] runs it on this machine, [E2BTransparentProxy] in a sandbox.
+// Both leave the same session directory, with the same events, artifacts and
+// errors, because both are the same engine over another [Sandbox].
+//
+// # The life of a run
+//
+// Prepare checks the manifest and makes a [PreparedRun]: deterministic bytes
+// that can be stored and shown, since they hold names of secrets and never
+// values. It connects to nothing.
+//
+// Execute settles the run in its place (a new sandbox, with the worker and the
+// input files uploaded; or a private folder here), starts the worker, and runs
+// every step as soon as what it needs is done. Tables stay with the worker
+// between steps. What the worker says comes back while it runs, through a
+// journal that is read again from where the host was whenever a connection is
+// lost, so that nothing is missing and nothing comes twice.
+//
+// Collect brings the artifacts home, verifies their sizes and checksums, and
+// removes the place. [Run] does all three and cleans up whatever happens.
+//
+// # The worker
+//
+// Steps run in a worker: a program whose main calls [worker.Main] first. The
+// host's own program can be it; package worker has the driver interface,
+// worker/drivers the drivers there are, and worker/cmd/osiris-worker a ready
+// program.
+//
+// # The session directory
+//
+//	manifest.yaml, cfg/              what was run
+//	events.jsonl, metrics.jsonl      what happened, a line each
+//	osiris.log                       logs, and what drivers printed
+//	status.json                      the verdict, the same as ExecResult's
+//	artifacts/<step>/...             what the steps wrote
+//	artifacts/_system/run_card.json  the steps, at a glance
+//
+// # Errors
+//
+// Execute's error is nil exactly when the run succeeded. A step that failed is
+// a [*StepError], a worker that died a [*WorkerCrashError]; the sentinels in
+// this package ([ErrTimeout], [ErrUnknownDriver], [ErrInvalid], ...) tell
+// kinds apart with errors.Is. Cancelling the context stops running steps, then
+// the worker.
+//
+// # Secrets
+//
+// Values of variables reach the worker through its standard input, and stand
+// in no file, argument or prepared run. A config that holds a secret under a
+// key such as "password" is refused. Output of drivers is not searched for
+// secrets by this version.
+//
+// # Concurrency
+//
+// An adapter serves any number of runs at once, each known by its session id.
+// The event and metric functions of one context are called one at a time.
+//
+// # Compatibility
+//
+// Host and worker agree on a protocol version when they meet; docs/protocol.md
+// describes it. [PreparedRun] carries [SchemaVersion].
+package remote

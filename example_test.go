@@ -1,0 +1,166 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/mock"
+	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/csv"
+)
+
+// Run a compiled pipeline in a sandbox. Package mock has one in memory, so
+// this needs no account.
+func ExampleRun() {
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	adapter, err := remote.NewE2BTransparentProxy(remote.Config{
+		Drivers:     drivers,
+		OpenSandbox: mock.NewProvider(&mock.Options{Drivers: drivers}).OpenSandbox,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+
+	manifest, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ec := &remote.ExecutionContext{
+		SessionID: "example",
+		BasePath:  "testdata/osiris", // where "csv/supabase_users.csv" is
+		LogsDir:   dir,
+		StartedAt: time.Now(),
+		OnEvent: func(_ context.Context, e remote.Event) error {
+			if e.Name == "step_complete" {
+				fmt.Println("done:", e.StepID)
+			}
+			return nil
+		},
+	}
+	result, files, err := remote.Run(context.Background(), adapter, manifest, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("success:", result.Success)
+	for _, a := range files.Artifacts {
+		fmt.Println(a.Path)
+	}
+	// Output:
+	// done: extract-users
+	// done: write-users
+	// success: true
+	// extract-users/cleaned_config.json
+	// write-users/cleaned_config.json
+	// write-users/output/users.csv
+}
+
+// countdown is a driver of one's own.
+type countdown struct{}
+
+func (countdown) Run(_ context.Context, step *worker.Step) (*worker.Result, error) {
+	var config struct{ From int64 }
+	if err := step.DecodeConfig(&config); err != nil {
+		return nil, err
+	}
+	if config.From < 1 {
+		return nil, errors.New("from must be at least 1")
+	}
+	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
+	b := array.NewRecordBuilder(step.Memory(), schema)
+	defer b.Release()
+	for n := config.From; n > 0; n-- {
+		b.Field(0).(*array.Int64Builder).Append(n)
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	table, err := array.NewRecordReader(schema, []arrow.Record{rec})
+	if err != nil {
+		return nil, err
+	}
+	return worker.Output(table), nil
+}
+
+// Run a pipeline made by hand, with a driver of one's own, on this machine.
+func ExampleNewLocalAdapter() {
+	drivers := worker.NewRegistry()
+	drivers.Register("countdown", worker.Extract, func() worker.Driver { return countdown{} })
+	csv.Register(drivers)
+
+	adapter, err := remote.NewLocalAdapter(remote.Config{
+		Drivers:   drivers,
+		InProcess: true, // in a test; a program calls worker.Main(drivers) first in main instead
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	manifest := &remote.Manifest{Name: "countdown", Steps: []remote.Step{
+		{ID: "count", Driver: "countdown", Config: map[string]any{"from": 3}},
+		{ID: "write", Driver: "filesystem.csv_writer", Needs: []string{"count"}, Config: map[string]any{"path": "n.csv"}},
+	}}
+	ec := &remote.ExecutionContext{SessionID: "example", LogsDir: dir}
+	if _, _, err := remote.Run(context.Background(), adapter, manifest, ec); err != nil {
+		log.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "artifacts", "write", "n.csv"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Print(string(b))
+	// Output:
+	// n
+	// 3
+	// 2
+	// 1
+}
+
+// A failed step says which, and why.
+func ExampleStepError() {
+	drivers := worker.NewRegistry()
+	drivers.Register("countdown", worker.Extract, func() worker.Driver { return countdown{} })
+	adapter, err := remote.NewLocalAdapter(remote.Config{Drivers: drivers, InProcess: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	manifest := &remote.Manifest{Steps: []remote.Step{{ID: "count", Driver: "countdown"}}}
+	_, _, err = remote.Run(context.Background(), adapter, manifest, &remote.ExecutionContext{SessionID: "example", LogsDir: dir})
+	var step *remote.StepError
+	if errors.As(err, &step) {
+		fmt.Println(step.StepID, "failed:", step.Message)
+	}
+	// Output: count failed: from must be at least 1
+}
+
+// What is not a compiled manifest is refused, with the reason.
+func ExampleLoadManifest() {
+	_, err := remote.LoadManifest("testdata/osiris/pipelines/mysql_to_local_csv_all_tables.yaml")
+	fmt.Println(errors.Is(err, remote.ErrInvalid))
+	// Output: true
+}

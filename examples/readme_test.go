@@ -1,0 +1,65 @@
+// Package examples holds programs to run and copy, a directory each.
+package examples
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Every Go block of the README is a piece of an example here, so that it
+// compiles and runs.
+func TestReadmeCode(t *testing.T) {
+	var sources []string
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(name, ".go") {
+			var b []byte
+			b, err = os.ReadFile(name)
+			sources = append(sources, unindent(string(b)))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
+	if len(blocks) == 0 {
+		t.Fatal("there are none")
+	}
+	for _, block := range blocks {
+		found := false
+		for _, source := range sources {
+			found = found || strings.Contains(source, unindent(block[1]))
+		}
+		if !found {
+			t.Errorf("no example has this:\n%s", block[1])
+		}
+	}
+}
+
+// What the README links to is there.
+func TestReadmeLinks(t *testing.T) {
+	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(readme(t), -1) {
+		if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(link[1]))); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(b), "\r\n", "\n")
+}
+
+// unindent removes the tabs before lines: a piece of a function may stand
+// alone.
+func unindent(text string) string {
+	return regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(strings.ReplaceAll(text, "\r\n", "\n"), "")
+}
