@@ -53,7 +53,8 @@ type Step struct {
 	Env map[string]string
 }
 
-// StepSink takes what a driver reports while it runs.
+// StepSink takes what a driver reports, until its outputs have been read to
+// their ends.
 type StepSink interface {
 	Event(name string, fields map[string]any)
 	Metric(name string, value float64, unit string)
