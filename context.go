@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"time"
@@ -45,14 +46,26 @@ type ExecutionContext struct {
 	OnEvent  func(ctx context.Context, e Event) error
 	OnMetric func(ctx context.Context, m Metric) error
 
-	// Logger is told what the adapter does; nil discards.
+	// Logger is told what happens between the host and the worker: what is
+	// retried, given up or cut short. Nil discards; osiris.log has it either
+	// way.
 	Logger *slog.Logger
 }
 
+// NewExecutionContext returns the context of a run that starts now: with a new
+// session id, and a session directory of that name under root.
+func NewExecutionContext(root string) *ExecutionContext {
+	now := time.Now()
+	id := NewSessionID(now)
+	return &ExecutionContext{SessionID: id, LogsDir: filepath.Join(root, id), StartedAt: now}
+}
+
 // NewSessionID returns a session id for a run that starts at t, as
-// "run_1759247251182": the milliseconds since 1970, as the reference
-// implementation names its runs.
-func NewSessionID(t time.Time) string { return fmt.Sprintf("run_%d", t.UnixMilli()) }
+// "run_1759247251182_9f3c": the milliseconds since 1970, as the reference
+// implementation names its runs, and a random part.
+func NewSessionID(t time.Time) string {
+	return fmt.Sprintf("run_%d_%04x", t.UnixMilli(), rand.N(1<<16))
+}
 
 func (ec *ExecutionContext) validate() error {
 	if ec == nil {

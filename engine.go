@@ -166,7 +166,7 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		if errors.As(err, &unknown) {
 			unknown.StepID = s.ID
 		}
-		return fmt.Errorf("remote: prepare: %w: %w", ErrUnknownDriver, err)
+		return fmt.Errorf("remote: prepare: %w", err)
 	}
 	filer, ok := entry.New().(worker.InputFiler)
 	if !ok {
@@ -227,7 +227,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: the run took longer than %s", ErrTimeout, d))
+		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("remote: %w: the run took longer than %s", ErrTimeout, d))
 		defer stop()
 	}
 
@@ -382,11 +382,10 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {
-		kind := error(answer)
 		if answer.Code == rpc.CodeUnknownDriver {
-			kind = ErrUnknownDriver
+			return nil, fmt.Errorf("remote: %w: the worker says: %s", ErrUnknownDriver, answer.Message)
 		}
-		return nil, fmt.Errorf("remote: handshake: %w: %s", kind, answer.Message)
+		return nil, fmt.Errorf("remote: handshake: %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -457,12 +456,13 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	}
 	e.verdict(s, p, runErr, completed, took)
 	// The sinks have a say as long as there is something to tell them.
-	if err := errors.Join(s.out.stop(), s.flush()); err != nil && runErr == nil {
+	if err := s.stopDelivery(); err != nil && runErr == nil {
 		runErr = err
-		s.out = nil
 		e.verdict(s, p, runErr, completed, took)
 	}
-	s.out = nil
+	if err := s.close(); err != nil && runErr == nil {
+		runErr = err
+	}
 
 	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps}
 	r.status = status{
@@ -478,9 +478,6 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		result.ExitCode, result.ErrorMessage = 1, runErr.Error()
 		r.status.OK, r.status.ExitCode, r.status.Reason = false, 1, runErr.Error()
 		runErr = errors.Join(runErr, s.writeStatus(r.status))
-	}
-	if err := s.close(); err != nil && runErr == nil {
-		runErr = err
 	}
 	r.seq = s.seq
 	return result, runErr
@@ -561,16 +558,17 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	defer cancel(nil)
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	got, err := e.collect(ctx, r, s)
-	if outErr := s.out.stop(); err == nil {
-		err = outErr
+	for _, endErr := range []error{s.stopDelivery(), s.close()} {
+		if err == nil {
+			err = endErr
+		}
 	}
-	s.out = nil
 	st := r.status
 	st.SessionCopied = err == nil
 	if err != nil && st.OK {
 		st.OK, st.ExitCode, st.Reason = false, 1, err.Error()
 	}
-	err = errors.Join(err, s.writeStatus(st), s.close())
+	err = errors.Join(err, s.writeStatus(st))
 	r.seq = s.seq
 	if err != nil {
 		return got, err

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // Errors that a caller may want to tell apart with errors.Is.
@@ -13,7 +15,7 @@ var (
 	ErrInvalid = errors.New("invalid")
 
 	// ErrUnknownDriver: a step needs a driver that the worker does not have.
-	ErrUnknownDriver = errors.New("unknown driver")
+	ErrUnknownDriver = worker.ErrUnknownDriver
 
 	// ErrStepFailed: a step ran and failed. [*StepError] says which and why.
 	ErrStepFailed = errors.New("step failed")

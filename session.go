@@ -34,8 +34,9 @@ const (
 // a run's events, metrics and log come together, from the worker and from the
 // host, in the order everybody sees them.
 type session struct {
-	id  string
-	dir string
+	id     string
+	dir    string
+	logger *slog.Logger
 
 	mu      sync.Mutex
 	events  *lineFile
@@ -74,7 +75,7 @@ func openSession(ec *ExecutionContext) (*session, error) {
 			return nil, fmt.Errorf("remote: session directory: %w", err)
 		}
 	}
-	s := &session{id: ec.SessionID, dir: ec.LogsDir}
+	s := &session{id: ec.SessionID, dir: ec.LogsDir, logger: ec.logger()}
 	for name, target := range map[string]**lineFile{eventsFile: &s.events, metricsFile: &s.metrics, logFile: &s.log} {
 		f, err := openLineFile(filepath.Join(ec.LogsDir, name))
 		if err != nil {
@@ -168,9 +169,12 @@ func (s *session) logged(l rpc.Log) {
 	s.keep(s.log.line(bytes.TrimRight(b.Bytes(), "\n")))
 }
 
-// logf writes a line of the host's own to osiris.log.
+// logf logs what the host itself has to say, to osiris.log and the user's
+// logger.
 func (s *session) logf(level slog.Level, format string, args ...any) {
-	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: fmt.Sprintf(format, args...)})
+	text := fmt.Sprintf(format, args...)
+	s.logger.Log(context.Background(), level, text, "session", s.id)
+	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: text})
 }
 
 // keep keeps the first failure to write.
@@ -421,6 +425,16 @@ func (d *delivery) tell(it item) (err error) {
 		return nil
 	}
 	return d.ec.OnEvent(d.ctx, Event{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Event, StepID: line.StepID, Line: it.line})
+}
+
+// stopDelivery waits until the sinks have what there is, and returns their
+// error.
+func (s *session) stopDelivery() error {
+	err := s.out.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out = nil
+	return err
 }
 
 // stop waits until the sinks have what is queued, at most the grace, and

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // Store is the directory that holds a journal's segments.
@@ -23,7 +24,8 @@ type Store interface {
 	// yet is an empty one.
 	List() ([]string, error)
 	// Watch reports on the channel that a segment was made or grew: one
-	// notice for any number of changes. stop ends it and waits.
+	// notice for any number of changes. It may be called before there is a
+	// directory. stop ends it and waits.
 	Watch() (changed <-chan struct{}, stop func(), err error)
 }
 
@@ -68,8 +70,8 @@ const maxPending = 1 << 20
 // Journal is an append-only file of frames, in segments named by the offset
 // they start at. All methods may be called concurrently.
 //
-// A single writer goroutine hands what has gathered to the store in one write:
-// at once when the journal is idle, in batches when it is not.
+// Who appends to a journal that is idle writes to the store at once; under load
+// a writer goroutine hands over what has gathered in one write.
 type Journal struct {
 	store      Store
 	segment    int64 // size limit
@@ -86,6 +88,16 @@ type Journal struct {
 	isFull   bool    // the limit was reached and Full was called
 	closed   bool
 	err      error // sticky, matches ErrJournalFailed
+
+	writing  bool      // somebody is in put
+	spare    []byte    // the other buffer
+	window   time.Time // start of the present millisecond
+	inWindow int       // frames since
+
+	// Of the present segment, for who has set writing.
+	w      SegmentWriter
+	base   int64
+	length int64
 
 	dropping sync.Mutex    // held while segments are removed; taken before mu
 	stopped  chan struct{} // the writer has ended
@@ -124,13 +136,15 @@ func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc: create journal: %w", err)
 	}
-	go j.write(w)
+	j.w = w
+	go j.write()
 	return j, nil
 }
 
 // Append adds a frame whose payload is the concatenation of parts. It returns
-// once the frame has its place; the write follows at once. It blocks while
-// more than MaxUnacked bytes wait to be acknowledged.
+// once the frame has its place, and, unless frames come by the thousand a
+// second, is written. It blocks while more than MaxUnacked bytes wait to be
+// acknowledged.
 //
 // The error matches [ErrFrameTooLarge] for a payload above [MaxPayload],
 // [ErrJournalClosed] or [ErrJournalFailed].
@@ -189,7 +203,17 @@ func (j *Journal) addLocked(typ FrameType, prefix string, data []byte) {
 // grownLocked counts a frame that was added to pending.
 func (j *Journal) grownLocked(length int) {
 	j.size += HeaderSize + int64(length)
-	j.work.Signal()
+	if j.writing {
+		return // who writes looks again
+	}
+	if now := time.Now(); now.Sub(j.window) > time.Millisecond {
+		j.window, j.inWindow = now, 0
+	}
+	if j.inWindow++; j.inWindow > inline {
+		j.work.Signal()
+		return
+	}
+	j.flushLocked()
 }
 
 // waitLocked waits until a frame may be added.
@@ -304,68 +328,98 @@ func (j *Journal) Close(reason []byte) error {
 	return j.err
 }
 
-// write is the writer goroutine.
-func (j *Journal) write(w SegmentWriter) {
-	defer close(j.stopped)
-	var batch []byte
-	base, size := int64(0), int64(0) // of the current segment
-	fail := func(err error) {
-		j.mu.Lock()
-		j.err = fmt.Errorf("rpc: %w: %w", ErrJournalFailed, err)
-		j.size = base + size // what was pending is lost
-		j.pending = nil
-		j.change.Broadcast()
-		j.mu.Unlock()
-	}
-	for {
-		j.mu.Lock()
-		for len(j.pending) == 0 && !j.closed {
-			j.work.Wait()
-		}
-		batch, j.pending = j.pending, batch[:0]
-		j.change.Broadcast() // room for more
-		j.mu.Unlock()
-		if len(batch) == 0 { // closed, and nothing left
-			if err := w.Close(); err != nil {
-				fail(err)
-			}
-			return
-		}
+// inline bounds how many frames of a millisecond are written by those who
+// append them. A frame that is in the store when Append returns survives even
+// the death of the process, and has no goroutine to wait for; a flood is
+// cheaper in batches.
+const inline = 32
 
-		n, err := w.Write(batch)
-		n = min(max(n, 0), len(batch))
-		if err == nil && n < len(batch) {
-			err = io.ErrShortWrite
+// flushLocked writes what is pending, without the lock. The caller has seen
+// that nobody else is writing.
+func (j *Journal) flushLocked() {
+	j.writing = true
+	batch := j.pending
+	j.pending = j.spare[:0]
+	j.mu.Unlock()
+	err := j.put(batch)
+	j.mu.Lock()
+	j.spare = batch
+	j.writing = false
+	if err != nil {
+		j.err = fmt.Errorf("rpc: %w: %w", ErrJournalFailed, err)
+		j.size = j.base + j.length // what was pending is lost
+		j.pending = nil
+	}
+	if len(j.pending) > 0 || j.closed || err != nil {
+		j.work.Signal()
+	}
+	j.change.Broadcast() // room for more
+}
+
+// put writes a batch of frames to the store, and starts another segment when
+// this one has reached its size. Only who has set writing may call it.
+func (j *Journal) put(batch []byte) error {
+	n, err := j.w.Write(batch)
+	n = min(max(n, 0), len(batch))
+	if err == nil && n < len(batch) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		// A torn frame would stop every reader: keep the whole ones.
+		j.length += wholeFrames(batch[:n])
+		if truncErr := j.w.Truncate(j.length); truncErr != nil {
+			err = fmt.Errorf("%w (and cutting off the torn frame: %w)", err, truncErr)
 		}
-		if err != nil {
-			// A torn frame would stop every reader: keep the whole ones.
-			size += wholeFrames(batch[:n])
-			if truncErr := w.Truncate(size); truncErr != nil {
-				err = fmt.Errorf("%w (and cutting off the torn frame: %w)", err, truncErr)
-			}
-			w.Close() // the write's error says more
-			fail(err)
+		j.w.Close() // the write's error says more
+		return err
+	}
+	j.length += int64(n)
+	if j.length < j.segment {
+		return nil
+	}
+	j.mu.Lock()
+	done := j.closed && len(j.pending) == 0
+	j.mu.Unlock()
+	if done {
+		return nil
+	}
+	next, err := j.store.Create(segmentName(j.base + j.length))
+	if closeErr := j.w.Close(); closeErr != nil && err == nil {
+		err = closeErr
+		next.Close()
+	}
+	if err != nil {
+		return err
+	}
+	j.w, j.base, j.length = next, j.base+j.length, 0
+	j.mu.Lock()
+	j.segments = append(j.segments, j.base)
+	j.mu.Unlock()
+	j.drop() // an acknowledgement may have come before the segment was there
+	return nil
+}
+
+// write is the writer goroutine: it writes what those who append leave to it,
+// and ends the journal.
+func (j *Journal) write() {
+	defer close(j.stopped)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for {
+		switch {
+		case j.writing:
+			j.work.Wait()
+		case j.err != nil:
 			return
-		}
-		size += int64(n)
-		j.mu.Lock()
-		done := j.closed && len(j.pending) == 0
-		j.mu.Unlock()
-		if size >= j.segment && !done {
-			next, err := j.store.Create(segmentName(base + size))
-			if closeErr := w.Close(); closeErr != nil && err == nil {
-				err = closeErr
-				next.Close()
+		case len(j.pending) > 0:
+			j.flushLocked()
+		case j.closed:
+			if err := j.w.Close(); err != nil {
+				j.err = fmt.Errorf("rpc: %w: %w", ErrJournalFailed, err)
 			}
-			if err != nil {
-				fail(err)
-				return
-			}
-			w, base, size = next, base+size, 0
-			j.mu.Lock()
-			j.segments = append(j.segments, base)
-			j.mu.Unlock()
-			j.drop() // an acknowledgement may have come before the segment was there
+			return
+		default:
+			j.work.Wait()
 		}
 	}
 }

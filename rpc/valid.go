@@ -160,6 +160,9 @@ func (s *scanner) key(i int) int {
 	if i = s.text(i + 1); i < 0 {
 		return -1
 	}
+	if i < len(s.b) && s.b[i] == ':' {
+		return i + 1
+	}
 	if i = s.space(i); i >= len(s.b) || s.b[i] != ':' {
 		return -1
 	}
@@ -173,13 +176,14 @@ func (s *scanner) text(i int) int {
 	for {
 		for len(b)-i >= 8 {
 			x := binary.LittleEndian.Uint64(b[i:])
-			m := special(x)
-			if m != 0 {
+			s.high |= x & highBits
+			if m := special(x); m != 0 {
 				i += bits.TrailingZeros64(m) / 8
-				s.high |= x & highBits
+				if b[i] == '"' {
+					return i + 1
+				}
 				break
 			}
-			s.high |= x & highBits
 			i += 8
 		}
 		if i >= len(b) {

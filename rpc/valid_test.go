@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -96,4 +99,47 @@ func FuzzValid(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { checkValid(t, b) })
+}
+
+// TestValidRandom cuts, doubles and changes texts at random.
+func TestValidRandom(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %#x", seed)
+		}
+	}()
+	var short []string
+	for _, s := range jsonSeeds {
+		if len(s) < 300 {
+			short = append(short, s)
+		}
+	}
+	const alphabet = "{}[]:,\"\\ \t\n\rtrufalsn0123456789-+.eEux\x00\x1f\x7f\x80\xc3\xa9\xff/b"
+	n := 50_000
+	if os.Getenv("OSIRIS_STRESS") != "" {
+		n = 20_000_000
+	}
+	for range n {
+		b := []byte(short[r.IntN(len(short))])
+		for range r.IntN(4) {
+			at := r.IntN(len(b) + 1)
+			switch r.IntN(5) {
+			case 0:
+				b = slices.Insert(b, at, alphabet[r.IntN(len(alphabet))])
+			case 1:
+				b = slices.Insert(b, at, []byte(short[r.IntN(len(short))])...)
+			case 2:
+				b = b[:at]
+			case 3:
+				b = slices.Delete(b, at, min(at+r.IntN(3), len(b)))
+			case 4:
+				if at < len(b) {
+					b[at] = alphabet[r.IntN(len(alphabet))]
+				}
+			}
+		}
+		checkValid(t, b)
+	}
 }

@@ -62,15 +62,14 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 	}
 	result.Status = "success"
 	result.DurationMS = milliseconds(time.Since(start))
-	w.mu.Lock()
-	w.completed++
-	completed := w.completed
-	w.mu.Unlock()
 	processed := result.RowsOut
 	if result.Mode == string(Write) {
 		processed = int64(result.Metrics["rows_written"])
 	}
-	w.metric("", "steps_completed", float64(completed), "")
+	w.counting.Lock() // so that the counts appear in their order
+	w.completed++
+	w.metric("", "steps_completed", float64(w.completed), "")
+	w.counting.Unlock()
 	w.metric(p.StepID, "rows_processed", float64(processed), "rows")
 	w.metric(p.StepID, "step_duration_ms", result.DurationMS, "ms")
 	w.event(p.StepID, "step_complete", map[string]any{

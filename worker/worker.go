@@ -58,13 +58,15 @@ type ProxyWorker struct {
 	code  int            // exit code
 	why   string         // reason of the end
 
+	counting  sync.Mutex
+	completed int // steps
+
 	mu        sync.Mutex
 	session   string // empty before the handshake
 	hello     rpc.Handshake
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
-	completed int
 	abandoned int // drivers that were left behind
 }
 

@@ -488,3 +488,15 @@ func TestInterrupt(t *testing.T) {
 		})
 	}
 }
+
+// A config with a secret in it is refused, and the secret is not repeated.
+func TestInlineSecret(t *testing.T) {
+	manifest := pipeline(t, "secret", "filesystem.csv_extractor", map[string]any{"path": "csv/supabase_users.csv", "password": "hunter2"})
+	for _, args := range [][]string{{manifest}, {manifest, "--dry-run"}} {
+		o := invoke(t, args...)
+		o.want(t, 2, `"password"`, "${NAME}")
+		if strings.Contains(o.stdout+o.stderr, "hunter2") {
+			t.Errorf("the secret is printed:\n%s\n%s", o.stdout, o.stderr)
+		}
+	}
+}
