@@ -185,7 +185,7 @@ func (sb *localSandbox) Start(ctx context.Context, cmd Command) (Process, error)
 		}
 	})
 	var p localProcess
-	if sb.inProcess {
+	if sb.inProcess || readsOnly(cmd) {
 		program := worker.Program{Drivers: sb.drivers}
 		p = &goProcess{inproc.Start(func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) int {
 			return program.Run(ctx, cmd.Args, stdin, stdout, stderr)
@@ -198,6 +198,13 @@ func (sb *localSandbox) Start(ctx context.Context, cmd Command) (Process, error)
 	}
 	sb.procs = append(sb.procs, p)
 	return p, nil
+}
+
+// readsOnly reports whether a command is the worker's tail. On this machine it
+// runs in this process: the files are the same ones, and what the worker says
+// is here one process earlier.
+func readsOnly(cmd Command) bool {
+	return len(cmd.Args) > 1 && cmd.Args[0] == worker.Arg && cmd.Args[1] == "tail"
 }
 
 // goProcess is a worker that runs in this process.

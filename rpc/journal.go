@@ -93,6 +93,7 @@ type Journal struct {
 	spare    []byte    // the other buffer
 	window   time.Time // start of the present millisecond
 	inWindow int       // frames since
+	flood    bool      // there were many in the one before
 
 	// Of the present segment, for who has set writing.
 	w      SegmentWriter
@@ -160,7 +161,7 @@ func (j *Journal) Append(typ FrameType, parts ...[]byte) error {
 	}
 	j.pending = AppendFrame(j.pending, typ, j.size, parts...)
 	j.grownLocked(length)
-	return nil
+	return j.err
 }
 
 // AppendData adds an event, metric, log or heartbeat frame around data, which
@@ -187,7 +188,7 @@ func (j *Journal) appendData(typ FrameType, data []byte, urgent bool) error {
 		return err
 	}
 	j.addLocked(typ, prefix, data)
-	return nil
+	return j.err
 }
 
 // addLocked adds a frame with an envelope.
@@ -200,16 +201,19 @@ func (j *Journal) addLocked(typ FrameType, prefix string, data []byte) {
 	j.grownLocked(length)
 }
 
-// grownLocked counts a frame that was added to pending.
+// grownLocked counts a frame that was added to pending, and may release the
+// lock to write it.
 func (j *Journal) grownLocked(length int) {
 	j.size += HeaderSize + int64(length)
-	if j.writing {
-		return // who writes looks again
+	j.inWindow++
+	if j.writing || int64(len(j.pending)) > HeaderSize+int64(length) {
+		return // who writes, or was told to, looks again
 	}
 	if now := time.Now(); now.Sub(j.window) > time.Millisecond {
-		j.window, j.inWindow = now, 0
+		j.flood = j.inWindow > inline && now.Sub(j.window) < 10*time.Millisecond
+		j.window, j.inWindow = now, 1
 	}
-	if j.inWindow++; j.inWindow > inline {
+	if j.flood || j.inWindow > inline {
 		j.work.Signal()
 		return
 	}
@@ -315,10 +319,11 @@ func (j *Journal) Close(reason []byte) error {
 		reason = fmt.Appendf(nil, `{"exit_code":1,"reason":"closed with %d bytes that are no reason"}`, len(reason))
 	}
 	j.mu.Lock()
-	if !j.closed && j.err == nil {
+	again := j.closed
+	j.closed = true // before the frame: while that is written nothing may follow it
+	if !again && j.err == nil {
 		j.addLocked(FrameClose, prefix, reason)
 	}
-	j.closed = true
 	j.work.Signal()
 	j.change.Broadcast()
 	j.mu.Unlock()

@@ -356,6 +356,42 @@ func TestJournalCloseWhileFull(t *testing.T) {
 	})
 }
 
+// Nothing follows the close frame, also not while it is being written.
+func TestJournalAppendWhileClosing(t *testing.T) {
+	store := newMemStore()
+	var j *rpc.Journal
+	during := 0
+	store.write = func(_ string, p []byte) (int, error) {
+		if bytes.Contains(p, closeReason) {
+			during++
+			for name, err := range map[string]error{
+				"Append":       appendSized(j, 100),
+				"AppendData":   j.AppendData(rpc.FrameEvent, []byte(`{}`)),
+				"AppendUrgent": j.AppendUrgent(rpc.FrameEvent, []byte(`{}`)),
+			} {
+				if !errors.Is(err, rpc.ErrJournalClosed) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+		return len(p), nil
+	}
+	j = newJournal(t, store, nil)
+	var closing sync.WaitGroup
+	for range 4 {
+		closing.Go(func() {
+			if err := j.Close(closeReason); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	closing.Wait()
+	frames, err := readFrames(rpc.NewFrameReader(bytes.NewReader(store.bytes()), 0, 0))
+	if len(frames) != 1 || err != io.EOF || during != 1 {
+		t.Errorf("%d frames, %v; written %d times", len(frames), err, during)
+	}
+}
+
 // Full may end the journal, and may panic.
 func TestJournalFullCallback(t *testing.T) {
 	t.Run("close", func(t *testing.T) {
@@ -403,7 +439,7 @@ func TestJournalFullCallback(t *testing.T) {
 // later call returns.
 func TestJournalWriteError(t *testing.T) {
 	const frame = 50
-	for limit := range 4*frame + 1 {
+	for limit := range 4*frame + 1 { // one write for each
 		synctest.Test(t, func(t *testing.T) {
 			store := newMemStore()
 			room := limit
@@ -420,9 +456,7 @@ func TestJournalWriteError(t *testing.T) {
 			appended := 0
 			for ; appended < 10 && err == nil; appended++ {
 				err = appendSized(j, frame)
-				if appended%2 == 1 { // batches of two
-					synctest.Wait()
-				}
+				synctest.Wait()
 			}
 			if !errors.Is(err, rpc.ErrJournalFailed) || !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("room for %d bytes: error is %v", limit, err)
@@ -439,6 +473,60 @@ func TestJournalWriteError(t *testing.T) {
 			}
 			if want := int64(limit / frame * frame); j.Size() != want {
 				t.Errorf("room for %d bytes: Size() = %d, want %d", limit, j.Size(), want)
+			}
+		})
+	}
+}
+
+// The same for a batch that has gathered while another write took its time.
+func TestJournalWriteErrorInBatch(t *testing.T) {
+	const frame, frames = 50, 5
+	for limit := range frame*frames + 1 {
+		synctest.Test(t, func(t *testing.T) {
+			store := newMemStore()
+			gate := make(chan struct{})
+			writes := 0
+			store.write = func(_ string, p []byte) (int, error) {
+				switch writes++; writes {
+				case 1:
+					<-gate
+				case 2:
+					if len(p) != frame*frames {
+						t.Errorf("a batch of %d bytes, want %d", len(p), frame*frames)
+					}
+					if limit < len(p) {
+						return limit, syscall.ENOSPC
+					}
+				}
+				return len(p), nil
+			}
+			j := newJournal(t, store, nil)
+			first := make(chan error)
+			go func() { first <- appendSized(j, frame) }()
+			synctest.Wait()
+			for range frames {
+				if err := appendSized(j, frame); err != nil {
+					t.Fatal(err)
+				}
+			}
+			close(gate)
+			if err := <-first; err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+			whole := 1 + limit/frame
+			if n := int64(whole * frame); j.Size() != n {
+				t.Errorf("room for %d bytes: Size() = %d, want %d", limit, j.Size(), n)
+			}
+			err := j.Close(closeReason)
+			if failed := limit < frame*frames; failed != errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("room for %d bytes: Close: %v", limit, err)
+			} else if !failed {
+				whole++ // the close frame
+			}
+			got, err := readFrames(rpc.NewFrameReader(bytes.NewReader(store.bytes()), 0, 0))
+			if len(got) != whole || err != io.EOF {
+				t.Errorf("room for %d bytes: %d frames, %v; want %d", limit, len(got), err, whole)
 			}
 		})
 	}

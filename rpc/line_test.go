@@ -223,7 +223,16 @@ func TestAppendMetric(t *testing.T) {
 }
 
 func TestLineTime(t *testing.T) {
+	// Every day of 400 years, at some time of the day.
+	for day := range 146_097 + 1000 {
+		tm := time.Unix(int64(day)*86400+int64(day*7919%86400), int64(day)*6_789_123%1e9)
+		line := rpc.Line{Time: tm}.AppendEvent(nil, nil)
+		if want := tm.UTC().Format(rpc.TimeFormat); !bytes.HasPrefix(line, []byte(`{"ts":"`+want+`"`)) {
+			t.Fatalf("%s, want %s", line, want)
+		}
+	}
 	for _, tm := range []time.Time{
+		time.Unix(-1, 0), time.Unix(253402300799, 999_999_999), time.Unix(253402300800, 0),
 		{}, time.Unix(0, 0), time.Date(2026, 12, 31, 23, 59, 59, 999_999_999, time.UTC), time.Date(1, 1, 1, 0, 0, 0, 1000, time.UTC),
 		time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC),
 		time.Date(2024, 2, 29, 12, 30, 45, 123_456_789, time.FixedZone("x", -9*3600-1800)), time.Unix(1<<40, 0), time.Now(),

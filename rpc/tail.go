@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"time"
 )
 
@@ -112,6 +113,9 @@ func (t *tail) copy(ctx context.Context) (closed bool, err error) {
 			if err != io.EOF {
 				continue
 			}
+			// Who reads what was just written has waited long enough: in the
+			// same process it goes first.
+			runtime.Gosched()
 		}
 		if err != nil && err != io.EOF {
 			return false, fmt.Errorf("rpc: read journal at %d: %w", t.pos, err)

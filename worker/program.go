@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/osiris-pipelines/remote/rpc"
@@ -29,7 +30,7 @@ func Main(drivers *Registry) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := Program{Drivers: drivers, ownProcess: true}
-	code := p.Run(ctx, os.Args[2:], os.Stdin, os.Stdout, os.Stderr)
+	code := p.Run(ctx, os.Args[2:], pollable(os.Stdin), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -104,6 +105,11 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		}
 		return w.Run(ctx, stdin)
 	case "tail":
+		if p.ownProcess {
+			// It does one thing at a time; threads that look for more would
+			// take the processor from the worker and the host.
+			runtime.GOMAXPROCS(1)
+		}
 		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
 	case "seal":
 		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))

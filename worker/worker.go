@@ -67,7 +67,7 @@ type ProxyWorker struct {
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
-	abandoned int // drivers that were left behind
+	abandoned int                                // drivers that were left behind
 }
 
 // New makes a worker in a folder of its own and starts its journal. The caller
