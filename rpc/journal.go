@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -256,6 +257,16 @@ func (j *Journal) callFullLocked(unacked int64) {
 	j.mu.Unlock()
 	defer j.mu.Lock()
 	j.full(unacked)
+}
+
+// Lift ends the limit of what may wait to be acknowledged, for a writer that is
+// about to close its journal and whose host may be gone: nothing blocks any
+// more.
+func (j *Journal) Lift() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.maxUnacked = math.MaxInt64
+	j.change.Broadcast()
 }
 
 // Size returns the offset behind the last frame.

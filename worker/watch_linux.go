@@ -18,7 +18,7 @@ func (OSFS) Watch(dir string) (<-chan struct{}, func(), error) {
 		return nil, nil, &fs.PathError{Op: "watch", Path: dir, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
-	const changes = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE
+	const changes = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE
 	if _, err := unix.InotifyAddWatch(fd, dir, changes); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("watch %s: %w", dir, err), f.Close())
 	}

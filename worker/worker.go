@@ -149,6 +149,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 		c.Close() // ends the reader, where a read can be interrupted
 	}
 	cancel(errStopping)
+	w.journal.Lift() // what waits for a host that is gone must end, too
 	w.steps.Wait() // ExecuteStep gives up on drivers that ignore their context
 	<-beats
 	if w.prints != nil {

@@ -520,6 +520,22 @@ func TestFullJournal(t *testing.T) {
 	}
 }
 
+// TestFullJournalAndNoHost: a worker that waits for a host which is gone ends.
+func TestFullJournalAndNoHost(t *testing.T) {
+	h := start(t, map[string]driverFunc{"talk": func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		for ctx.Err() == nil {
+			s.LogEvent("word", map[string]any{"text": strings.Repeat("x", 1000)})
+		}
+		return nil, ctx.Err()
+	}}, "-max-journal", "65536")
+	h.handshake()
+	h.ask(rpc.MethodExecuteStep, rpc.ExecuteStep{StepID: "a", Driver: "talk"})
+	for h.next().Type != rpc.FrameLog { // the warning that it is full
+	}
+	h.stdin.Close()
+	h.expectClose(1, "end of input")
+}
+
 func TestOutputErrors(t *testing.T) {
 	boom := errors.New("boom")
 	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
