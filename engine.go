@@ -45,6 +45,7 @@ type place struct {
 	dir     string            // the run's folder there
 	base    string            // where relative input paths start there
 	files   map[string]string // input paths as configs give them, to where they are
+	started bool              // the worker was
 }
 
 // run is one session of an adapter.
@@ -315,6 +316,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if err != nil {
 		return err
 	}
+	pl.started = true
 	defer l.close()
 	hello, err := e.handshake(ctx, l, p, pl, env)
 	if err != nil {
@@ -355,6 +357,9 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	err = g.run(ctx)
 	r.steps = g.results
 	s.event("cleanup_start", nil)
+	if errors.Is(err, errCallCancelled) {
+		return err // it does not answer: it is killed, and Collect seals
+	}
 	if endErr := e.finish(ctx, r, l); err == nil {
 		err = endErr
 	}
@@ -591,6 +596,9 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		return got, err
 	}
 	if r.place != nil {
+		if !r.place.started {
+			r.sealed = &rpc.SealResult{} // nothing can have been left
+		}
 		if r.sealed == nil {
 			sealed, err := seal(ctx, r.place)
 			if err != nil {
@@ -776,11 +784,18 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	if r.place == nil {
 		return nil
 	}
-	if err := r.place.sandbox.Kill(ctx); err != nil {
-		return fmt.Errorf("remote: remove sandbox %s: %w", r.sandboxID, err)
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := r.place.sandbox.Kill(ctx)
+		if err == nil {
+			r.place = nil
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fmt.Errorf("remote: remove sandbox %s: %w", r.sandboxID, err)
+		}
 	}
-	r.place = nil
-	return nil
 }
 
 // Close stops what is running, removes what was never collected, and waits

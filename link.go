@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,9 +26,12 @@ const (
 	tailStartTimeout = 30 * time.Second
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellGrace    = 100 * time.Millisecond // for the tail to end once the worker's process has
+	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
+	deadSilence      = time.Minute            // without a byte from any tail; then the worker counts as lost
+	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
+	resendMax        = time.Minute
 	ackInterval      = time.Second
 	ackBytes         = 1 << 20
-	tailTries        = 5 // tails in a row that bring nothing new
 )
 
 // link is the host's end of the wire: it starts the worker and its journal's
@@ -58,11 +62,22 @@ type link struct {
 
 	mu       sync.Mutex
 	last     int64 // number of the last request
-	pending  map[int64]chan *rpc.Response
+	pending  map[int64]*pendingCall
 	answered int64              // every request up to here has its answer
 	early    map[int64]struct{} // answered above it
 	farewell *rpc.Close
-	open     []string // steps running at the last heartbeat
+	lost     []string // steps that were running when everything was over
+}
+
+// pendingCall is a request without an answer. It is sent again from time to
+// time, since a connection that breaks may take it along without a word; the
+// worker executes it once all the same.
+type pendingCall struct {
+	answer chan *rpc.Response // has room for one
+	stepID string             // of an execute_step
+	frame  []byte
+	resend time.Time
+	wait   time.Duration
 }
 
 // dial starts the worker and its tail.
@@ -74,7 +89,7 @@ func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, 
 		input:   make(chan []byte),
 		ackDue:  make(chan struct{}, 1),
 		down:    make(chan struct{}),
-		pending: make(map[int64]chan *rpc.Response),
+		pending: make(map[int64]*pendingCall),
 		early:   make(map[int64]struct{}),
 	}
 	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
@@ -83,6 +98,7 @@ func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, 
 	}
 	l.proc = proc
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.silence.Store(int64(firstSilence))
 	l.wg.Go(l.drainStdout)
 	l.wg.Go(l.await)
 	l.wg.Go(l.write)
@@ -116,8 +132,11 @@ func (l *link) close() {
 // streams, as C libraries do. It never is part of the protocol.
 func (l *link) drainStdout() {
 	w := &lastLines{session: l.session, stream: "stdout"}
-	io.Copy(w, l.proc.Stdout())
+	_, err := io.Copy(w, l.proc.Stdout())
 	w.flush()
+	if err != nil && l.ctx.Err() == nil {
+		l.session.logf(slog.LevelDebug, "standard output of the worker's process: %v", err)
+	}
 }
 
 // await notes how the worker's process ends.
@@ -132,14 +151,15 @@ func (l *link) await() {
 
 // write sends frames to the worker.
 func (l *link) write() {
-	stdin := l.proc.Stdin()
 	acked := int64(0)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
-		var frame []byte
 		select {
 		case <-l.ctx.Done():
 			return
-		case frame = <-l.input:
+		case frame := <-l.input:
+			l.put(frame)
 		case <-l.ackDue:
 			offset := l.cursor.Load()
 			if offset == acked {
@@ -147,20 +167,51 @@ func (l *link) write() {
 			}
 			acked = offset
 			b, _ := json.Marshal(rpc.Ack{Offset: offset})
-			frame, _ = rpc.EncodeInput(rpc.FrameAck, b)
-		}
-		if _, err := stdin.Write(frame); err != nil {
-			// The worker is gone, or out of reach: what follows from that is
-			// for those who listen to it.
-			l.session.logf(slog.LevelDebug, "input to the worker: %v", err)
-			select {
-			case <-l.ctx.Done():
-				return
-			case <-l.exited:
-			case <-l.down:
+			if frame, err := rpc.EncodeInput(rpc.FrameAck, b); err == nil {
+				l.put(frame)
+			}
+		case now := <-tick.C:
+			for _, frame := range l.overdue(now) {
+				l.put(frame)
 			}
 		}
 	}
+}
+
+// put writes a frame to the worker's input, and tries again until it is
+// taken or there is nobody to take it.
+func (l *link) put(frame []byte) {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		_, err := l.proc.Stdin().Write(frame)
+		if err == nil {
+			return
+		}
+		l.session.logf(slog.LevelDebug, "input to the worker: %v", err)
+		select {
+		case <-time.After(wait):
+		case <-l.ctx.Done():
+			return
+		case <-l.exited:
+			return
+		case <-l.down:
+			return
+		}
+	}
+}
+
+// overdue returns the requests that are to be sent again.
+func (l *link) overdue(now time.Time) [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var frames [][]byte
+	for _, c := range l.pending {
+		if c.frame != nil && now.After(c.resend) {
+			c.wait = min(2*c.wait, resendMax)
+			c.resend = now.Add(c.wait)
+			frames = append(frames, c.frame)
+		}
+	}
+	return frames
 }
 
 // follow reads the journal through one tail after the other until its close
@@ -179,13 +230,15 @@ func (l *link) follow() {
 	l.pending = nil
 	l.mu.Unlock()
 	close(l.down)
-	for _, answer := range pending {
-		close(answer)
+	for _, c := range pending {
+		close(c.answer)
 	}
 }
 
 func (l *link) readJournal() error {
-	fruitless := 0
+	wait := time.Duration(0)
+	heard := time.Now() // when the journal last grew
+	final := 0          // fruitless tails after the worker's end
 	for {
 		before := l.cursor.Load()
 		last := false
@@ -203,24 +256,26 @@ func (l *link) readJournal() error {
 			return err
 		}
 		if l.cursor.Load() > before {
-			fruitless = 0
-		} else if fruitless++; last || fruitless >= tailTries {
-			// The journal ends without the worker's last word.
-			select {
-			case <-l.exited:
-				return l.crash(err)
-			default:
-				return l.crash(fmt.Errorf("its journal cannot be read: %w", err))
+			heard, wait, final = time.Now(), 0, 0
+			continue
+		}
+		if last {
+			// The journal ends without the worker's last word: in a whole
+			// frame, or in one that it was writing when it died.
+			if final++; err == nil || final >= 3 {
+				return l.crash(nil)
 			}
+		}
+		if silent := time.Since(heard); silent > deadSilence {
+			return l.crash(fmt.Errorf("nothing was heard of it for %s: %w", silent.Round(time.Second), err))
 		}
 		if err != nil {
 			l.session.logf(slog.LevelWarn, "journal read up to %d, continuing from there: %v", l.cursor.Load(), err)
 		}
-		if fruitless > 0 {
-			select {
-			case <-time.After(time.Duration(fruitless*fruitless) * 50 * time.Millisecond):
-			case <-l.ctx.Done():
-			}
+		wait = min(max(2*wait, 20*time.Millisecond), time.Second)
+		select {
+		case <-time.After(wait):
+		case <-l.ctx.Done():
 		}
 	}
 }
@@ -242,7 +297,14 @@ func (l *link) crash(err error) error {
 	default:
 	}
 	l.mu.Lock()
-	c.OpenSteps = l.open
+	for _, p := range l.pending {
+		if p.stepID != "" {
+			l.lost = append(l.lost, p.stepID)
+		}
+	}
+	slices.Sort(l.lost)
+	l.lost = slices.Compact(l.lost)
+	c.OpenSteps = l.lost
 	if l.farewell != nil {
 		c.Reason = l.farewell.Reason
 	}
@@ -276,18 +338,21 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	close(stop)
 	watching.Wait()
 
-	// Whatever is left of it would read the journal for nobody.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
-	defer cancel()
+	// Whatever is left of it would read the journal for nobody. Its end may be
+	// long in coming where the connection is what broke.
 	tail.Stdin().Close()
 	tail.Stdout().Close()
-	killErr := tail.Signal(ctx, SignalKill)
-	if killErr == nil {
-		_, killErr = tail.Wait(ctx)
-	}
-	if killErr != nil && !errors.Is(killErr, ErrSandboxGone) {
-		l.session.logf(slog.LevelDebug, "end of tail: %v", killErr)
-	}
+	l.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
+		defer cancel()
+		err := tail.Signal(ctx, SignalKill)
+		if err == nil {
+			_, err = tail.Wait(ctx)
+		}
+		if err != nil && !errors.Is(err, ErrSandboxGone) {
+			l.session.logf(slog.LevelDebug, "end of tail: %v", err)
+		}
+	})
 	if why := cut.Load(); why != nil && !closed {
 		err = errors.New(*why)
 	}
@@ -394,9 +459,6 @@ func (l *link) handle(f rpc.Frame) error {
 		l.session.metric("worker_rss_bytes", float64(m.RSSBytes), "bytes")
 		l.session.metric("worker_cpu_seconds", m.CPUSeconds, "seconds")
 		l.session.metric("worker_open_steps", float64(len(m.OpenSteps)), "")
-		l.mu.Lock()
-		l.open = m.OpenSteps
-		l.mu.Unlock()
 	case rpc.FrameClose:
 		var m rpc.Close
 		if err := json.Unmarshal(data, &m); err != nil {
@@ -420,7 +482,7 @@ func (l *link) deliver(resp *rpc.Response) error {
 	if n > l.last {
 		return fmt.Errorf("answer to %s, which was not asked", resp.ID)
 	}
-	answer, ok := l.pending[n]
+	call, ok := l.pending[n]
 	if !ok {
 		return nil
 	}
@@ -433,7 +495,7 @@ func (l *link) deliver(resp *rpc.Response) error {
 		l.answered++
 		delete(l.early, l.answered)
 	}
-	answer <- resp // has room for one
+	call.answer <- resp
 	return nil
 }
 
@@ -497,7 +559,10 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	if err != nil {
 		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
 	}
-	answer := make(chan *rpc.Response, 1)
+	call := &pendingCall{answer: make(chan *rpc.Response, 1), wait: resendFirst}
+	if step, ok := params.(*rpc.ExecuteStep); ok {
+		call.stepID = step.StepID
+	}
 	l.mu.Lock()
 	if l.pending == nil {
 		l.mu.Unlock()
@@ -505,7 +570,7 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	}
 	l.last++
 	n := l.last
-	l.pending[n] = answer
+	l.pending[n] = call
 	req := rpc.Request{ID: rpc.RequestID(n), Method: method, Params: raw, Answered: l.answered}
 	l.mu.Unlock()
 
@@ -513,7 +578,10 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	if err == nil {
 		select {
 		case l.input <- frame:
-			return n, answer, nil
+			l.mu.Lock()
+			call.frame, call.resend = frame, time.Now().Add(call.wait)
+			l.mu.Unlock()
+			return n, call.answer, nil
 		case <-l.down:
 			err = l.gone()
 		case <-ctx.Done():

@@ -150,6 +150,9 @@ func (sb *localSandbox) Extend(ctx context.Context, _ time.Duration) error { ret
 
 // Kill ends the processes and removes the run's folder.
 func (sb *localSandbox) Kill(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	sb.mu.Lock()
 	sb.gone = true
 	procs := slices.Clone(sb.procs)
@@ -224,7 +227,10 @@ func (p *goProcess) Wait(ctx context.Context) (ExitStatus, error) {
 	return ExitStatus{Code: code, Signal: signal}, nil
 }
 
-func (p *goProcess) Signal(_ context.Context, sig Signal) error {
+func (p *goProcess) Signal(ctx context.Context, sig Signal) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if sig == SignalKill {
 		p.Kill()
 	} else {
@@ -237,7 +243,7 @@ func (p *goProcess) Signal(_ context.Context, sig Signal) error {
 type child struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
-	stdout *os.File
+	stdout *childOutput
 
 	done   chan struct{} // it has ended
 	status ExitStatus    // valid when done is closed
@@ -268,11 +274,12 @@ func startChild(command Command) (*child, error) {
 	if err != nil {
 		return nil, errors.Join(err, stdin.Close(), stdout.Close())
 	}
-	p := &child{cmd: cmd, stdin: stdin, stdout: stdout, done: make(chan struct{})}
+	p := &child{cmd: cmd, stdin: stdin, stdout: &childOutput{f: stdout}, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		err := cmd.Wait()
 		killGroup(cmd) // what it left behind
+		p.stdout.ended(cmd.WaitDelay)
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
 			p.err = err
@@ -317,7 +324,10 @@ func (p *child) Wait(ctx context.Context) (ExitStatus, error) {
 	}
 }
 
-func (p *child) Signal(_ context.Context, sig Signal) error {
+func (p *child) Signal(ctx context.Context, sig Signal) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	select {
 	case <-p.done:
 		return nil
@@ -331,6 +341,70 @@ func (p *child) Signal(_ context.Context, sig Signal) error {
 		return fmt.Errorf("signal process %d: %w", p.PID(), err)
 	}
 	return nil
+}
+
+// childOutput is a process's standard output. Closing it must not end the
+// process, as a closed pipe would: what it writes is thrown away instead.
+type childOutput struct {
+	f *os.File
+
+	reading sync.Mutex // held by Read
+	mu      sync.Mutex
+	closed  bool
+	drained sync.WaitGroup
+}
+
+func (o *childOutput) isClosed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
+}
+
+func (o *childOutput) Read(p []byte) (int, error) {
+	o.reading.Lock()
+	defer o.reading.Unlock()
+	if o.isClosed() {
+		return 0, os.ErrClosed
+	}
+	n, err := o.f.Read(p)
+	if o.isClosed() {
+		return n, os.ErrClosed
+	}
+	return n, err
+}
+
+func (o *childOutput) Close() error {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return nil
+	}
+	o.closed = true
+	err := o.f.SetReadDeadline(time.Now()) // interrupts a Read
+	o.drained.Add(1)
+	o.mu.Unlock()
+	o.reading.Lock()
+	defer o.reading.Unlock()
+	_ = o.f.SetReadDeadline(time.Time{})
+	go func() {
+		defer o.drained.Done()
+		io.Copy(io.Discard, o.f)
+		o.f.Close()
+	}()
+	return err
+}
+
+// ended is called when the process has ended: what still holds the pipe has a
+// grace to let go of it.
+func (o *childOutput) ended(grace time.Duration) {
+	o.mu.Lock()
+	closed := o.closed
+	o.mu.Unlock()
+	if closed {
+		timer := time.AfterFunc(grace, func() { o.f.Close() })
+		defer timer.Stop()
+		o.drained.Wait()
+	}
 }
 
 // contextReader ends with its context.

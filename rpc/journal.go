@@ -144,8 +144,8 @@ func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 }
 
 // Append adds a frame whose payload is the concatenation of parts. It returns
-// once the frame has its place, and, unless frames come by the thousand a
-// second, is written. It blocks while more than MaxUnacked bytes wait to be
+// once the frame is written, or, where frames come by the thousand a second, has
+// its place. It blocks while more than MaxUnacked bytes wait to be
 // acknowledged.
 //
 // The error matches [ErrFrameTooLarge] for a payload above [MaxPayload],
@@ -202,14 +202,12 @@ func (j *Journal) addLocked(typ FrameType, prefix string, data []byte) {
 	j.grownLocked(length)
 }
 
-// grownLocked counts a frame that was added to pending, and may release the
-// lock to write it.
+// grownLocked counts a frame that was added to pending, and sees to its being
+// written; for that it may release the lock.
 func (j *Journal) grownLocked(length int) {
 	j.size += HeaderSize + int64(length)
+	end := j.size
 	j.inWindow++
-	if j.writing || int64(len(j.pending)) > HeaderSize+int64(length) {
-		return // who writes, or was told to, looks again
-	}
 	if now := time.Now(); now.Sub(j.window) > time.Millisecond {
 		j.flood = j.inWindow > inline && now.Sub(j.window) < 10*time.Millisecond
 		j.window, j.inWindow = now, 1
@@ -218,7 +216,12 @@ func (j *Journal) grownLocked(length int) {
 		j.work.Signal()
 		return
 	}
-	j.flushLocked()
+	for j.writing && j.err == nil {
+		j.change.Wait()
+	}
+	if j.err == nil && j.base+j.length < end { // else somebody took it along
+		j.flushLocked()
+	}
 }
 
 // waitLocked waits until a frame may be added.

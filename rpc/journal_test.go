@@ -504,16 +504,21 @@ func TestJournalWriteErrorInBatch(t *testing.T) {
 			first := make(chan error)
 			go func() { first <- appendSized(j, frame) }()
 			synctest.Wait()
+			// They wait for the write they are part of, and learn how it went.
+			batch := make(chan error)
 			for range frames {
-				if err := appendSized(j, frame); err != nil {
-					t.Fatal(err)
-				}
+				go func() { batch <- appendSized(j, frame) }()
 			}
+			synctest.Wait()
 			close(gate)
 			if err := <-first; err != nil {
 				t.Error(err)
 			}
-			synctest.Wait()
+			for range frames {
+				if err := <-batch; errors.Is(err, syscall.ENOSPC) != (limit < frame*frames) {
+					t.Errorf("room for %d bytes: Append: %v", limit, err)
+				}
+			}
 			whole := 1 + limit/frame
 			if n := int64(whole * frame); j.Size() != n {
 				t.Errorf("room for %d bytes: Size() = %d, want %d", limit, j.Size(), n)

@@ -62,6 +62,7 @@ func TestSandbox(t *testing.T, open func(t *testing.T) Env) {
 		{"DownloadMissing", testDownloadMissing},
 		{"Names", testNames},
 		{"Echo", testEcho},
+		{"StartContext", testStartContext},
 		{"StdinWhole", testStdinWhole},
 		{"StdinAfterExit", testStdinAfterExit},
 		{"ExitCode", testExitCode},

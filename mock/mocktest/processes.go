@@ -40,6 +40,30 @@ func testEcho(h *harness) {
 	}
 }
 
+// testStartContext checks that the context of Start bounds the start alone.
+func testStartContext(h *harness) {
+	ctx, cancel := context.WithCancel(h.ctx())
+	p, err := h.Sandbox.Start(ctx, h.Command(Cat))
+	if err != nil {
+		h.Fatal(err)
+	}
+	cancel()
+	buf := make([]byte, 1)
+	for range 20 { // long enough for a cancellation to arrive
+		if _, err := p.Stdin().Write([]byte{'x'}); err != nil {
+			h.Fatalf("Write after the start's context was cancelled: %v", err)
+		}
+		if _, err := io.ReadFull(p.Stdout(), buf); err != nil {
+			h.Fatalf("read after the start's context was cancelled: %v", err)
+		}
+	}
+	p.Stdin().Close()
+	h.read(p)
+	if status := h.wait(p); status != (remote.ExitStatus{}) {
+		h.Errorf("ended with %v", status)
+	}
+}
+
 // testStdinWhole checks that writes of all sizes arrive in order, and those of
 // several goroutines in one piece each.
 func testStdinWhole(h *harness) {
