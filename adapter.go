@@ -57,24 +57,47 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 	if result == nil {
 		return nil, nil, err // nothing was started
 	}
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectGrace)
-	defer cancel()
+	after := &lateContext{Context: context.WithoutCancel(ctx)}
+	defer after.cancel()
 	collectCtx := ctx
 	if ctx.Err() != nil {
-		collectCtx = after
+		collectCtx = after.start()
 	}
 	files, collectErr := a.Collect(collectCtx, p, ec)
+	if collectErr != nil && collectCtx == ctx && ctx.Err() != nil {
+		files, collectErr = a.Collect(after.start(), p, ec)
+	}
 	if collectErr != nil {
 		if r, ok := a.(interface {
 			remove(ctx context.Context, sessionID string) error
 		}); ok {
-			collectErr = errors.Join(collectErr, r.remove(after, ec.SessionID))
+			collectErr = errors.Join(collectErr, r.remove(after.start(), ec.SessionID))
 		}
 		if result.Success {
 			result.Success, result.ExitCode, result.ErrorMessage = false, 1, collectErr.Error()
 		}
 	}
 	return result, files, errors.Join(err, collectErr)
+}
+
+// lateContext is a context whose time starts when it is first needed.
+type lateContext struct {
+	context.Context
+	ctx  context.Context
+	stop context.CancelFunc
+}
+
+func (l *lateContext) start() context.Context {
+	if l.ctx == nil {
+		l.ctx, l.stop = context.WithTimeout(l.Context, collectGrace)
+	}
+	return l.ctx
+}
+
+func (l *lateContext) cancel() {
+	if l.stop != nil {
+		l.stop()
+	}
 }
 
 // E2BTransparentProxy runs manifests in sandboxes, as if they ran in this

@@ -65,6 +65,9 @@ const (
 // defaultTimeout is the specification's.
 const defaultTimeout = 300 * time.Second
 
+// maxVariable is how long a variable and its name may be: they go in one frame.
+const maxVariable = 10_000
+
 // apiKeyVariable never goes into a sandbox.
 const apiKeyVariable = "E2B_API_KEY"
 
@@ -163,10 +166,16 @@ func (c Config) lookupEnv(names []string) (map[string]string, error) {
 	values := make(map[string]string, len(names))
 	for _, name := range names {
 		v, ok := c.Env[name]
+		if !ok && !slices.Contains(c.PassEnv, name) || name == apiKeyVariable {
+			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which neither Config.PassEnv nor Config.Env names", ErrInvalid, name)
+		}
 		if !ok {
 			v, ok = os.LookupEnv(name)
 		}
-		if !ok || name == apiKeyVariable {
+		if len(name)+len(v) > maxVariable {
+			return nil, fmt.Errorf("remote: %w: the variable %s has %d bytes, limit is %d", ErrInvalid, name, len(v), maxVariable)
+		}
+		if !ok {
 			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which is not set; set it, or name it in Config.Env", ErrInvalid, name)
 		}
 		values[name] = v

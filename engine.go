@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -53,7 +55,10 @@ type run struct {
 	cancel   context.CancelCauseFunc
 	executed chan struct{} // closed when Execute is done
 
+	stopCollect context.CancelCauseFunc // of a Collect that is running; guarded by the engine's lock
+
 	mu        sync.Mutex // serialises Collect and removal
+	removed   bool       // the place is gone, and its artifacts with it
 	ec        *ExecutionContext
 	prepared  *PreparedRun
 	seq       int64
@@ -214,6 +219,9 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := e.checkInputs(p, ec); err != nil {
+		return nil, err
+	}
 	env, err := e.cfg.lookupEnv(p.RunParams.PassEnv)
 	if err != nil {
 		return nil, err
@@ -269,7 +277,32 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 	if _, err := os.Stat(filepath.Join(ec.LogsDir, statusFile)); err == nil {
 		return fmt.Errorf("remote: execute: %w: %s holds a finished session (%s exists); use another directory", ErrInvalid, ec.LogsDir, statusFile)
 	}
-	return p.Plan.Validate()
+	if info, err := os.Stat(filepath.Join(ec.LogsDir, eventsFile)); err == nil && info.Size() > 0 {
+		return fmt.Errorf("remote: execute: %w: %s holds a session that did not end (%s is not empty); use another directory", ErrInvalid, ec.LogsDir, eventsFile)
+	}
+	if err := p.Plan.Validate(); err != nil {
+		return err
+	}
+	return p.validate()
+}
+
+// checkInputs refuses a run that would send other files of this machine than
+// its configs name.
+func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
+	again := &PreparedRun{CfgIndex: make(map[string]map[string]any), ResolvedConnections: make(map[string]ConnectionRef),
+		Package: Package{Connections: make(map[string]ConnectionRef)}}
+	for _, s := range p.Plan.Steps {
+		s.Config = p.CfgIndex[s.cfgPath()]
+		if err := e.prepareStep(again, s, ec); err != nil {
+			return err
+		}
+	}
+	for _, name := range p.InputFiles {
+		if !slices.Contains(again.InputFiles, name) {
+			return fmt.Errorf("remote: execute: %w: the run lists the input file %q, which no config names", ErrInvalid, name)
+		}
+	}
+	return nil
 }
 
 func (e *engine) enter(sessionID string, r *run) error {
@@ -348,6 +381,9 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 			if err := l.call(ctx, rpc.MethodExecuteStep, req, result); err != nil {
 				return nil, stepError(ctx, p.Plan.Steps[i], err)
 			}
+			if result.Status != "success" {
+				return nil, &protocolError{fmt.Errorf("step %q has the result %.40q, which is neither success nor an error", req.StepID, result.Status)}
+			}
 			return result, nil
 		},
 	}
@@ -382,7 +418,6 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Drivers:     slices.Compact(drivers),
 		BasePath:    pl.base,
 		Files:       pl.files,
-		Env:         env,
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
 	}, &hello)
 	var answer *rpc.Error
@@ -392,13 +427,38 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		}
 		return nil, fmt.Errorf("remote: handshake: %w", err)
 	}
+	if errors.Is(err, ErrWorkerCrash) {
+		return nil, fmt.Errorf("remote: the program at %s ended before it answered; does it call worker.Main first? (%w)", pl.program, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if hello.Version < 1 || hello.Version > rpc.Version {
 		return nil, fmt.Errorf("remote: handshake: %w", &protocolError{fmt.Errorf("it chose protocol version %d", hello.Version)})
 	}
+	for _, part := range splitEnv(env) {
+		if err := l.call(ctx, rpc.MethodEnvironment, &rpc.Environment{Env: part}, nil); err != nil {
+			return nil, fmt.Errorf("remote: pass variables: %w", err)
+		}
+	}
 	return &hello, nil
+}
+
+// splitEnv cuts variables into parts that fit a frame each: they must not go
+// by file.
+func splitEnv(env map[string]string) []map[string]string {
+	var parts []map[string]string
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		n := 6*(len(name)+len(env[name])) + 8 // as JSON, at most
+		if len(parts) == 0 || size+n > rpc.MaxInputFrame/2 {
+			parts = append(parts, make(map[string]string))
+			size = 0
+		}
+		parts[len(parts)-1][name] = env[name]
+		size += n
+	}
+	return parts
 }
 
 // finish has a worker that is well seal its artifacts and end, and gives
@@ -411,6 +471,9 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	}
 	var sealed rpc.SealResult
 	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
+	if err == nil && sealed.Artifacts == nil {
+		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
+	}
 	if err == nil {
 		r.sealed = &sealed
 	} else if !errors.As(err, new(*rpc.Error)) {
@@ -459,11 +522,25 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if runErr == nil && completed != len(r.steps) {
 		runErr = fmt.Errorf("remote: %w: %d of %d steps completed", ErrStepFailed, completed, len(r.steps))
 	}
-	e.verdict(s, p, runErr, completed, took)
-	// The sinks have a say as long as there is something to tell them.
+	s.metric("execution_duration", took.Seconds(), "seconds")
+	// The sinks have a say before the verdict, and on it: it is written once.
+	if err := s.drain(); err != nil && runErr == nil {
+		runErr = err
+	}
+	if runErr == nil {
+		runErr = s.lastEvent("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
+	}
+	if runErr != nil {
+		fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
+		var step *StepError
+		if errors.As(runErr, &step) {
+			fields["failed_step"], fields["error_type"] = step.StepID, step.Type
+		}
+		s.event("run_error", fields)
+		s.logf(slog.LevelError, "%v", runErr)
+	}
 	if err := s.stopDelivery(); err != nil && runErr == nil {
 		runErr = err
-		e.verdict(s, p, runErr, completed, took)
 	}
 	if err := s.close(); err != nil && runErr == nil {
 		runErr = err
@@ -486,22 +563,6 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	}
 	r.seq = s.seq
 	return result, runErr
-}
-
-// verdict records how the run went.
-func (e *engine) verdict(s *session, p *PreparedRun, runErr error, completed int, took time.Duration) {
-	s.metric("execution_duration", took.Seconds(), "seconds")
-	if runErr == nil {
-		s.event("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
-		return
-	}
-	fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
-	var step *StepError
-	if errors.As(runErr, &step) {
-		fields["failed_step"], fields["error_type"] = step.StepID, step.Type
-	}
-	s.event("run_error", fields)
-	s.logf(slog.LevelError, "%v", runErr)
 }
 
 func (e *engine) writeRunCard(r *run, s *session) error {
@@ -554,13 +615,27 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		c := *r.collected
 		return &c, nil
 	}
+	if r.removed {
+		return nil, fmt.Errorf("remote: %w: the run's place was removed before they were fetched", ErrCollect)
+	}
+	if ec.LogsDir != r.ec.LogsDir {
+		return nil, fmt.Errorf("remote: collect: %w: the session was executed in %s, the context names %s", ErrInvalid, r.ec.LogsDir, ec.LogsDir)
+	}
 	s, err := openSession(ec)
 	if err != nil {
 		return nil, err
 	}
 	s.seq = r.seq
+	ctx, stop := context.WithTimeoutCause(ctx, collectLease, fmt.Errorf("remote: %w: collecting took longer than %s", ErrTimeout, collectLease))
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	e.mu.Lock()
+	r.stopCollect = cancel
+	if e.closed {
+		cancel(ErrClosed)
+	}
+	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	got, err := e.collect(ctx, r, s)
 	for _, endErr := range []error{s.stopDelivery(), s.close()} {
@@ -579,6 +654,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
+	r.prepared, r.steps, r.sealed = nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil
 }
@@ -654,7 +730,7 @@ func fileSize(name string) int64 {
 
 // Limits of what a sandbox may announce as its artifacts.
 const (
-	maxSealBytes = 64 << 20
+	maxSealBytes = 32 << 20
 	maxArtifacts = 100_000
 )
 
@@ -682,14 +758,21 @@ func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
 	if status != (ExitStatus{}) {
 		return nil, fmt.Errorf("seal artifacts: %s: %s", status, stderr)
 	}
+	// What is short as text can be large in memory.
+	if bytes.Count(b, []byte{'{'}) > 4*maxArtifacts {
+		return nil, fmt.Errorf("seal artifacts: the run left more than %d files", maxArtifacts)
+	}
 	var sealed rpc.SealResult
 	if err := json.Unmarshal(b, &sealed); err != nil {
 		return nil, fmt.Errorf("seal artifacts: %w", err)
 	}
+	if sealed.Artifacts == nil {
+		return nil, errors.New("seal artifacts: the list has no artifacts")
+	}
 	return &sealed, nil
 }
 
-// download brings the artifacts into a directory beside their final place,
+// download brings the artifacts into a directory of their own on the same disk,
 // verifies them, and moves each into place. What the sandbox says of them is
 // not believed.
 func download(ctx context.Context, pl *place, sealed *rpc.SealResult, got *CollectedArtifacts) error {
@@ -703,7 +786,7 @@ func download(ctx context.Context, pl *place, sealed *rpc.SealResult, got *Colle
 			Path: strings.ToValidUTF8(skip.Path, "\uFFFD"), Reason: strings.ToValidUTF8(skip.Reason, "\uFFFD"),
 		})
 	}
-	staging, err := os.MkdirTemp(filepath.Dir(got.ArtifactsDir), ".collect-*")
+	staging, err := os.MkdirTemp(got.ArtifactsDir, ".collect-*")
 	if err != nil {
 		return err
 	}
@@ -787,7 +870,7 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := r.place.sandbox.Kill(ctx)
 		if err == nil {
-			r.place = nil
+			r.place, r.removed = nil, true
 			return nil
 		}
 		select {
@@ -811,6 +894,11 @@ func (e *engine) Close() error {
 	var errs []error
 	for _, r := range runs {
 		r.cancel(ErrClosed)
+		e.mu.Lock()
+		if r.stopCollect != nil {
+			r.stopCollect(ErrClosed)
+		}
+		e.mu.Unlock()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupGrace)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -772,6 +773,132 @@ func TestLargeRequestsGoByFile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCollectAfterClose: what is gone is not reported as collected.
+func TestCollectAfterClose(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			a, _ := newAdapter(t, kind, remote.Config{}, nil)
+			ec := newContext(t, "s")
+			p, err := a.Prepare(t.Context(), join(), ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.Execute(t.Context(), p, ec); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := a.Collect(t.Context(), p, ec); !errors.Is(err, remote.ErrCollect) {
+				t.Errorf("got %v, %v of a place that is gone", got, err)
+			}
+			if st := readStatus(t, ec); st.SessionCopied {
+				t.Errorf("status %+v", st)
+			}
+		})
+	}
+}
+
+func TestSinkEndsItsGoroutine(t *testing.T) {
+	a, _ := newAdapter(t, "proxy", remote.Config{}, nil)
+	ec := newContext(t, "s")
+	ec.OnEvent = func(_ context.Context, e remote.Event) error {
+		if e.Name == "step_start" {
+			runtime.Goexit() // as t.Fatal does
+		}
+		return nil
+	}
+	result, _, err := remote.Run(t.Context(), a, join(), ec)
+	if !errors.Is(err, remote.ErrSink) || result.Success {
+		t.Errorf("result %+v, error %v", result, err)
+	}
+	agree(t, ec, result, err)
+}
+
+// TestTamperedRun: a stored run cannot take more of this host than the
+// adapter's configuration gives.
+func TestTamperedRun(t *testing.T) {
+	t.Setenv("REMOTE_TEST_VALUE", "canary")
+	for name, tamper := range map[string]func(p *remote.PreparedRun){
+		"a variable":  func(p *remote.PreparedRun) { p.RunParams.PassEnv = []string{"REMOTE_TEST_VALUE"} },
+		"the API key": func(p *remote.PreparedRun) { p.RunParams.PassEnv = []string{"E2B_API_KEY"} },
+		"a file":      func(p *remote.PreparedRun) { p.InputFiles = []string{"/etc/hostname"} },
+		"no config":   func(p *remote.PreparedRun) { p.CfgIndex = nil },
+		"a secret":    func(p *remote.PreparedRun) { p.CfgIndex["cfg/a.json"]["password"] = "x" },
+		"a policy":    func(p *remote.PreparedRun) { p.RunParams.OnFailure = "explode" },
+		"a timeout":   func(p *remote.PreparedRun) { p.Constraints.TimeoutSeconds = 1e300 },
+		"a session":   func(p *remote.PreparedRun) { p.RunParams.SessionID = "other" },
+		"a version":   func(p *remote.PreparedRun) { p.SchemaVersion = 99 },
+		"an adapter":  func(p *remote.PreparedRun) { p.RunParams.Adapter = "other" },
+		"a plan":      func(p *remote.PreparedRun) { p.Plan = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, provider := newAdapter(t, "proxy", remote.Config{}, nil)
+			ec := newContext(t, "s")
+			p, err := a.Prepare(t.Context(), join(), ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tamper(p)
+			if _, err := a.Execute(t.Context(), p, ec); !errors.Is(err, remote.ErrInvalid) {
+				t.Errorf("error %v", err)
+			}
+			if len(provider.Sandboxes()) != 0 {
+				t.Error("a sandbox was made")
+			}
+		})
+	}
+}
+
+// TestVariablesStayOffDisk: however many there are, none is uploaded.
+func TestVariablesStayOffDisk(t *testing.T) {
+	cfg := remote.Config{Env: map[string]string{"REMOTE_TEST_VALUE": "canary"}}
+	for i := range 50 {
+		cfg.Env[fmt.Sprint("FILLER_", i)] = strings.Repeat("canary", 1000)
+	}
+	a, provider := newAdapter(t, "proxy", cfg, &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
+		if c.Op == mock.OpUpload {
+			return fmt.Errorf("uploaded %s", c.Path)
+		}
+		return nil
+	}})
+	ec := newContext(t, "s")
+	if _, _, err := remote.Run(t.Context(), a, one("test.env"), ec); err != nil {
+		t.Fatal(err)
+	}
+	if got := events(t, ec, "env")[0]["value"]; got != "canary" {
+		t.Errorf("the driver saw %v", got)
+	}
+	for _, c := range provider.Calls() {
+		if strings.Contains(strings.Join(c.Args, " "), "canary") {
+			t.Errorf("arguments %q", c.Args)
+		}
+	}
+	cfg.Env["REMOTE_TEST_VALUE"] = strings.Repeat("x", 20_000)
+	b, _ := newAdapter(t, "proxy", cfg, nil)
+	if _, _, err := remote.Run(t.Context(), b, one("test.env"), newContext(t, "s")); !errors.Is(err, remote.ErrInvalid) {
+		t.Errorf("a variable that does not fit: %v", err)
+	}
+}
+
+func TestWrongWorkerProgram(t *testing.T) {
+	if _, err := remote.NewLocalAdapter(remote.Config{WorkerPath: "/nonexistent"}); !errors.Is(err, remote.ErrInvalid) {
+		t.Errorf("missing program: %v", err)
+	}
+	name, err := exec.LookPath("true")
+	if err != nil {
+		t.Skip("there is no program true")
+	}
+	a, _ := newAdapter(t, "local", remote.Config{WorkerPath: name}, nil)
+	ec := newContext(t, "s")
+	result, _, err := remote.Run(t.Context(), a, join(), ec)
+	if !errors.Is(err, remote.ErrWorkerCrash) {
+		t.Fatal(err)
+	}
+	contains(t, err.Error(), "does it call worker.Main first?")
+	agree(t, ec, result, err)
 }
 
 func TestUnusableSessionDirectory(t *testing.T) {

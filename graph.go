@@ -36,7 +36,7 @@ func (s Step) inputs(hasTable func(id string) bool) map[string]InputRef {
 	refs := make(map[string]InputRef, len(tables)+1)
 	for _, id := range tables {
 		name := safeName(id)
-		if count[name] > 1 {
+		if _, taken := refs["df_"+name]; taken || count[name] > 1 {
 			name += "_" + sha256Hex([]byte(id))[:8]
 		}
 		refs["df_"+name] = InputRef{FromStep: id}
@@ -128,7 +128,9 @@ func (g *graph) run(ctx context.Context) error {
 			ready = ready[1:]
 			req, err := g.request(i)
 			if err != nil {
-				return errors.Join(first, err)
+				g.results[i].Status, g.results[i].Error = StepFailed, err.Error()
+				first, ready = err, nil
+				break
 			}
 			req.Keep = readers[i] > 0
 			req.Release, release = release, nil
@@ -213,6 +215,9 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 
 // stepError turns an answer's error into the user's.
 func stepError(ctx context.Context, s Step, err error) error {
+	if errors.Is(err, errCallCancelled) {
+		return &StepError{StepID: s.ID, Driver: s.DriverName(), Type: "cancelled", Message: err.Error(), Err: err}
+	}
 	var answer *rpc.Error
 	if !errors.As(err, &answer) {
 		return err

@@ -25,7 +25,7 @@ const (
 	handshakeTimeout = 30 * time.Second
 	tailStartTimeout = 30 * time.Second
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
-	farewellGrace    = 100 * time.Millisecond // for the tail to end once the worker's process has
+	farewellIdle     = 500 * time.Millisecond // without a byte of the tail once the worker's process has ended
 	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
 	deadSilence      = time.Minute            // without a byte from any tail; then the worker counts as lost
 	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
@@ -117,7 +117,7 @@ func (l *link) close() {
 	defer cancel()
 	select {
 	case <-l.exited:
-	default:
+	default: // it may still run
 		if err := l.proc.Signal(ctx, SignalKill); err != nil && !errors.Is(err, ErrSandboxGone) {
 			l.session.logf(slog.LevelWarn, "kill worker: %v", err)
 		}
@@ -142,10 +142,20 @@ func (l *link) drainStdout() {
 // await notes how the worker's process ends.
 func (l *link) await() {
 	defer close(l.exited)
-	status, err := l.proc.Wait(l.ctx)
-	l.stderr.flush()
-	if err == nil {
-		l.status, l.known = status, true
+	defer l.stderr.flush()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		status, err := l.proc.Wait(l.ctx)
+		if err == nil {
+			l.status, l.known = status, true
+		}
+		if err == nil || errors.Is(err, ErrSandboxGone) {
+			return
+		}
+		select { // not knowing is not an end
+		case <-time.After(wait):
+		case <-l.ctx.Done():
+			return
+		}
 	}
 }
 
@@ -259,15 +269,16 @@ func (l *link) readJournal() error {
 			heard, wait, final = time.Now(), 0, 0
 			continue
 		}
-		if last {
-			// The journal ends without the worker's last word: in a whole
-			// frame, or in one that it was writing when it died.
-			if final++; err == nil || final >= 3 {
-				return l.crash(nil)
+		if last && err == nil {
+			return l.crash(nil) // the journal ends without the worker's last word
+		}
+		if last && errors.Is(err, io.ErrUnexpectedEOF) {
+			if final++; final >= 3 {
+				return l.crash(nil) // or in a frame that it was writing when it died
 			}
 		}
 		if silent := time.Since(heard); silent > deadSilence {
-			return l.crash(fmt.Errorf("nothing was heard of it for %s: %w", silent.Round(time.Second), err))
+			return l.crash(errors.Join(fmt.Errorf("nothing was heard of it for %s", silent.Round(time.Second)), err))
 		}
 		if err != nil {
 			l.session.logf(slog.LevelWarn, "journal read up to %d, continuing from there: %v", l.cursor.Load(), err)
@@ -329,7 +340,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	var watching sync.WaitGroup
 	var cut atomic.Pointer[string]
 	watching.Go(func() {
-		if why := l.watch(stop, stdout); why != "" {
+		if why := l.watch(stop, stdout, follow); why != "" {
 			cut.Store(&why)
 			stdout.r.Close()
 		}
@@ -367,10 +378,8 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 
 // watch waits for a reason to give up a tail, and returns it; empty means that
 // the tail ended first.
-func (l *link) watch(stop <-chan struct{}, stdout *idleReader) string {
-	exited := l.exited
-	var farewell <-chan time.Time
-	tick := time.NewTicker(100 * time.Millisecond)
+func (l *link) watch(stop <-chan struct{}, stdout *idleReader, follow bool) string {
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -378,16 +387,19 @@ func (l *link) watch(stop <-chan struct{}, stdout *idleReader) string {
 			return ""
 		case <-l.ctx.Done():
 			return "closed"
-		case <-exited:
-			exited = nil
-			farewell = time.After(farewellGrace)
-		case <-farewell:
-			return "the worker ended without closing its journal"
 		case <-tick.C:
-			limit := time.Duration(l.silence.Load())
-			if limit > 0 && stdout.waiting() > limit {
-				return fmt.Sprintf("no sign of life for %s", limit)
+		}
+		limit := time.Duration(l.silence.Load())
+		why := fmt.Sprintf("no sign of life for %s", limit)
+		if follow {
+			select {
+			case <-l.exited: // a tail that does not wait tells whether there is more
+				limit, why = farewellIdle, "the worker's process has ended"
+			default:
 			}
+		}
+		if stdout.waiting() > limit {
+			return why
 		}
 	}
 }
@@ -599,14 +611,15 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	return 0, nil, err
 }
 
-// encode makes a request's frame; parameters that do not fit go by file.
+// encode makes a request's frame; parameters that do not fit go by file, unless
+// they may be secret.
 func (l *link) encode(ctx context.Context, req *rpc.Request) ([]byte, error) {
 	b, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
 	}
 	frame, err := rpc.EncodeInput(rpc.FrameRequest, b)
-	if !errors.Is(err, rpc.ErrFrameTooLarge) {
+	if !errors.Is(err, rpc.ErrFrameTooLarge) || req.Method == rpc.MethodEnvironment {
 		return frame, err
 	}
 	ref := &rpc.FileRef{Path: "requests/" + req.ID + ".json", Size: int64(len(req.Params)), SHA256: sha256Hex(req.Params)}

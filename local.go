@@ -39,6 +39,11 @@ func NewLocalAdapter(cfg Config) (*LocalAdapter, error) {
 	if os.Getenv(childVariable) != "" && cfg.WorkerPath == "" && !cfg.InProcess {
 		return nil, fmt.Errorf("remote: %w: this process was started as a worker; call worker.Main first in its main, or name a worker in Config.WorkerPath", ErrInvalid)
 	}
+	if cfg.WorkerPath != "" && !cfg.InProcess {
+		if info, err := os.Stat(cfg.WorkerPath); err != nil || !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("remote: %w: Config.WorkerPath %q is not a program; build one, or leave it empty", ErrInvalid, cfg.WorkerPath)
+		}
+	}
 	if cfg.Root != "" && !filepath.IsAbs(cfg.Root) {
 		return nil, fmt.Errorf("remote: %w: Config.Root %q is not an absolute path", ErrInvalid, cfg.Root)
 	}
@@ -272,13 +277,14 @@ func startChild(command Command) (*child, error) {
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return nil, errors.Join(err, stdin.Close(), stdout.Close())
+		stdin.Close()
+		stdout.Close()
+		return nil, err
 	}
 	p := &child{cmd: cmd, stdin: stdin, stdout: &childOutput{f: stdout}, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		err := cmd.Wait()
-		killGroup(cmd) // what it left behind
+		err := reap(cmd)
 		p.stdout.ended(cmd.WaitDelay)
 		var exit *exec.ExitError
 		if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
@@ -311,7 +317,11 @@ func (p *child) Stdout() io.ReadCloser  { return p.stdout }
 func (p *child) ended() <-chan struct{} { return p.done }
 
 func (p *child) kill() {
-	killGroup(p.cmd)
+	select {
+	case <-p.done: // its pid may be another's by now
+	default:
+		killGroup(p.cmd)
+	}
 	p.stdout.Close()
 }
 

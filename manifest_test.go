@@ -112,7 +112,7 @@ func TestManifestIsRefused(t *testing.T) {
 		{"duplicate id", steps("- {id: a, driver: d}\n- {id: b, driver: d}\n- {id: a, driver: d}"), []string{`"a"`, "steps 1 and 3"}},
 		{"id with a separator", steps("- {id: a/b, driver: d}"), []string{"cannot name a folder"}},
 		{"id that climbs", steps("- {id: .., driver: d}"), []string{"cannot name a folder"}},
-		{"id of the system", steps("- {id: _system, driver: d}"), []string{"cannot name a folder"}},
+		{"id of the system", steps("- {id: _system, driver: d}"), []string{"reserved"}},
 		{"unknown need", steps("- {id: a, driver: d, needs: [b]}"), []string{`"a"`, `needs "b"`, "no such step"}},
 		{"unknown input", steps("- {id: a, driver: d, inputs: {x: {from_step: b}}}"), []string{`input "x"`, `"b"`}},
 		{"needs itself", steps("- {id: a, driver: d, needs: [a]}"), []string{"a needs a"}},

@@ -207,7 +207,9 @@ func (m *Manifest) Validate() error {
 			return &ManifestError{Reason: fmt.Sprintf("step %d has no id", i+1)}
 		case taken:
 			return fail("the id is used by steps %d and %d; ids must be unique", first+1, i+1)
-		case !validName(s.ID) || s.ID == systemArtifacts:
+		case strings.EqualFold(s.ID, systemArtifacts):
+			return fail("the id is reserved for the run's own artifacts")
+		case !validName(s.ID):
 			return fail("the id cannot name a folder; use letters, digits, dots, dashes and underscores")
 		case s.CfgPath != "" && (!fs.ValidPath(s.CfgPath) || !strings.HasPrefix(s.CfgPath, "cfg/")):
 			return fail("cfg_path %q must be a relative path below cfg/", s.CfgPath)
@@ -522,6 +524,30 @@ type PreparedRun struct {
 func (p *PreparedRun) UnmarshalJSON(b []byte) error {
 	type plain PreparedRun
 	return decodeNumbers(b, (*plain)(p))
+}
+
+// validate checks what may have happened to a run while it was stored.
+func (p *PreparedRun) validate() error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("remote: execute: %w: the prepared run %s; prepare it again", ErrInvalid, fmt.Sprintf(format, args...))
+	}
+	for _, s := range p.Plan.Steps {
+		if p.CfgIndex[s.cfgPath()] == nil {
+			return fail("has no config %s", s.cfgPath())
+		}
+	}
+	for _, seconds := range []float64{p.Constraints.TimeoutSeconds, p.RunParams.StepTimeoutSeconds} {
+		if !(seconds >= 0 && seconds < 1e9) {
+			return fail("has a timeout of %g seconds", seconds)
+		}
+	}
+	if p.RunParams.OnFailure != StopAll && p.RunParams.OnFailure != StopDependents {
+		return fail("has the failure policy %q", p.RunParams.OnFailure)
+	}
+	if p.RunParams.Concurrency < 0 {
+		return fail("has a concurrency of %d", p.RunParams.Concurrency)
+	}
+	return nil
 }
 
 // SchemaVersion is the version of [PreparedRun]'s JSON form.

@@ -335,6 +335,7 @@ type delivery struct {
 	ctx     context.Context
 	items   chan item
 	done    chan struct{}
+	once    sync.Once   // closes items
 	failed  func(error) // told once
 	unwatch func() bool // of the run's context, whose end starts the grace, too
 
@@ -342,6 +343,8 @@ type delivery struct {
 }
 
 type item struct {
+	barrier chan struct{} // closed when everything before it was told; else nil
+
 	seq    int64
 	line   []byte
 	metric bool
@@ -376,8 +379,20 @@ func (d *delivery) send(it item) {
 }
 
 func (d *delivery) run() {
+	ended := false
 	defer close(d.done)
+	defer func() {
+		if !ended { // the sink has ended this goroutine
+			d.err = fmt.Errorf("remote: %w: it ended its goroutine (runtime.Goexit)", ErrSink)
+			d.cancel()
+			d.failed(d.err)
+		}
+	}()
 	for it := range d.items {
+		if it.barrier != nil {
+			close(it.barrier)
+			continue
+		}
 		if d.err != nil {
 			continue
 		}
@@ -387,6 +402,27 @@ func (d *delivery) run() {
 			d.failed(d.err)
 		}
 	}
+	ended = true
+}
+
+// drain waits until the sinks have what is queued, and returns their error.
+func (d *delivery) drain() error {
+	if d == nil {
+		return nil
+	}
+	b := make(chan struct{})
+	select {
+	case d.items <- item{barrier: b}:
+		select {
+		case <-b:
+			if d.ctx.Err() == nil {
+				return nil
+			}
+		case <-d.done:
+		}
+	case <-d.ctx.Done():
+	}
+	return d.stop() // it has failed
 }
 
 func (d *delivery) tell(it item) (err error) {
@@ -427,6 +463,40 @@ func (d *delivery) tell(it item) (err error) {
 	return d.ec.OnEvent(d.ctx, Event{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Event, StepID: line.StepID, Line: it.line})
 }
 
+// drain waits until the sinks have what there is so far, and returns their
+// error.
+func (s *session) drain() error {
+	s.mu.Lock()
+	out := s.out
+	s.mu.Unlock()
+	err := out.drain()
+	if err != nil {
+		s.mu.Lock()
+		s.out = nil
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// lastEvent tells the sinks of an event before it writes it, and does not
+// write it when they fail.
+func (s *session) lastEvent(name string, fields map[string]any) error {
+	line := (rpc.Line{Time: time.Now(), Session: s.id, Name: name}).AppendEvent(nil, fields)
+	s.mu.Lock()
+	s.seq++
+	if s.out != nil {
+		s.out.send(item{seq: s.seq, line: line})
+	}
+	s.mu.Unlock()
+	if err := s.drain(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(s.events.line(line))
+	return s.flushLocked()
+}
+
 // stopDelivery waits until the sinks have what there is, and returns their
 // error.
 func (s *session) stopDelivery() error {
@@ -443,8 +513,10 @@ func (d *delivery) stop() error {
 	if d == nil {
 		return nil
 	}
-	d.unwatch()
-	close(d.items)
+	d.once.Do(func() {
+		d.unwatch()
+		close(d.items)
+	})
 	timer := time.AfterFunc(sinkGrace, d.cancel)
 	<-d.done
 	timer.Stop()

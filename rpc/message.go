@@ -18,6 +18,7 @@ var ErrMessage = errors.New("malformed message")
 // [CodeMethodNotFound].
 const (
 	MethodHandshake     = "handshake"
+	MethodEnvironment   = "environment"
 	MethodExecuteStep   = "execute_step"
 	MethodFetchOutput   = "fetch_output"
 	MethodCancel        = "cancel"
@@ -114,8 +115,13 @@ type Handshake struct {
 	Drivers     []string          `json:"drivers"`         // that the run needs; a missing one fails the handshake
 	BasePath    string            `json:"base_path"`       // where relative input paths start
 	Files       map[string]string `json:"files,omitempty"` // input paths as configs give them, to where they are
-	Env         map[string]string `json:"env,omitempty"`   // variables for the drivers
 	HeartbeatMS int64             `json:"heartbeat_ms"`    // between heartbeats; zero means 1000
+}
+
+// Environment adds variables for the drivers. It may come several times, after
+// the handshake and before the first step, and never by file.
+type Environment struct {
+	Env map[string]string `json:"env"`
 }
 
 // Version is the protocol version of this package.

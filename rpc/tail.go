@@ -14,6 +14,9 @@ import (
 // systems that report no changes.
 const lookAgain = 500 * time.Millisecond
 
+// pollInterval is how often a tail looks that cannot watch.
+const pollInterval = 20 * time.Millisecond
+
 // Tail copies a journal to w from an offset that is the start of a frame.
 //
 // With follow it waits for more until it has copied the close frame, or ctx is
@@ -34,19 +37,21 @@ func Tail(ctx context.Context, store Store, from int64, follow bool, w io.Writer
 		_, err := t.copy(ctx)
 		return err
 	}
+	interval := lookAgain
 	changed, stop, err := store.Watch()
-	if err != nil {
-		return fmt.Errorf("rpc: tail: %w", err)
+	if err == nil {
+		defer stop()
+	} else {
+		interval = pollInterval // watches can run out
 	}
-	defer stop()
-	timer := time.NewTimer(lookAgain)
+	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	for {
 		closed, err := t.copy(ctx)
 		if closed || err != nil {
 			return err
 		}
-		timer.Reset(lookAgain)
+		timer.Reset(interval)
 		select {
 		case _, ok := <-changed:
 			if !ok {

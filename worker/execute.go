@@ -151,7 +151,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Allocator:    w.opts.Memory,
 		Sink:         s,
 		Logger:       slog.New(&logHandler{w: w, stepID: p.StepID}),
-		Env:          maps.Clone(w.hello.Env),
+		Env:          maps.Clone(w.env),
 	}
 	w.mu.Unlock()
 	outputs, err := s.drive(ctx, entry, step)
@@ -256,10 +256,13 @@ func (s *stepRun) releaseInputs() {
 	}
 }
 
+// cleanedConfig is the artifact that shows a step's config.
+const cleanedConfig = "cleaned_config.json"
+
 // writeCleanedConfig keeps the config the driver gets as an artifact, with its
 // secrets masked.
 func (s *stepRun) writeCleanedConfig(dir string, config map[string]any) error {
-	const name = "cleaned_config.json"
+	const name = cleanedConfig
 	b, err := json.MarshalIndent(secrets.Mask(config), "", "  ")
 	if err != nil {
 		return fmt.Errorf("cleaned config: %w", err)
@@ -497,9 +500,10 @@ func errorType(err error) string {
 		switch name := reflect.TypeOf(err).String(); name {
 		case "*fmt.wrapError":
 			err = errors.Unwrap(err)
-		case "*worker.stoppedError":
-			return "cancelled"
-		case "*worker.abandonedError":
+		case "*worker.stoppedError", "*worker.abandonedError":
+			if errors.As(err, new(*timeoutError)) {
+				return "timeout"
+			}
 			return "cancelled"
 		default:
 			return name

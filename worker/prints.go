@@ -5,6 +5,7 @@ import (
 	"log"
 	"os"
 	"sync"
+	"time"
 )
 
 // printCapture turns what drivers print into log messages. It takes the place
@@ -53,14 +54,23 @@ func (c *printCapture) flush() {
 	}
 }
 
-// stop flushes, gives the standard streams back and waits.
+// stop flushes, gives the standard streams back and waits: not for a process
+// that a driver left behind with one of them.
 func (c *printCapture) stop() {
+	c.flush()
 	c.restore()
 	for _, s := range c.streams {
 		s.w.Close()
-		<-s.done
+		_ = s.r.SetReadDeadline(time.Now().Add(printGrace))
+		select {
+		case <-s.done:
+		case <-time.After(2 * printGrace): // where a pipe knows no deadline
+		}
 	}
 }
+
+// printGrace is how long the last prints have to come in.
+const printGrace = 200 * time.Millisecond
 
 // printStream is one captured stream.
 type printStream struct {

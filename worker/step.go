@@ -100,18 +100,23 @@ func (s *Step) Input(name string) (*DataFrame, error) {
 	return nil, fmt.Errorf("input %q missing; the step has %s", name, s.inputList())
 }
 
-// OnlyInput returns the input of a driver that takes one: "df", or else the
-// first of "df_*" in name order.
+// OnlyInput returns the table of a driver that takes one. A step that has
+// several is an error: which one was meant cannot be known.
 func (s *Step) OnlyInput() (*DataFrame, error) {
-	if f, ok := s.Inputs[DefaultOutput]; ok {
-		return f, nil
-	}
+	var only *DataFrame
 	for _, name := range s.InputNames() {
-		if strings.HasPrefix(name, "df_") {
-			return s.Inputs[name], nil
+		if name != DefaultOutput && !strings.HasPrefix(name, "df_") {
+			continue
 		}
+		if df := s.Inputs[name]; only != nil && df != only {
+			return nil, fmt.Errorf("one table is wanted; the step has %s", s.inputList())
+		}
+		only = s.Inputs[name]
 	}
-	return nil, fmt.Errorf("no table among the inputs; the step has %s", s.inputList())
+	if only == nil {
+		return nil, fmt.Errorf("no table among the inputs; the step has %s", s.inputList())
+	}
+	return only, nil
 }
 
 // InputNames returns the names of the inputs, sorted.
@@ -190,6 +195,9 @@ func (s *Step) ArtifactPath(name string) (string, error) {
 	local := filepath.Clean(strings.TrimLeft(filepath.ToSlash(name[len(filepath.VolumeName(name)):]), "/"))
 	if name == "" || local == "." || !filepath.IsLocal(local) {
 		return "", fmt.Errorf("output path %q leaves the step's artifacts directory; use a path without %q", name, "..")
+	}
+	if local == cleanedConfig {
+		return "", fmt.Errorf("output path %q is the worker's own; use another name", name)
 	}
 	return filepath.Join(s.ArtifactsDir, local), nil
 }

@@ -64,6 +64,7 @@ type ProxyWorker struct {
 	mu        sync.Mutex
 	session   string // empty before the handshake
 	hello     rpc.Handshake
+	env       map[string]string // for the drivers
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
@@ -91,6 +92,7 @@ func New(opts Options) (*ProxyWorker, error) {
 		outputs:  make(map[string]map[string]*DataFrame),
 		requests: make(map[string]context.CancelCauseFunc),
 		running:  make(map[string]int),
+		env:      make(map[string]string),
 	}
 	for _, dir := range []string{journalDir, artifactsDir} {
 		if err := opts.FS.MkdirAll(w.path(dir)); err != nil {
@@ -150,7 +152,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	}
 	cancel(errStopping)
 	w.journal.Lift() // what waits for a host that is gone must end, too
-	w.steps.Wait() // ExecuteStep gives up on drivers that ignore their context
+	w.steps.Wait()   // ExecuteStep gives up on drivers that ignore their context
 	<-beats
 	if w.prints != nil {
 		w.prints.stop()
@@ -304,6 +306,15 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: fmt.Sprintf("method %q before the handshake", req.Method)}
 	}
 	switch req.Method {
+	case rpc.MethodEnvironment:
+		var p rpc.Environment
+		if req.ParamsFile != nil {
+			return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: "variables do not go by file"}
+		}
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
+		return empty, w.environment(&p)
 	case rpc.MethodExecuteStep:
 		var p rpc.ExecuteStep
 		if err := w.params(req, &p); err != nil {
@@ -329,6 +340,21 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 }
 
 var errCancelled = errors.New("cancelled by the host")
+
+// environment adds variables for the drivers.
+func (w *ProxyWorker) environment(p *rpc.Environment) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k, v := range p.Env {
+		w.env[k] = v
+		if w.opts.ownProcess {
+			if err := os.Setenv(k, v); err != nil {
+				return &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("variable %q cannot be set", k)}
+			}
+		}
+	}
+	return nil
+}
 
 // enterBase makes the base path where it is the run's own, and goes there where
 // the process is the worker's, so that a driver which opens a relative path by
@@ -419,13 +445,6 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("base path: %v", err)}
 	}
 	w.session, w.hello = p.SessionID, *p
-	if w.opts.ownProcess {
-		for k, v := range p.Env {
-			if err := os.Setenv(k, v); err != nil {
-				return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("variable %q cannot be set", k)}
-			}
-		}
-	}
 	return &rpc.HandshakeResult{
 		Version: version,
 		Worker:  Version(),

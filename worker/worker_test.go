@@ -604,7 +604,7 @@ func TestStepPaths(t *testing.T) {
 			t.Errorf("%q is at %q, %v", name, got, err)
 		}
 	}
-	for _, name := range []string{"", ".", "..", "../x", "a/../../x", "/", "/.."} {
+	for _, name := range []string{"", ".", "..", "../x", "a/../../x", "/", "/..", "cleaned_config.json", "./a/../cleaned_config.json"} {
 		if got, err := s.ArtifactPath(name); err == nil {
 			t.Errorf("%q is at %q", name, got)
 		}
