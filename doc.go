@@ -9,9 +9,7 @@
 //	defer adapter.Close()
 //	manifest, err := remote.LoadManifest("compiled/manifest.yaml")
 //	...
-//	now := time.Now()
-//	id := remote.NewSessionID(now)
-//	ec := &remote.ExecutionContext{SessionID: id, LogsDir: filepath.Join("run_logs", id), StartedAt: now}
+//	ec := remote.NewExecutionContext("run_logs")
 //	result, files, err := remote.Run(ctx, adapter, manifest, ec)
 //
 // [LocalAdapter] runs it on this machine, [E2BTransparentProxy] in a sandbox.
@@ -57,6 +55,9 @@
 // this package ([ErrTimeout], [ErrUnknownDriver], [ErrInvalid], ...) tell
 // kinds apart with errors.Is. Cancelling the context stops running steps, then
 // the worker.
+//
+// After Run, status.json, the result and the error agree; who calls Execute and
+// Collect by himself finds in status.json also that a collection failed.
 //
 // # Secrets
 //

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"time"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/worker"
@@ -29,8 +28,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	id := remote.NewSessionID(time.Now())
-	ec := &remote.ExecutionContext{SessionID: id, LogsDir: "run_logs/" + id, StartedAt: time.Now()}
+	ec := remote.NewExecutionContext("run_logs")
 	result, files, err := remote.Run(context.Background(), adapter, manifest, ec)
 	if err != nil {
 		log.Fatal(err)
