@@ -25,10 +25,10 @@ import (
 func both(t *testing.T, test func(t *testing.T, fsys worker.FS, dir string)) {
 	t.Run("memory", func(t *testing.T) {
 		fsys := mock.NewSandbox(nil).FS()
-		if err := fsys.MkdirAll("/work"); err != nil {
+		if err := fsys.MkdirAll("/area"); err != nil {
 			t.Fatal(err)
 		}
-		test(t, fsys, "/work")
+		test(t, fsys, "/area")
 	})
 	t.Run("machine", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
@@ -343,8 +343,8 @@ func TestFSWatch(t *testing.T) {
 	})
 
 	fsys := mock.NewSandbox(nil).FS() // below, no notice may come
-	fsys.MkdirAll("/work/sub")
-	changed, stop, err := fsys.Watch("/work")
+	fsys.MkdirAll("/area/sub")
+	changed, stop, err := fsys.Watch("/area")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,18 +356,18 @@ func TestFSWatch(t *testing.T) {
 		default:
 		}
 	}
-	f := put(t, fsys, "/work/sub/file", "")
+	f := put(t, fsys, "/area/sub/file", "")
 	silent("a change in a subdirectory")
 	for range 10 {
-		fsys.Rename("/work/sub/file", "/work/file")
-		fsys.Rename("/work/file", "/work/sub/file")
+		fsys.Rename("/area/sub/file", "/area/file")
+		fsys.Rename("/area/file", "/area/sub/file")
 	}
 	<-changed
 	silent("more than one change at once")
 	f.Write([]byte("x"))
 	silent("a file that was moved away")
 	stop()
-	fsys.MkdirAll("/work/more")
+	fsys.MkdirAll("/area/more")
 	silent("a change after stop")
 }
 
