@@ -315,6 +315,9 @@ func TestWorkerCrash(t *testing.T) {
 		if crash.Status == nil || crash.Status.Code != 7 {
 			t.Errorf("status %v", crash.Status)
 		}
+		if diff := cmp.Diff([]string{"step"}, crash.OpenSteps); diff != "" {
+			t.Errorf("running steps (-want +got):\n%s", diff)
+		}
 		agree(t, ec, result, err)
 		// The journal outlives its writer: what was said before is here.
 		if len(events(t, ec, "before_exit")) != 1 {

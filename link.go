@@ -236,6 +236,7 @@ func (l *link) follow() {
 	}
 	l.mu.Lock()
 	l.downErr = err
+	l.lost = l.openStepsLocked()
 	pending := l.pending
 	l.pending = nil
 	l.mu.Unlock()
@@ -297,6 +298,18 @@ type protocolError struct{ err error }
 func (e *protocolError) Error() string { return "remote: worker: " + e.err.Error() }
 func (e *protocolError) Unwrap() error { return e.err }
 
+// openStepsLocked returns the steps that wait for their answers.
+func (l *link) openStepsLocked() []string {
+	var ids []string
+	for _, p := range l.pending {
+		if p.stepID != "" {
+			ids = append(ids, p.stepID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // crash describes the worker's end.
 func (l *link) crash(err error) error {
 	c := &WorkerCrashError{Err: err, Stderr: l.stderr.String()}
@@ -308,14 +321,10 @@ func (l *link) crash(err error) error {
 	default:
 	}
 	l.mu.Lock()
-	for _, p := range l.pending {
-		if p.stepID != "" {
-			l.lost = append(l.lost, p.stepID)
-		}
-	}
-	slices.Sort(l.lost)
-	l.lost = slices.Compact(l.lost)
 	c.OpenSteps = l.lost
+	if l.pending != nil {
+		c.OpenSteps = l.openStepsLocked()
+	}
 	if l.farewell != nil {
 		c.Reason = l.farewell.Reason
 	}
