@@ -19,6 +19,7 @@ var ErrMessage = errors.New("malformed message")
 const (
 	MethodHandshake     = "handshake"
 	MethodEnvironment   = "environment"
+	MethodVerifyFiles   = "verify_files"
 	MethodExecuteStep   = "execute_step"
 	MethodFetchOutput   = "fetch_output"
 	MethodCancel        = "cancel"
@@ -74,6 +75,7 @@ const (
 	CodeUnknownDriver Code = 4
 	CodeMissingInput  Code = 5 // an input the step refers to does not exist
 	CodeProtocol      Code = 6 // no protocol version in common
+	CodeDamagedFile   Code = 7 // a file is not what the host sent
 )
 
 // Error is the error of a [Response].
@@ -122,6 +124,19 @@ type Handshake struct {
 // the handshake and before the first step, and never by file.
 type Environment struct {
 	Env map[string]string `json:"env"`
+}
+
+// VerifyFiles asks whether files arrived as they were sent. One that did not is
+// answered with [CodeDamagedFile]; the result is empty.
+type VerifyFiles struct {
+	Files []FileSum `json:"files"`
+}
+
+// FileSum is a file of the sandbox and what it must hold.
+type FileSum struct {
+	Path string `json:"path"` // absolute
+	Size int64  `json:"size"`
+	XXH3 string `json:"xxh3"` // see [XXH3]
 }
 
 // Version is the protocol version of this package.

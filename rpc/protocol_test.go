@@ -55,6 +55,7 @@ func TestProtocolDocument(t *testing.T) {
 		for _, code := range []rpc.Code{
 			rpc.CodeInvalidRequest, rpc.CodeMethodNotFound, rpc.CodeInvalidParams, rpc.CodeInternal, rpc.CodeStepFailed,
 			rpc.CodeCancelled, rpc.CodeTimeout, rpc.CodeUnknownDriver, rpc.CodeMissingInput, rpc.CodeProtocol,
+			rpc.CodeDamagedFile,
 		} {
 			if !strings.Contains(doc, fmt.Sprintf("\n| %d | ", code)) {
 				t.Errorf("code %d is not listed", code)
@@ -68,7 +69,8 @@ func TestProtocolDocument(t *testing.T) {
 			quoted[m[1]] = true
 		}
 		for _, v := range []any{
-			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{},
+			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Environment{},
+			rpc.VerifyFiles{}, rpc.FileSum{},
 			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
 			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
 		} {
@@ -82,7 +84,7 @@ func TestProtocolDocument(t *testing.T) {
 		}
 		for _, method := range []string{
 			rpc.MethodHandshake, rpc.MethodExecuteStep, rpc.MethodFetchOutput, rpc.MethodCancel, rpc.MethodSealArtifacts,
-			rpc.MethodShutdown, rpc.MethodPing,
+			rpc.MethodShutdown, rpc.MethodPing, rpc.MethodEnvironment, rpc.MethodVerifyFiles,
 		} {
 			if !quoted[method] {
 				t.Errorf("method %q is not described", method)

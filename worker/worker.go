@@ -315,6 +315,12 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 			return nil, err
 		}
 		return empty, w.environment(&p)
+	case rpc.MethodVerifyFiles:
+		var p rpc.VerifyFiles
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
+		return empty, w.verifyFiles(ctx, p.Files)
 	case rpc.MethodExecuteStep:
 		var p rpc.ExecuteStep
 		if err := w.params(req, &p); err != nil {
