@@ -1,0 +1,123 @@
+package e2b
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Config is what a client is made from. An empty field takes its value from
+// the environment variable that its comment names, and then the default.
+type Config struct {
+	APIKey     string // E2B_API_KEY; required. Made at https://e2b.dev/dashboard
+	Domain     string // E2B_DOMAIN; default "e2b.app"
+	APIURL     string // E2B_API_URL; default "https://api." and the domain
+	SandboxURL string // E2B_SANDBOX_URL; default: by the domain. One URL for all sandboxes, which are told apart by header
+
+	// RequestTimeout bounds one control-plane call with all its retries, and
+	// the wait for the first answer of any other. Zero means 60 s, as in the
+	// official SDKs.
+	RequestTimeout time.Duration
+
+	// Retries is how often a call that failed is made again, where that is
+	// safe. Zero means 4, negative none. The first wait is up to 100 ms, the
+	// others longer, or what the server asks for.
+	Retries int
+
+	// Transport carries all requests, for tests and unusual networks. Nil
+	// means transports of the client's own, which [Client.Close] closes.
+	Transport http.RoundTripper
+
+	// Logger gets warnings, and every request at debug level. Nil means none,
+	// unless E2B_DEBUG is "true": then all goes to slog.Default at info level.
+	// (The official SDKs give that variable another meaning, a sandbox on
+	// localhost; set E2B_API_URL and E2B_SANDBOX_URL for that.)
+	Logger *slog.Logger
+
+	// UserAgent is put before this library's own.
+	UserAgent string
+}
+
+const (
+	defaultDomain         = "e2b.app"
+	defaultRequestTimeout = 60 * time.Second
+	defaultRetries        = 4
+)
+
+// keyPattern is that of the official SDKs. E2B_VALIDATE_API_KEY=false turns
+// the check off, as it does there.
+const keyPattern = `^e2b_[0-9a-f]+$`
+
+// String says where the configuration leads, and leaves out the key.
+func (c Config) String() string {
+	return fmt.Sprintf("E2B at %s (key set: %t)", cmp.Or(c.APIURL, c.Domain, defaultDomain), c.APIKey != "")
+}
+
+// GoString is String: the key must not get into a log by %#v either.
+func (c Config) GoString() string { return c.String() }
+
+// fromEnvironment fills what is empty.
+func (c Config) fromEnvironment() Config {
+	set := func(field *string, names string) {
+		if *field == "" {
+			*field = strings.TrimSpace(os.Getenv(names))
+		}
+	}
+	set(&c.APIKey, "E2B_API_KEY")
+	set(&c.Domain, "E2B_DOMAIN")
+	set(&c.APIURL, "E2B_API_URL")
+	set(&c.SandboxURL, "E2B_SANDBOX_URL")
+	if c.Domain == "" {
+		c.Domain = defaultDomain
+	}
+	if c.APIURL == "" {
+		c.APIURL = "https://api." + c.Domain
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = defaultRequestTimeout
+	}
+	switch {
+	case c.Retries == 0:
+		c.Retries = defaultRetries
+	case c.Retries < 0:
+		c.Retries = 0
+	}
+	if c.Logger == nil && os.Getenv("E2B_DEBUG") == "true" {
+		c.Logger = slog.New(&atLeastInfo{slog.Default().Handler()})
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	if c.APIKey == "" {
+		return fmt.Errorf("e2b: %w: there is no API key; set E2B_API_KEY or Config.APIKey, keys are made at https://e2b.dev/dashboard", ErrAuthentication)
+	}
+	if os.Getenv("E2B_VALIDATE_API_KEY") != "false" && !regexp.MustCompile(keyPattern).MatchString(c.APIKey) {
+		return fmt.Errorf("e2b: %w: the API key is not \"e2b_\" and hexadecimal digits; check E2B_API_KEY or Config.APIKey, or set E2B_VALIDATE_API_KEY=false for a server with other keys", ErrAuthentication)
+	}
+	for name, value := range map[string]string{"API": c.APIURL, "sandbox": c.SandboxURL} {
+		if value == "" {
+			continue
+		}
+		u, err := url.Parse(value)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
+			return fmt.Errorf("e2b: %w: the %s URL is not one like https://api.e2b.app; check E2B_%s_URL", ErrInvalid, name, strings.ToUpper(name))
+		}
+	}
+	if c.Domain == "" || strings.ContainsAny(c.Domain, "/@? ") {
+		return fmt.Errorf("e2b: %w: the domain %q is not a host name; check E2B_DOMAIN", ErrInvalid, c.Domain)
+	}
+	if c.RequestTimeout < 0 {
+		return fmt.Errorf("e2b: %w: Config.RequestTimeout is %s", ErrInvalid, c.RequestTimeout)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+// Package e2b is a client of E2B's cloud sandboxes, small virtual machines
+// that start within a second: of the control plane, which makes and ends them,
+// and of the daemon inside each, which serves files and processes. It knows
+// nothing of pipelines and can be used on its own.
+//
+//	client, err := e2b.NewClient(e2b.Config{}) // takes E2B_API_KEY
+//	if err != nil {
+//		return err
+//	}
+//	defer client.Close()
+//	sandbox, err := client.CreateSandbox(ctx, e2b.CreateOptions{Timeout: 10 * time.Minute})
+//	if err != nil {
+//		return err
+//	}
+//	defer sandbox.Kill(context.WithoutCancel(ctx))
+//	result, err := sandbox.ExecuteCommand(ctx, e2b.Command{Path: "uname", Args: []string{"-a"}})
+//
+// # The life of a sandbox
+//
+// [Client.CreateSandbox] makes a sandbox from a template, which decides on its
+// CPU, memory, disk and files. It runs until [Client.Kill], or until its
+// timeout, which is counted by E2B and holds whatever becomes of this program;
+// [Client.SetTimeout] and [Client.Refresh] move it. [Client.Pause], or the
+// timeout of one made with AutoPause, keeps its memory and files instead, and
+// [Client.Connect] resumes it. Connect also gives another process, or a later
+// one, a [Sandbox] of one that runs. [Client.List] and [Client.Get] look at
+// sandboxes and leave them as they are.
+//
+// A [Sandbox] is only a handle: it needs no closing, and to forget it changes
+// nothing about the sandbox.
+//
+// # What costs money
+//
+// Every second that a sandbox runs is charged, at a rate by its CPU and
+// memory; so is the storage of snapshots. So kill what is no longer needed, on
+// a context that is not the one that has just been cancelled, and set a
+// timeout as short as the work allows, for when the program cannot. Any
+// request to a paused sandbox with AutoResume wakes it, and the charge; Get
+// does not.
+//
+// A create whose answer is lost may have made a sandbox that nobody knows of.
+// CreateSandbox finds it by random metadata and returns or kills it, see there
+// and at [Client.Close].
+//
+// # Retries
+//
+// Calls are repeated, up to Config.Retries times, with waits that grow from
+// 0.1 s to 5 s:
+//
+//   - whatever they do, when there was no connection, and when E2B refused
+//     before it acted: status 429 with a Retry-After, or 503 for lack of
+//     capacity;
+//   - when a repetition does no harm, also after a cut connection and after
+//     the statuses 500, 502, 503 and 504.
+//
+// A Retry-After is obeyed, unless it asks for more time than the call has:
+// then its error comes at once, see APIError.RetryAfter. Creating a sandbox or
+// a snapshot and starting a process are never repeated where the first may
+// have been carried out. A sandbox that is gone is not asked again.
+//
+// Config.RequestTimeout bounds a call of the control plane with all its
+// retries. Transfers of files have no time limit but their context's, and fail
+// when the network gives or takes no byte for 60 s.
+//
+// # Errors
+//
+// An error matches, by errors.Is, the sentinel error of what it is about, such
+// as [ErrSandboxGone], and is or wraps an [*APIError] where E2B said no. Those
+// of CreateSandbox are of three types, see there. No error and no log record
+// holds an API key or a token.
+//
+// # Environment
+//
+// An empty field of [Config] is taken from the environment:
+//
+//	E2B_API_KEY           the API key, from https://e2b.dev/dashboard
+//	E2B_DOMAIN            another installation than e2b.app
+//	E2B_API_URL           the control plane, when not at api. and the domain
+//	E2B_SANDBOX_URL       the way to all sandboxes, when not by the domain
+//	E2B_DEBUG             "true" logs every request to slog.Default
+//	E2B_VALIDATE_API_KEY  "false" takes keys of another form
+//
+// HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed as by net/http.
+//
+// # Compatibility
+//
+// The protocol is that of E2B's public API and of its daemon, envd 0.1.0 to
+// 0.6; a feature that needs a later daemon than a sandbox has fails with
+// [ErrUnsupported] or [ErrInvalid].
+package e2b

@@ -1,0 +1,143 @@
+package e2b
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// envdPort is the port of the daemon in every sandbox.
+const envdPort = "49983"
+
+// sharedDomains have one host for the daemons of all sandboxes. Other domains
+// have one host name for each. The list is that of the official SDKs.
+func sharedDomains() []string {
+	return []string{"e2b.app", "e2b.dev", "e2b.pro", "e2b-staging.dev"}
+}
+
+// Sandbox is a running sandbox. Its methods may be called concurrently.
+//
+// Paths in a sandbox are absolute, or relative to the home directory of the
+// sandbox's default user.
+type Sandbox struct {
+	client *Client
+	answer sandboxAnswer
+	base   string // URL of the daemon, without a slash at the end
+	rpc    daemon
+
+	ctx    context.Context // ends when the sandbox is known to be gone
+	cancel context.CancelCauseFunc
+	tasks  tasks // what the sandbox itself does in the background
+	probe  inputProbe
+}
+
+func newSandbox(c *Client, a sandboxAnswer) *Sandbox {
+	s := &Sandbox{client: c, answer: a, base: daemonURL(&c.cfg, a)}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.rpc = newDaemon(s)
+	return s
+}
+
+// daemonURL is where the daemon of a sandbox is reached.
+func daemonURL(cfg *Config, a sandboxAnswer) string {
+	domain := a.Domain
+	if domain == "" {
+		domain = cfg.Domain
+	}
+	switch {
+	case cfg.SandboxURL != "":
+		return cfg.SandboxURL
+	case slices.Contains(sharedDomains(), domain):
+		return "https://sandbox." + domain
+	default:
+		return "https://" + envdPort + "-" + a.SandboxID + "." + domain
+	}
+}
+
+// authorize sets the headers that lead a request to this sandbox and let it
+// in.
+func (s *Sandbox) authorize(h http.Header) {
+	h.Set("E2b-Sandbox-Id", s.answer.SandboxID)
+	h.Set("E2b-Sandbox-Port", envdPort)
+	if s.answer.EnvdAccessToken != "" {
+		h.Set("X-Access-Token", s.answer.EnvdAccessToken)
+	}
+}
+
+// ID returns the sandbox's ID.
+func (s *Sandbox) ID() string { return s.answer.SandboxID }
+
+// TemplateID returns the ID of the template that the sandbox was made from.
+func (s *Sandbox) TemplateID() string { return s.answer.TemplateID }
+
+// EnvdVersion returns the version of the sandbox's daemon, as "0.6.13".
+func (s *Sandbox) EnvdVersion() string { return s.answer.EnvdVersion }
+
+// Kill removes the sandbox with all its processes and files, as [Client.Kill],
+// and lets go of everyone who waits for something in it.
+func (s *Sandbox) Kill(ctx context.Context) error {
+	if err := s.client.Kill(ctx, s.ID()); err != nil {
+		return err
+	}
+	s.cancel(fmt.Errorf("%w: it was killed", ErrSandboxGone))
+	s.tasks.wait()
+	return nil
+}
+
+// SetTimeout sets the sandbox's end, as [Client.SetTimeout].
+func (s *Sandbox) SetTimeout(ctx context.Context, d time.Duration) error {
+	return s.client.SetTimeout(ctx, s.ID(), d)
+}
+
+// Refresh moves the sandbox's end, as [Client.Refresh].
+func (s *Sandbox) Refresh(ctx context.Context, d time.Duration) error {
+	return s.client.Refresh(ctx, s.ID(), d)
+}
+
+// Info describes the sandbox as it is now, as [Client.Get].
+func (s *Sandbox) Info(ctx context.Context) (*SandboxInfo, error) {
+	return s.client.Get(ctx, s.ID())
+}
+
+// Pause pauses the sandbox, as [Client.Pause]. That cuts the connections to
+// its processes; once it runs again they are found by [Sandbox.Attach].
+func (s *Sandbox) Pause(ctx context.Context) error {
+	return s.client.Pause(ctx, s.ID())
+}
+
+// Metrics measures the sandbox, as [Client.Metrics].
+func (s *Sandbox) Metrics(ctx context.Context, start, end time.Time) ([]Metrics, error) {
+	return s.client.Metrics(ctx, s.ID(), start, end)
+}
+
+// Logs reads the sandbox's log, as [Client.Logs].
+func (s *Sandbox) Logs(ctx context.Context, o LogOptions) ([]LogEntry, error) {
+	return s.client.Logs(ctx, s.ID(), o)
+}
+
+// tasks are goroutines with an owner, who can wait until they have ended and
+// no other starts.
+type tasks struct {
+	mu    sync.Mutex
+	ended bool
+	wg    sync.WaitGroup
+}
+
+// start runs f in a goroutine, or not at all once wait was called.
+func (t *tasks) start(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.wg.Go(f)
+	}
+}
+
+func (t *tasks) wait() {
+	t.mu.Lock()
+	t.ended = true
+	t.mu.Unlock()
+	t.wg.Wait()
+}
