@@ -16,6 +16,7 @@ const (
 	OpOpen     Op = "open"     // Provider.OpenSandbox
 	OpUpload   Op = "upload"   // Sandbox.Upload
 	OpDownload Op = "download" // Sandbox.Download and its reader
+	OpSize     Op = "size"     // Sandbox.Size
 	OpStart    Op = "start"    // Sandbox.Start
 	OpExtend   Op = "extend"   // Sandbox.Extend
 	OpKill     Op = "kill"     // Sandbox.Kill

@@ -3,6 +3,8 @@ package mock
 import (
 	"errors"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +26,7 @@ type content struct {
 	chunks  [][]byte // each chunkBytes long, but for the last, or short of it: the rest is zeros
 	size    int64
 	modTime time.Time
+	labels  map[string]string // metadata that a [Server] was given with it
 
 	dir   atomic.Pointer[node] // where the file is; nil when it has no name
 	users atomic.Int32         // its name and the open handles; at zero its space is free again
@@ -33,6 +36,19 @@ func (d *disk) newContent() *content {
 	c := &content{disk: d, modTime: d.now()}
 	c.users.Store(1)
 	return c
+}
+
+// clone returns a copy on another disk, which has room for it.
+func (c *content) clone(d *disk) *content {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	copied := d.newContent()
+	copied.size, copied.modTime, copied.labels = c.size, c.modTime, maps.Clone(c.labels)
+	for _, chunk := range c.chunks {
+		copied.chunks = append(copied.chunks, slices.Clone(chunk))
+	}
+	d.used.Add(c.size)
+	return copied
 }
 
 // release gives the space back when nobody is left who could see it.

@@ -1,7 +1,7 @@
 // Package mock stands in for the machines that package remote runs pipelines
 // on, so that code which uses it can be tested without any: a [Sandbox] is a
 // remote.Sandbox in memory, and a [Provider] makes them where remote wants a
-// remote.OpenSandbox.
+// remote.OpenSandbox. A [Server] is E2B's API, for tests of all that talks to it.
 //
 // A sandbox behaves. Its files are in memory ([Sandbox.FS]), its processes are
 // Go functions with real pipes, and the worker that comes with it is the real
@@ -21,6 +21,36 @@
 // [Provider.Alive] is empty when nothing was left behind. [Sandbox.Calls] says
 // what was done, [Sandbox.Processes] what ran and how it ended. The files of a
 // killed sandbox are gone.
+//
+// # Server
+//
+// [NewServer] starts E2B's control plane and the way into its sandboxes on one
+// port of the loopback interface. Any client of E2B can use it, given
+// [Server.URL] for both addresses and [Server.APIKey], as [Server.Env] has
+// them. Its statuses, bodies, defaults and limits are those of E2B, and so is
+// what a sandbox's daemon does.
+//
+// What runs in its sandboxes is for the test to choose. Without an option they
+// are in memory, as those of a Provider are: their processes are Programs, the
+// worker and a handful of commands, without a shell ([Server.Sandbox] is such
+// a one from the inside). [WithProcesses] has real processes, [WithEnvd] also
+// the real daemon. [Server.Isolation] tells how far they are from this
+// machine.
+//
+// [WithFault] makes requests fail: late, lost, cut or stalled at a byte.
+// [Server.Kill], [Server.Expire], [Server.Pause] and [Server.CutConnections]
+// strike at any time, and [WithClock] lets the time of sandboxes pass.
+// [Server.Requests] says what came, [Server.Alive] what would still cost
+// money.
+//
+// It differs from E2B in some things. There is one team, with all rights but
+// egress proxies, volumes and workload identities. Templates are given, not
+// built. Snapshots and forks have a sandbox's files, not its processes, and a
+// sandbox in memory that is paused stops at its next use of a file or stream.
+// The network of a sandbox is remembered, not enforced, and no port but the
+// daemon's leads anywhere: the others are answered as closed. A sandbox's
+// metrics are those of the moment, its log has its changes of state. It talks
+// HTTP/1.1 alone, without TLS.
 //
 // # Where it differs from a machine
 //

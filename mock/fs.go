@@ -81,8 +81,8 @@ func (n *node) notify() {
 	}
 }
 
-func (n *node) watch() (<-chan struct{}, func()) {
-	c := make(chan struct{}, 1)
+// watch sends notices to c, which needs room for one, until stop is called.
+func (n *node) watch(c chan struct{}) (stop func()) {
 	change := func(edit func([]chan struct{}) []chan struct{}) {
 		n.watchMu.Lock()
 		defer n.watchMu.Unlock()
@@ -97,7 +97,7 @@ func (n *node) watch() (<-chan struct{}, func()) {
 		}
 	}
 	change(func(l []chan struct{}) []chan struct{} { return append(l, c) })
-	return c, sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		change(func(l []chan struct{}) []chan struct{} {
 			return slices.DeleteFunc(l, func(w chan struct{}) bool { return w == c })
 		})
@@ -204,6 +204,74 @@ func (d *disk) mkdirAll(name string) error {
 	defer d.mu.Unlock()
 	_, err = d.mkdirLocked(elems)
 	return err
+}
+
+// mkdir makes one directory.
+func (d *disk) mkdir(name string) error {
+	elems, err := cleanPath(name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(elems) == 0 {
+		return syscall.EEXIST
+	}
+	dir, base, err := d.parentLocked(elems)
+	if err != nil {
+		return err
+	}
+	if dir.children[base] != nil {
+		return syscall.EEXIST
+	}
+	d.setLocked(dir, base, d.newDir())
+	return nil
+}
+
+// chmod sets a file's mode. The node is replaced, since others read its mode
+// without a lock. The mode of a directory means nothing here and stays.
+func (d *disk) chmod(name string, mode fs.FileMode) error {
+	elems, err := cleanPath(name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.walkLocked(elems)
+	if err != nil || n.content == nil {
+		return err
+	}
+	dir, base, err := d.parentLocked(elems)
+	if err != nil {
+		return err
+	}
+	d.setLocked(dir, base, &node{mode: mode, content: n.content})
+	return nil
+}
+
+// clone returns a disk with a copy of everything.
+func (d *disk) clone() *disk {
+	copied := newDisk(d.limit, d.now)
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	copied.copyLocked(copied.root, d.root)
+	return copied
+}
+
+// copyLocked copies what is in a directory of another disk, whose lock is held.
+func (d *disk) copyLocked(to, from *node) {
+	to.modTime = from.modTime
+	for base, n := range from.children {
+		var child *node
+		if n.content == nil {
+			child = d.newDir()
+			d.copyLocked(child, n)
+		} else {
+			child = &node{mode: n.mode, content: n.content.clone(d)}
+			child.content.dir.Store(to)
+		}
+		to.children[base] = child
+	}
 }
 
 // place puts a content under a name, making the directories above it.
@@ -397,6 +465,7 @@ func (i fileInfo) Sys() any           { return nil }
 // implements [worker.FS].
 type view struct {
 	disk *disk
+	wait func() // before every use; nil where nothing stops the view
 
 	mu   sync.RWMutex // held by every use, so that nothing changes after revoke
 	gone error
@@ -416,6 +485,9 @@ func (v *view) revoke(err error) {
 
 // use calls f unless the view is revoked.
 func (v *view) use(f func() error) error {
+	if v.wait != nil {
+		v.wait()
+	}
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	if v.gone != nil {
@@ -512,7 +584,8 @@ func (v *view) Watch(dir string) (changed <-chan struct{}, stop func(), err erro
 		if !n.mode.IsDir() {
 			return syscall.ENOTDIR
 		}
-		changed, stop = n.watch()
+		c := make(chan struct{}, 1)
+		changed, stop = c, n.watch(c)
 		return nil
 	})
 	return changed, stop, pathError("watch", dir, err)

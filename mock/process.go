@@ -34,7 +34,7 @@ type process struct {
 }
 
 func newProcess(s *Sandbox, pid int, cmd remote.Command, program Program) *process {
-	p := &process{sandbox: s, pid: pid, cmd: cmd, files: &view{disk: s.disk}}
+	p := &process{sandbox: s, pid: pid, cmd: cmd, files: &view{disk: s.disk, wait: s.frost.wait}}
 	p.alive, p.over = context.WithCancel(context.Background())
 	p.core = inproc.Start(func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) int {
 		defer p.over()

@@ -73,6 +73,7 @@ type Program func(ctx context.Context, p *Proc) int
 // Proc is what a [Program] finds when it starts.
 type Proc struct {
 	Args   []string // without the program's name
+	Env    []string // as NAME=value, in a sandbox of a [Server]; else nil
 	Dir    string   // working directory, absolute
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -92,6 +93,7 @@ type Sandbox struct {
 	disk     *disk
 	host     *view
 	programs map[string]Program
+	frost    frost
 
 	mu    sync.Mutex
 	procs []*process
@@ -244,6 +246,7 @@ func (s *Sandbox) shut(why string) error {
 	for _, p := range s.procs {
 		p.lose(s.gone)
 	}
+	s.frost.set(false)
 	s.host.revoke(s.gone)
 	s.disk.clear()
 	return s.gone
@@ -428,6 +431,11 @@ func (s *Sandbox) start(cmd remote.Command) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.run(cmd, program)
+}
+
+// run makes a process of a program.
+func (s *Sandbox) run(cmd remote.Command, program Program) (*process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone != nil {

@@ -48,6 +48,9 @@ func testUploadDownload(h *harness) {
 		data := random(1, size)
 		h.upload(name, data)
 		h.equal(fmt.Sprintf("file of %d bytes", size), h.download(name), data)
+		if n, err := h.Sandbox.Size(h.ctx(), name); err != nil || n != int64(size) {
+			h.Errorf("Size of a file of %d bytes: %d, %v", size, n, err)
+		}
 	}
 }
 
@@ -138,6 +141,9 @@ func testDownloadMissing(h *harness) {
 	for _, name := range []string{h.path("missing"), h.path("missing/dir/file")} {
 		if _, err := h.tryDownload(h.ctx(), name); !errors.Is(err, fs.ErrNotExist) {
 			h.Errorf("Download(%q): %v, want fs.ErrNotExist", name, err)
+		}
+		if _, err := h.Sandbox.Size(h.ctx(), name); !errors.Is(err, fs.ErrNotExist) {
+			h.Errorf("Size(%q): %v, want fs.ErrNotExist", name, err)
 		}
 	}
 	h.upload(h.path("file"), "")

@@ -69,6 +69,7 @@ func TestSandbox(t *testing.T, open func(t *testing.T) Env) {
 		{"Signal", testSignal},
 		{"Wait", testWait},
 		{"StartMissing", testStartMissing},
+		{"StartUploaded", testStartUploaded},
 		{"Arguments", testArguments},
 		{"Dir", testDir},
 		{"Stderr", testStderr},

@@ -225,6 +225,18 @@ func testStartMissing(h *harness) {
 	}
 }
 
+// testStartUploaded starts a program that was uploaded: where files are real it
+// is a script, a sandbox in memory goes by the name.
+func testStartUploaded(h *harness) {
+	name := h.path("bin dir/" + Args)
+	h.upload(name, "#!/bin/sh\n"+scripts[Args]+"\n")
+	for range 2 {
+		if got := h.output(remote.Command{Path: name, Args: []string{"a b", ""}}); got != "a b\x00\x00" {
+			h.Errorf("an uploaded program writes %q", got)
+		}
+	}
+}
+
 func testArguments(h *harness) {
 	args := append([]string{"", "plain"}, oddNames...)
 	out := h.output(h.Command(Args, args...))

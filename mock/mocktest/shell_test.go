@@ -104,6 +104,17 @@ func (s *shellSandbox) Download(ctx context.Context, name string) (io.ReadCloser
 	return f, nil
 }
 
+func (s *shellSandbox) Size(ctx context.Context, name string) (int64, error) {
+	if err := s.check(ctx); err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
 func (s *shellSandbox) Extend(ctx context.Context, _ time.Duration) error { return s.check(ctx) }
 
 func (s *shellSandbox) Kill(ctx context.Context) error {

@@ -1,0 +1,60 @@
+package machine
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/osiris-pipelines/remote/mock/internal/envd"
+)
+
+// newMachine takes the most isolated kind that works.
+func newMachine(opts Options, dir string) (*Machine, error) {
+	if opts.Shared {
+		return newShared(opts, dir, "as was asked for")
+	}
+	n, err := newIsolated(opts, dir)
+	if err != nil {
+		return newShared(opts, dir, err.Error())
+	}
+	return isolatedMachine(opts, n), nil
+}
+
+func newIsolated(opts Options, dir string) (*namespace, error) {
+	l := layout{dir: dir, diskBytes: opts.DiskBytes}
+	for _, name := range opts.ReadOnly {
+		name = filepath.Clean(name)
+		l.binds = append(l.binds, name, name)
+	}
+	var errs []error
+	if os.Geteuid() == 0 {
+		n, err := newNamespace(l)
+		if err == nil {
+			return n, nil
+		}
+		errs = append(errs, err)
+	}
+	l.user = true
+	n, err := newNamespace(l)
+	if err == nil {
+		return n, nil
+	}
+	return nil, errors.Join(append(errs, err)...)
+}
+
+func isolatedMachine(opts Options, n *namespace) *Machine {
+	uid, how := userID, "its own files, processes and IPC"
+	if n.user {
+		uid, how = 0, how+", by a user namespace in which all users are one"
+	}
+	return &Machine{
+		box:      n,
+		opts:     opts,
+		isolated: true,
+		users: []envd.User{
+			{Name: "user", UID: uid, GID: uid, Home: "/home/user"},
+			{Name: "root", Home: "/root"},
+		},
+		isolation: "isolated: " + how + "; the system's directories are the host's, read-only, and so is the network",
+	}
+}

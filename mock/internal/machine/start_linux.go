@@ -1,0 +1,257 @@
+package machine
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/osiris-pipelines/remote/mock/internal/envd"
+)
+
+func (n *namespace) start(s spec) (child, error) { return n.starter(n, s) }
+
+// startDirectly starts a process from a thread that has entered the
+// namespaces. It takes root.
+func (n *namespace) startDirectly(s spec) (child, error) {
+	var p *os.Process
+	err := onThread(func() (err error) {
+		if err := n.enter(); err != nil {
+			return err
+		}
+		p, err = os.StartProcess(s.path, s.argv, &os.ProcAttr{
+			Dir:   s.dir,
+			Env:   environ(s),
+			Files: n.files(s.files...),
+			Sys: &syscall.SysProcAttr{
+				Setsid: true, Setctty: s.terminal,
+				Credential: &syscall.Credential{Uid: uint32(s.user.UID), Gid: uint32(s.user.GID)},
+			},
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newOSChild(p, innerPID(p.Pid)), nil
+}
+
+// inherited returns the highest descriptor that this process has got from its
+// parent and its children would get too: a directory among them would be a way
+// out of the tree.
+func inherited() int {
+	entries, _ := os.ReadDir("/proc/self/fd") // without it there is no /proc to mount either
+	highest := 0
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC == 0 {
+			highest = max(highest, fd)
+		}
+	}
+	return highest
+}
+
+// files returns the open files of a new process. A nil one is closed.
+func (n *namespace) files(open ...*os.File) []*os.File {
+	return append(open, make([]*os.File, max(0, n.inherited+1-len(open)))...)
+}
+
+// environ returns the variables of a process: none, rather than ours.
+func environ(s spec) []string {
+	if s.env == nil {
+		return []string{}
+	}
+	return s.env
+}
+
+// onThread runs f on a thread of its own, which then ends, so that nothing
+// that f did to the thread outlives it.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread cannot end. Occupied by this, it is not taken
+			// again.
+			defer runtime.UnlockOSThread()
+			done <- onThread(f)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// enter takes this thread into the namespaces, where its children will live,
+// and takes from these the capabilities that reach beyond.
+func (n *namespace) enter() error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("enter namespaces: %w", err)
+	}
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
+	if n.network {
+		flags |= unix.CLONE_NEWNET
+	}
+	if err := n.setns(flags); err != nil {
+		return fmt.Errorf("enter namespaces: %w", err)
+	}
+	return dropCapabilities()
+}
+
+func (n *namespace) setns(flags int) error {
+	return control(n.pidfd, func(fd int) error { return unix.Setns(fd, flags) })
+}
+
+// kept are the capabilities of root in a machine: those that containers have
+// by custom, without that of making devices.
+const kept uint64 = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID |
+	1<<unix.CAP_KILL | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETPCAP |
+	1<<unix.CAP_NET_BIND_SERVICE | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_SETFCAP
+
+func dropCapabilities() error {
+	for c := range 64 {
+		if kept>>c&1 == 1 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		if err == unix.EINVAL {
+			return nil // the kernel knows no more
+		}
+		if err != nil {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// innerPID returns the number of a process in the innermost namespace.
+func innerPID(pid int) int {
+	inner := fields(statusOf(strconv.Itoa(pid)), "NSpid")
+	if len(inner) == 0 {
+		return pid
+	}
+	n, err := strconv.Atoi(inner[len(inner)-1])
+	if err != nil {
+		return pid
+	}
+	return n
+}
+
+func statusOf(pid string) string {
+	status, _ := os.ReadFile(filepath.Join("/proc", pid, "status")) // it may be gone
+	return string(status)
+}
+
+// fields returns what a line of /proc/PID/status has after its name.
+func fields(status, name string) []string {
+	for line := range strings.Lines(status) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.Fields(rest)
+		}
+	}
+	return nil
+}
+
+// startByTools starts a process by nsenter and unshare of util-linux, for only
+// a program with a single thread can enter a user namespace. The latter stays
+// outside, waits for the process and ends as it did; when it is killed, so is
+// the process. The tools have a pipe to us as their error output, and the
+// process gets its own from number 3.
+func (n *namespace) startByTools(s spec) (child, error) {
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return nil, err
+	}
+	report, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p, err := os.StartProcess(nsenter, n.toolArgs(s), &os.ProcAttr{
+		Dir:   "/",
+		Env:   environ(s),
+		Files: n.files(s.files[0], s.files[1], w, s.files[2]),
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	closeAll(w)
+	if err != nil {
+		closeAll(report)
+		return nil, err
+	}
+	c := &toolChild{newOSChild(p, 0), report}
+	said := make([]byte, 512)
+	k, _ := report.Read(said) // the number, in one piece
+	c.number, err = strconv.Atoi(strings.TrimSpace(string(said[:k])))
+	if err != nil { // it did not get that far
+		c.wait()
+		return nil, fmt.Errorf("enter namespaces: %s", strings.TrimSpace(string(said[:k])))
+	}
+	return c, nil
+}
+
+func (n *namespace) toolArgs(s spec) []string {
+	args := []string{
+		"nsenter", "--target", strconv.Itoa(n.holder.Pid), "--preserve-credentials", "--no-fork",
+		"--user", "--mount", "--ipc", "--pid", "--",
+		"unshare", "--fork", "--kill-child", "--wd=" + s.dir, "--",
+		"setsid",
+	}
+	if s.terminal {
+		args = append(args, "--ctty")
+	}
+	args = append(args, "--", "/bin/sh", "-c", `echo $$ >&2; exec 2>&3 3>&-; exec "$0" "$@"`, s.path)
+	return append(args, s.argv[1:]...)
+}
+
+// toolChild is the tool that waits for a process.
+type toolChild struct {
+	*osChild
+	report *os.File
+}
+
+// wait makes good for what util-linux before 2.39 cannot do: to end as one that
+// was killed. It complains, which it does for no other reason once the process
+// has started.
+func (c *toolChild) wait() envd.Status {
+	status := c.osChild.wait()
+	if k, _ := c.report.Read(make([]byte, 1)); k > 0 && status.Code == 1 {
+		status = envd.Status{Code: -1, Signal: syscall.SIGKILL}
+	}
+	closeAll(c.report)
+	return status
+}
+
+func (c *toolChild) signal(sig syscall.Signal) error {
+	pid, err := childOf(c.process.Pid)
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(pid, sig)
+}
+
+// childOf returns the one child of a process. Not every kernel lists them.
+func childOf(parent int) (int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ppid := fields(statusOf(e.Name()), "PPid"); len(ppid) == 1 && ppid[0] == strconv.Itoa(parent) {
+			return pid, nil
+		}
+	}
+	return 0, os.ErrProcessDone
+}

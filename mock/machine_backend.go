@@ -1,0 +1,136 @@
+package mock
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/osiris-pipelines/remote/mock/internal/envd"
+)
+
+// backend makes the machines of a server's sandboxes.
+type backend interface {
+	isolation() string
+	boot(ctx context.Context, c bootConfig) (guest, error)
+	close() error
+}
+
+// bootConfig is what a machine starts with.
+type bootConfig struct {
+	id       string
+	template Template
+	image    envd.Machine // to be copied; nil means an empty one
+	env      map[string]string
+	token    string // empty means that its daemon asks for none
+}
+
+// guest is a machine and its daemon, which it serves.
+type guest interface {
+	http.Handler
+	cut() // ends all streams
+	freeze(frozen bool) error
+	// reboot returns the machine as it starts anew, with nothing but its files.
+	// The guest is gone then.
+	reboot(c bootConfig) (guest, error)
+	image() (envd.Machine, error)
+	usage() (u envd.Usage, known bool)
+	memory() *Sandbox // nil where the machine is not in memory
+	close() error
+}
+
+// errNotCopied says that a back end cannot copy machines.
+var errNotCopied = errors.New("sandboxes of this server cannot be copied")
+
+// machines is the back end whose daemon is our own.
+type machines struct {
+	server *Server
+	apart  string
+	open   func(c bootConfig) (envd.Machine, error)
+}
+
+func newMemoryBackend(s *Server) (backend, error) {
+	opts := s.opts.memory
+	opts.Fault = nil
+	if s.opts.clock && opts.Now == nil {
+		opts.Now = s.opts.now
+	}
+	return &machines{
+		server: s,
+		apart:  "each sandbox is in memory; its programs are Go functions of this process",
+		open: func(c bootConfig) (envd.Machine, error) {
+			return newMemoryMachine(&opts, c.id, c.template), nil
+		},
+	}, nil
+}
+
+func (b *machines) isolation() string { return b.apart }
+
+func (b *machines) close() error { return nil }
+
+func (b *machines) boot(_ context.Context, c bootConfig) (guest, error) {
+	var machine envd.Machine
+	var err error
+	if c.image != nil {
+		machine, err = c.image.Clone()
+	} else {
+		machine, err = b.open(c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.start(machine, c), nil
+}
+
+// start starts the daemon of a machine.
+func (b *machines) start(m envd.Machine, c bootConfig) guest {
+	if m, ok := m.(*memoryMachine); ok {
+		m.sandbox.info.ID = c.id
+	}
+	daemon := envd.New(m, envd.Options{
+		Token:   c.token,
+		Env:     c.env,
+		User:    "user",
+		Now:     b.server.opts.now,
+		Version: c.template.EnvdVersion,
+		Logger:  b.server.log,
+	})
+	return &machineGuest{Daemon: daemon, back: b, machine: m}
+}
+
+// machineGuest is a machine with our daemon.
+type machineGuest struct {
+	*envd.Daemon
+	back    *machines
+	machine envd.Machine
+}
+
+func (g *machineGuest) cut() { g.CutStreams() }
+
+func (g *machineGuest) freeze(frozen bool) error { return g.machine.Freeze(frozen) }
+
+func (g *machineGuest) reboot(c bootConfig) (guest, error) {
+	copied, err := g.machine.Clone()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.close(); err != nil {
+		g.back.server.log.Debug("machine did not end well", "sandbox", c.id, "error", err)
+	}
+	return g.back.start(copied, c), nil
+}
+
+func (g *machineGuest) image() (envd.Machine, error) { return g.machine.Clone() }
+
+func (g *machineGuest) usage() (envd.Usage, bool) { return g.machine.Usage(), true }
+
+func (g *machineGuest) memory() *Sandbox {
+	if m, ok := g.machine.(*memoryMachine); ok {
+		return m.sandbox
+	}
+	return nil
+}
+
+func (g *machineGuest) close() error {
+	g.Daemon.Close()
+	return g.machine.Close()
+}

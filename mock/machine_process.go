@@ -1,0 +1,162 @@
+package mock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/osiris-pipelines/remote/mock/internal/envd"
+	"github.com/osiris-pipelines/remote/mock/internal/machine"
+)
+
+// bootTimeout bounds the start of a real daemon.
+const bootTimeout = 30 * time.Second
+
+func newProcessBackend(s *Server) (backend, error) {
+	opts := machine.Options{DiskBytes: s.opts.memory.DiskBytes}
+	first, err := machine.New(opts) // to see what it is like
+	if err != nil {
+		return nil, err
+	}
+	return &machines{
+		server: s,
+		apart:  first.Isolation(),
+		open:   func(bootConfig) (envd.Machine, error) { return machine.New(opts) },
+	}, first.Close()
+}
+
+// daemons is the back end of E2B's own daemon.
+type daemons struct {
+	server *Server
+	apart  string
+	start  func(context.Context) (*proxyGuest, error)
+}
+
+func newEnvdBackend(s *Server, path string) (backend, error) {
+	if strings.HasPrefix(path, "http://") {
+		return newSharedBackend(s, path)
+	}
+	b := &daemons{server: s, apart: "each sandbox is a machine with files, processes and a network of its own, in Linux namespaces"}
+	b.start = func(ctx context.Context) (*proxyGuest, error) {
+		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{Binary: path, DiskBytes: s.opts.memory.DiskBytes})
+		if err != nil {
+			return nil, err
+		}
+		return &proxyGuest{daemon: d, transport: d.Transport()}, nil
+	}
+	first, err := b.boot(s.ctx, bootConfig{}) // to see whether it can be
+	if errors.Is(err, machine.ErrNotPermitted) {
+		return nil, fmt.Errorf("%w; give mock.WithEnvd the URL of a daemon that runs already, for all sandboxes to share", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, first.close()
+}
+
+// newSharedBackend is the reduced mode for machines without namespaces.
+func newSharedBackend(s *Server, address string) (backend, error) {
+	target, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	return &daemons{
+		server: s,
+		apart: "none: all sandboxes share the files and processes of one daemon, at " + target.Host +
+			"; its access token is not set, and pausing or killing a sandbox ends its connections alone",
+		start: func(context.Context) (*proxyGuest, error) {
+			return &proxyGuest{shared: target, transport: &http.Transport{DisableCompression: true}}, nil
+		},
+	}, nil
+}
+
+func (b *daemons) isolation() string { return b.apart }
+
+func (b *daemons) close() error { return nil }
+
+func (b *daemons) boot(ctx context.Context, c bootConfig) (guest, error) {
+	if c.image != nil {
+		return nil, errNotCopied
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	g, err := b.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if g.daemon != nil {
+		if err := g.daemon.Init(ctx, c.token, c.env, "user"); err != nil {
+			return nil, errors.Join(err, g.close())
+		}
+	}
+	g.proxy = &httputil.ReverseProxy{
+		Rewrite:       g.rewrite,
+		Transport:     g.transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(b.server.log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, _ error) {
+			refuse(w, r, target{sandbox: c.id, port: envdPort}, errPortClosed, 0)
+		},
+	}
+	return g, nil
+}
+
+// proxyGuest is a real daemon.
+type proxyGuest struct {
+	daemon    *machine.Envd // of its own, or
+	shared    *url.URL
+	transport *http.Transport
+	proxy     *httputil.ReverseProxy
+}
+
+func (g *proxyGuest) rewrite(r *httputil.ProxyRequest) {
+	to := g.shared
+	if to == nil {
+		to = &url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", machine.Port)}
+	}
+	r.SetURL(to)
+	r.Out.Host = r.In.Host
+}
+
+// ServeHTTP passes a request on. The daemon may answer before it has read all
+// of a request; without full duplex the server would then close the connection.
+func (g *proxyGuest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	g.proxy.ServeHTTP(w, r)
+}
+
+func (g *proxyGuest) cut() { g.transport.CloseIdleConnections() }
+
+func (g *proxyGuest) freeze(frozen bool) error {
+	if g.daemon == nil {
+		return nil
+	}
+	return g.daemon.Machine().Freeze(frozen)
+}
+
+func (g *proxyGuest) reboot(bootConfig) (guest, error) { return nil, errNotCopied }
+
+func (g *proxyGuest) image() (envd.Machine, error) { return nil, errNotCopied }
+
+func (g *proxyGuest) usage() (envd.Usage, bool) {
+	if g.daemon == nil {
+		return envd.Usage{}, false
+	}
+	return g.daemon.Machine().Usage(), true
+}
+
+func (g *proxyGuest) memory() *Sandbox { return nil }
+
+func (g *proxyGuest) close() error {
+	g.transport.CloseIdleConnections()
+	if g.daemon == nil {
+		return nil
+	}
+	return g.daemon.Close()
+}
