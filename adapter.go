@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/rpc"
 )
 
 // ExecutionAdapter runs a manifest somewhere. One adapter serves any number
@@ -102,18 +102,21 @@ func (l *lateContext) cancel() {
 
 // E2BTransparentProxy runs manifests in sandboxes, as if they ran in this
 // process.
-type E2BTransparentProxy struct{ engine }
+type E2BTransparentProxy struct {
+	engine
+	open     OpenSandbox
+	client   *e2b.Client // nil with Config.OpenSandbox
+	programs programs
+}
 
 var _ ExecutionAdapter = (*E2BTransparentProxy)(nil)
 
 // NewE2BTransparentProxy returns an adapter that makes a sandbox for every
-// run. The caller should Close it. An error matches [ErrInvalid].
+// run. It connects to nothing yet. The caller should Close it. An error matches
+// [ErrInvalid], and [e2b.ErrAuthentication] when there is no usable API key.
 func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
-	}
-	if cfg.OpenSandbox == nil {
-		return nil, fmt.Errorf("remote: %w: Config.OpenSandbox is nil; this version has no client for E2B's cloud yet, use mock.Provider's OpenSandbox", ErrInvalid)
 	}
 	if cfg.InProcess {
 		return nil, fmt.Errorf("remote: %w: Config.InProcess is for LocalAdapter", ErrInvalid)
@@ -121,61 +124,96 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 	if !path.IsAbs(cfg.sandboxRoot()) {
 		return nil, fmt.Errorf("remote: %w: Config.Root %q is not an absolute path", ErrInvalid, cfg.Root)
 	}
-	a := &E2BTransparentProxy{}
+	a := &E2BTransparentProxy{open: cfg.OpenSandbox}
+	if a.open == nil {
+		client, err := cfg.e2bClient()
+		if err != nil {
+			return nil, err
+		}
+		a.client, a.open = client, openE2B(client)
+	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", settle: a.settle}
 	return a, nil
 }
 
-// settle makes a sandbox and sends the worker and the input files.
-func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *session) (*place, error) {
-	start := time.Now()
-	sb, err := a.cfg.OpenSandbox(ctx, p.SandboxConfig)
-	if err != nil {
-		return nil, fmt.Errorf("remote: create sandbox: %w", err)
+// Close stops what is running, removes what was never collected, and waits
+// for both. The adapter cannot be used after it. Closing again is no error.
+func (a *E2BTransparentProxy) Close() error {
+	err := a.engine.Close()
+	if a.client != nil {
+		err = errors.Join(err, a.client.Close())
 	}
-	info := sb.Info()
-	s.event("sandbox_created", map[string]any{
-		"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
-	})
+	return err
+}
+
+// settle makes a sandbox and sends the worker and the input files. What takes
+// time here happens while E2B makes the sandbox.
+func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *session) (*place, error) {
 	root := a.cfg.sandboxRoot()
 	dir := path.Join(root, runFolder(s.id))
-	pl := &place{sandbox: sb, program: info.WorkerPath, dir: dir, base: path.Join(dir, "base"), files: make(map[string]string)}
-
-	start = time.Now()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(4)
-	sent := make([]int64, len(p.InputFiles))
-	if pl.program == "" {
-		pl.program = path.Join(root, "bin", "osiris-worker-"+strings.TrimPrefix(path.Base(dir), s.id+"-"))
-		group.Go(func() error { return a.uploadWorker(ctx, sb, pl.program) })
-	}
-	ec := a.contextOf(p)
-	for i, name := range p.InputFiles {
-		to := path.Join(pl.base, filepath.ToSlash(name))
-		if !filepath.IsLocal(name) {
-			to = path.Join(dir, "inputs", fmt.Sprint(i), filepath.Base(name))
+	base := path.Join(dir, "base")
+	var (
+		sb     Sandbox
+		inputs []input
+	)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		start := time.Now()
+		if sb, err = a.open(groupCtx, p.SandboxConfig); err != nil {
+			return fmt.Errorf("remote: create sandbox: %w", err)
 		}
-		pl.files[name] = to
+		info := sb.Info()
+		s.event("sandbox_created", map[string]any{
+			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
+		})
+		return nil
+	})
+	group.Go(func() (err error) {
+		inputs, err = findInputs(groupCtx, a.contextOf(p), p.InputFiles, dir, base)
+		return err
+	})
+	err := group.Wait()
+	if sb == nil {
+		return nil, err
+	}
+	pl := &place{sandbox: sb, dir: dir, base: base, files: make(map[string]string)}
+	if err != nil {
+		return pl, err
+	}
+	for _, in := range inputs {
+		pl.files[in.name] = in.sum.Path
+		pl.sent = append(pl.sent, in.sum)
+	}
+	return pl, a.send(ctx, pl, inputs, s)
+}
+
+// send uploads the worker and the input files.
+func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, s *session) error {
+	start := time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	if pl.program = pl.sandbox.Info().WorkerPath; pl.program == "" {
 		group.Go(func() error {
-			n, err := upload(ctx, sb, hostPath(ec, name), to)
-			sent[i] = n
+			sum, err := a.sendWorker(ctx, pl.sandbox)
+			pl.program = sum.Path
 			if err != nil {
-				return fmt.Errorf("remote: upload %s: %w", name, err)
+				return fmt.Errorf("remote: upload worker: %w", err)
 			}
+			pl.worker = &sum
 			return nil
 		})
 	}
+	var sent int64
+	group.Go(func() (err error) {
+		sent, err = sendInputs(ctx, pl.sandbox, inputs)
+		return err
+	})
 	if err := group.Wait(); err != nil {
-		return pl, err
-	}
-	total := int64(0)
-	for _, n := range sent {
-		total += n
+		return err
 	}
 	s.event("sandbox_inputs_uploaded", map[string]any{
-		"files": len(sent), "bytes": total, "duration_ms": milliseconds(time.Since(start)),
+		"files": len(inputs), "bytes": sent, "duration_ms": milliseconds(time.Since(start)),
 	})
-	return pl, nil
+	return nil
 }
 
 // contextOf returns the context that a run is executed with.
@@ -185,22 +223,20 @@ func (e *engine) contextOf(p *PreparedRun) *ExecutionContext {
 	return e.runs[p.RunParams.SessionID].ec
 }
 
-// uploadWorker sends the worker program.
-func (a *E2BTransparentProxy) uploadWorker(ctx context.Context, sb Sandbox, to string) error {
+// sendWorker sends the worker program, if it suits the sandbox, and returns
+// what must be there then.
+func (a *E2BTransparentProxy) sendWorker(ctx context.Context, sb Sandbox) (rpc.FileSum, error) {
 	name, err := a.cfg.workerPath()
-	if err == nil {
-		_, err = upload(ctx, sb, name, to)
-	}
 	if err != nil {
-		return fmt.Errorf("remote: upload worker: %w", err)
+		return rpc.FileSum{}, err
 	}
-	return nil
-}
-
-// workerPath returns the worker program on this machine.
-func (c Config) workerPath() (string, error) {
-	if c.WorkerPath != "" {
-		return filepath.Abs(c.WorkerPath)
+	w, err := a.programs.load(name)
+	if err != nil {
+		return rpc.FileSum{}, err
 	}
-	return os.Executable()
+	if err := w.check(ctx, sb); err != nil {
+		return rpc.FileSum{}, err
+	}
+	to, err := w.send(ctx, sb, a.cfg.sandboxRoot())
+	return rpc.FileSum{Path: to, Size: w.size, XXH3: w.xxh3}, err
 }

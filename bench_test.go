@@ -25,6 +25,12 @@ func connect(tb testing.TB) *link {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return connectTo(tb, &a.engine)
+}
+
+// connectTo starts a worker as an adapter does.
+func connectTo(tb testing.TB, a *engine) *link {
+	tb.Helper()
 	ec := &ExecutionContext{SessionID: "s", LogsDir: tb.TempDir()}
 	p, err := a.Prepare(tb.Context(), &Manifest{Steps: []Step{{ID: "a", Driver: "test.noop"}}}, ec)
 	if err != nil {
@@ -33,6 +39,7 @@ func connect(tb testing.TB) *link {
 	if err := a.enter("s", &run{ec: ec, prepared: p, executed: make(chan struct{})}); err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(func() { a.leave("s") })
 	s, err := openSession(ec)
 	if err != nil {
 		tb.Fatal(err)
@@ -41,7 +48,7 @@ func connect(tb testing.TB) *link {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l, err := dial(tb.Context(), pl, s, 0)
+	l, err := dial(tb.Context(), pl, s, nil, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -11,8 +11,18 @@ import (
 )
 
 // Config is what an adapter is made from. The zero value of every field means
-// its default.
+// its default. It can be decoded from JSON, with the keys of [Settings], and
+// set from a command line ([Config.AddFlags]).
 type Config struct {
+	// APIKey is that of the E2B account; empty means the variable E2B_API_KEY.
+	// Domain, APIURL and SandboxURL lead to another deployment of E2B than its
+	// cloud; empty means E2B_DOMAIN, E2B_API_URL and E2B_SANDBOX_URL, and then
+	// the cloud. See [e2b.Config].
+	APIKey     string
+	Domain     string
+	APIURL     string
+	SandboxURL string
+
 	// Drivers are those of the worker. An adapter that has them refuses a
 	// manifest that needs another in Prepare, and finds the files that
 	// configs refer to; without, an unknown driver is refused when the worker
@@ -20,7 +30,8 @@ type Config struct {
 	Drivers *worker.Registry
 
 	// WorkerPath is a worker program on this machine: one whose main calls
-	// [worker.Main] first. Empty means the running program itself.
+	// [worker.Main] first. Empty means the running program itself. For a
+	// sandbox it must be built for the sandbox's platform.
 	WorkerPath string
 
 	// Root is the directory under which a run gets a folder of its own, with
@@ -28,23 +39,35 @@ type Config struct {
 	// directory under the system's temporary one locally.
 	Root string
 
+	// E2B sets cores and memory on the template. CPU and MemoryGB are compared
+	// with what a new sandbox has; a run that asks for another size is refused
+	// before anything is uploaded, with [ErrSandboxSize].
 	Template string        // of the sandbox; empty means "base"
 	CPU      int           // cores of the sandbox; zero means what the template has
-	MemoryGB float64       // of the sandbox; zero means what the template has
+	MemoryGB float64       // of the sandbox, in GiB; zero means what the template has
 	Timeout  time.Duration // of the whole run; zero means 300 s
 
 	StepTimeout time.Duration // of each step; zero means none but the run's
 	Concurrency int           // steps at a time; zero means as many as the worker has cores
 	OnFailure   OnFailure     // what a failed step stops; empty means everything
 
+	// InstallDeps allows packages that drivers need to be installed in the
+	// sandbox. The drivers of this version need none.
+	InstallDeps bool
+
 	PassEnv []string          // names of variables of this process to pass, if they are set
 	Env     map[string]string // further variables to pass
+
+	// GPU and Spot ask for machines that E2B does not have: anything but zero
+	// is refused with [ErrUnsupported].
+	GPU  int
+	Spot bool
 
 	Heartbeat  time.Duration // between signs of life; zero means 1 s
 	MaxJournal int64         // reserved bytes of events the host has not read; zero means 256 MiB
 
-	// OpenSandbox makes the sandbox of a run. It is required by
-	// [NewE2BTransparentProxy] in this version; package mock has one.
+	// OpenSandbox makes the sandbox of a run in place of E2B. Package mock has
+	// one, for tests.
 	OpenSandbox OpenSandbox
 
 	// InProcess makes [LocalAdapter] run the worker as goroutines of this
@@ -62,8 +85,11 @@ const (
 	StopDependents OnFailure = "stop_dependents" // only what needs the failed step, directly or not
 )
 
-// defaultTimeout is the specification's.
-const defaultTimeout = 300 * time.Second
+// The defaults; [Settings] lists them.
+const (
+	defaultTemplate = "base"
+	defaultTimeout  = 300 * time.Second
+)
 
 // maxVariable is how long a variable and its name may be: they go in one frame.
 const maxVariable = 10_000
@@ -90,6 +116,10 @@ func (c Config) validate() error {
 		return invalid("Heartbeat is %s", c.Heartbeat)
 	case c.MaxJournal < 0:
 		return invalid("MaxJournal is %d", c.MaxJournal)
+	case c.GPU != 0:
+		return fmt.Errorf("remote: %w: %w: Config.GPU is %d, and E2B has no machines with GPUs", ErrInvalid, ErrUnsupported, c.GPU)
+	case c.Spot:
+		return fmt.Errorf("remote: %w: %w: Config.Spot is set, and E2B has no spot machines", ErrInvalid, ErrUnsupported)
 	}
 	switch c.OnFailure {
 	case "", StopAll, StopDependents:
@@ -100,6 +130,9 @@ func (c Config) validate() error {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
 	}
 	for name := range c.Env {
+		if name == "" {
+			return invalid("Env has a variable without a name; --e2b-env wants NAME=VALUE")
+		}
 		if !validVariable(name) {
 			return invalid("Env has the name %q", name)
 		}
@@ -129,6 +162,13 @@ func (c Config) timeout() time.Duration {
 		return defaultTimeout
 	}
 	return c.Timeout
+}
+
+func (c Config) template() string {
+	if c.Template == "" {
+		return defaultTemplate
+	}
+	return c.Template
 }
 
 func (c Config) heartbeat() time.Duration {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -30,6 +31,12 @@ type ExecutionContext struct {
 	// ArtifactsDir is where artifacts are brought; empty means
 	// LogsDir/artifacts.
 	ArtifactsDir string
+
+	// Outputs names artifacts that are wanted elsewhere, too: by their paths, as
+	// "write_users/users.csv" (the step, and the path its config gives), the
+	// files of this machine that Collect copies them to. A relative one starts
+	// at BasePath. After a run that succeeded each of them must be there.
+	Outputs map[string]string
 
 	// StartedAt is the run's start; every time that Prepare writes is this
 	// one. Zero means the moment Prepare first needs it, which makes its
@@ -76,6 +83,11 @@ func (ec *ExecutionContext) validate() error {
 	}
 	if ec.LogsDir == "" {
 		return fmt.Errorf("%w: ExecutionContext.LogsDir is empty: name the directory for the session's files", ErrInvalid)
+	}
+	for name, to := range ec.Outputs {
+		if to == "" || !fs.ValidPath(name) || name == "." {
+			return fmt.Errorf("%w: ExecutionContext.Outputs[%q] is %q; map an artifact's path, as \"step/file.csv\", to a file", ErrInvalid, name, to)
+		}
 	}
 	return nil
 }

@@ -47,6 +47,8 @@ type place struct {
 	dir     string            // the run's folder there
 	base    string            // where relative input paths start there
 	files   map[string]string // input paths as configs give them, to where they are
+	sent    []rpc.FileSum     // input files that were sent
+	worker  *rpc.FileSum      // the worker program, if it was sent
 	started bool              // the worker was
 }
 
@@ -67,6 +69,9 @@ type run struct {
 	sealed    *rpc.SealResult // nil: to be asked for
 	steps     []StepResult
 	status    status // Execute's verdict
+	fetched   bool   // artifacts and skipped are home
+	artifacts []Artifact
+	skipped   []SkippedArtifact
 	collected *CollectedArtifacts
 }
 
@@ -200,12 +205,8 @@ func hostPath(ec *ExecutionContext, name string) string {
 }
 
 func (c Config) sandboxConfig(sessionID string) SandboxConfig {
-	template := c.Template
-	if template == "" {
-		template = "base"
-	}
 	return SandboxConfig{
-		Template: template, CPU: c.CPU, MemoryGB: c.MemoryGB,
+		Template: c.template(), CPU: c.CPU, MemoryGB: c.MemoryGB,
 		TimeoutSeconds: int((c.timeout() + time.Second - 1) / time.Second),
 		Metadata:       map[string]string{"osiris_session": sessionID},
 	}
@@ -345,7 +346,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		return err
 	}
 	start := time.Now()
-	l, err := dial(ctx, pl, s, e.cfg.MaxJournal)
+	l, err := dial(ctx, pl, s, newTracer(s, env), e.cfg.MaxJournal)
 	if err != nil {
 		return err
 	}
@@ -367,6 +368,9 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
 	})
 	l.silence.Store(int64(max(2*e.cfg.heartbeat(), time.Second) + e.cfg.heartbeat()))
+	if err := l.verify(ctx); err != nil {
+		return err
+	}
 
 	g := &graph{
 		steps:     p.Plan.Steps,
@@ -654,7 +658,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
-	r.prepared, r.steps, r.sealed = nil, nil, nil // an adapter may serve runs for years
+	r.prepared, r.steps, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil
 }
@@ -672,17 +676,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		return got, err
 	}
 	if r.place != nil {
-		if !r.place.started {
-			r.sealed = &rpc.SealResult{} // nothing can have been left
-		}
-		if r.sealed == nil {
-			sealed, err := seal(ctx, r.place)
-			if err != nil {
-				return fail(err)
-			}
-			r.sealed = sealed
-		}
-		if err := download(ctx, r.place, r.sealed, got); err != nil {
+		if err := r.fetch(ctx, got); err != nil {
 			return fail(err)
 		}
 		if err := r.place.sandbox.Kill(ctx); err != nil {
@@ -713,6 +707,33 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		EventsSize: fileSize(got.EventsLog), MetricsSize: fileSize(got.MetricsLog), LogSize: fileSize(got.ExecutionLog),
 	}
 	return got, nil
+}
+
+// fetch brings the artifacts home, once: whether the sandbox is still there is
+// not known after a removal that failed.
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
+	if r.fetched {
+		got.Artifacts, got.Skipped = r.artifacts, r.skipped
+		return nil
+	}
+	if !r.place.started {
+		r.sealed = &rpc.SealResult{} // nothing can have been left
+	}
+	if r.sealed == nil {
+		sealed, err := seal(ctx, r.place)
+		if err != nil {
+			return err
+		}
+		r.sealed = sealed
+	}
+	if err := download(ctx, r.place, r.sealed, got); err != nil {
+		return err
+	}
+	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+		return err
+	}
+	r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
+	return nil
 }
 
 func (r *run) startedAt() time.Time {
@@ -918,20 +939,3 @@ func runFolder(sessionID string) string {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// upload sends a file of this machine.
-func upload(ctx context.Context, sb Sandbox, local, remote string) (int64, error) {
-	f, err := os.Open(local)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is not a regular file", local)
-	}
-	return info.Size(), sb.Upload(ctx, remote, f, info.Size())
-}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -42,6 +43,34 @@ var (
 
 	// ErrClosed: the adapter was closed.
 	ErrClosed = errors.New("adapter is closed")
+
+	// ErrAuthentication: there is no API key, or E2B does not accept it.
+	ErrAuthentication = e2b.ErrAuthentication
+
+	// ErrQuota: the account has as many sandboxes as it may have.
+	ErrQuota = e2b.ErrQuota
+
+	// ErrUnsupported: E2B has nothing of the kind.
+	ErrUnsupported = e2b.ErrUnsupported
+
+	// ErrSandboxSize: the sandbox has other cores or memory than the run asks
+	// for.
+	ErrSandboxSize = errors.New("sandbox has another size")
+
+	// ErrWorkerPlatform: the worker program does not suit the sandbox.
+	ErrWorkerPlatform = errors.New("worker program does not suit the sandbox")
+
+	// ErrSandboxGone is matched by the error of any use of a sandbox that was
+	// killed or whose time is over.
+	ErrSandboxGone = e2b.ErrSandboxGone
+)
+
+// Errors of making a sandbox. Their texts begin as the specification has them;
+// package e2b has further ones, which they match.
+type (
+	QuotaExceededError = e2b.QuotaExceededError // "E2B quota exceeded"
+	TimeoutError       = e2b.TimeoutError       // "Sandbox creation timeout"
+	SandboxError       = e2b.SandboxError       // "Failed to create sandbox"
 )
 
 // ManifestError says what is wrong with a manifest. It matches [ErrInvalid].

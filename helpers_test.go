@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/mock"
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // adapter is what every adapter of the library can do.
@@ -20,10 +22,58 @@ type adapter interface {
 	Close() error
 }
 
-// kinds are the adapters that every behaviour must be the same on.
-var kinds = []string{"in process", "local", "proxy"}
+// kinds are the adapters that every behaviour must be the same on: "proxy" has
+// sandboxes in memory, "served" the same behind E2B's protocol, "embedded"
+// sandboxes of real processes behind it, and "envd" E2B's own daemon.
+var kinds = append([]string{"in process", "local", "proxy"}, servedKinds...)
 
-// newAdapter returns an adapter of a kind, and the provider behind a proxy.
+var servedKinds = func() []string {
+	kinds := []string{"served"}
+	if runtime.GOOS != "windows" {
+		kinds = append(kinds, "embedded")
+	}
+	if os.Getenv("E2B_ENVD_BIN") != "" {
+		kinds = append(kinds, "envd")
+	}
+	return kinds
+}()
+
+// newServer returns a server of E2B's protocol for a kind of adapter.
+func newServer(t testing.TB, kind string, drivers *worker.Registry, opts ...mock.ServerOption) *mock.Server {
+	t.Helper()
+	switch kind {
+	case "served":
+		opts = append(opts, mock.WithOptions(mock.Options{Drivers: drivers}))
+	case "embedded":
+		opts = append(opts, mock.WithProcesses())
+	case "envd":
+		opts = append(opts, mock.WithEnvd(os.Getenv("E2B_ENVD_BIN")))
+	default:
+		t.Fatalf("no server of kind %q", kind)
+	}
+	server, err := mock.NewServer(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if alive := server.Alive(); len(alive) > 0 {
+			t.Errorf("%d sandboxes are left", len(alive))
+		}
+		if err := server.Close(); err != nil {
+			t.Errorf("close server: %v", err)
+		}
+	})
+	return server
+}
+
+// connect points a configuration at a server.
+func connect(cfg remote.Config, server *mock.Server) remote.Config {
+	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+	return cfg
+}
+
+// newAdapter returns an adapter of a kind, and the provider behind a proxy
+// whose sandboxes are in memory.
 func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options) (adapter, *mock.Provider) {
 	t.Helper()
 	if cfg.Drivers == nil {
@@ -51,7 +101,7 @@ func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options
 		cfg.OpenSandbox = provider.OpenSandbox
 		a, err = remote.NewE2BTransparentProxy(cfg)
 	default:
-		t.Fatalf("no adapter of kind %q", kind)
+		a, err = remote.NewE2BTransparentProxy(connect(cfg, newServer(t, kind, cfg.Drivers)))
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -40,6 +40,7 @@ const (
 type link struct {
 	*place
 	session *session
+	trace   *tracer // nil for none
 
 	proc   Process
 	stderr *lastLines
@@ -81,9 +82,9 @@ type pendingCall struct {
 }
 
 // dial starts the worker and its tail.
-func dial(ctx context.Context, pl *place, s *session, maxJournal int64) (*link, error) {
+func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) (*link, error) {
 	l := &link{
-		place: pl, session: s,
+		place: pl, session: s, trace: t,
 		stderr:  &lastLines{session: s},
 		exited:  make(chan struct{}),
 		input:   make(chan []byte),
@@ -181,7 +182,11 @@ func (l *link) write() {
 				l.put(frame)
 			}
 		case now := <-tick.C:
-			for _, frame := range l.overdue(now) {
+			frames := l.overdue(now)
+			if p, ok := l.proc.(inputRenewer); ok && len(frames) > 0 {
+				p.RenewInput()
+			}
+			for _, frame := range frames {
 				l.put(frame)
 			}
 		}
@@ -191,6 +196,7 @@ func (l *link) write() {
 // put writes a frame to the worker's input, and tries again until it is
 // taken or there is nobody to take it.
 func (l *link) put(frame []byte) {
+	l.trace.frame("to worker", rpc.Frame{Type: rpc.FrameType(frame[4]), Payload: frame[rpc.HeaderSize:]})
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		_, err := l.proc.Stdin().Write(frame)
 		if err == nil {
@@ -205,6 +211,22 @@ func (l *link) put(frame []byte) {
 			return
 		case <-l.down:
 			return
+		}
+	}
+}
+
+// inputRenewer is a process whose input can be sent over another connection.
+type inputRenewer interface{ RenewInput() }
+
+// arrived notes that the worker runs these steps, so that their requests need
+// not be sent again soon.
+func (l *link) arrived(steps []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.pending {
+		if c.stepID != "" && slices.Contains(steps, c.stepID) {
+			c.wait = resendMax
+			c.resend = time.Now().Add(c.wait)
 		}
 	}
 }
@@ -447,6 +469,7 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 }
 
 func (l *link) handle(f rpc.Frame) error {
+	l.trace.frame("from worker", f)
 	switch f.Type {
 	case rpc.FrameResponse:
 		resp, err := rpc.DecodeResponse(f.Payload)
@@ -477,6 +500,7 @@ func (l *link) handle(f rpc.Frame) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("heartbeat: %w", err)
 		}
+		l.arrived(m.OpenSteps)
 		l.session.metric("worker_rss_bytes", float64(m.RSSBytes), "bytes")
 		l.session.metric("worker_cpu_seconds", m.CPUSeconds, "seconds")
 		l.session.metric("worker_open_steps", float64(len(m.OpenSteps)), "")

@@ -151,6 +151,17 @@ func (sb *localSandbox) Download(ctx context.Context, name string) (io.ReadClose
 	}{&contextReader{ctx, f}, f}, nil
 }
 
+func (sb *localSandbox) Size(ctx context.Context, name string) (int64, error) {
+	if err := sb.check(ctx); err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
 func (sb *localSandbox) Extend(ctx context.Context, _ time.Duration) error { return sb.check(ctx) }
 
 // Kill ends the processes and removes the run's folder.

@@ -23,12 +23,12 @@ import (
 // TestMain lets the test binary be its own worker, as a user's program is.
 func TestMain(m *testing.M) {
 	worker.Main(testDrivers())
-	bare()
+	barePeer()
 	goleak.VerifyTestMain(m)
 }
 
-// bare turns the test binary into the peers of the benchmarks.
-func bare() {
+// barePeer turns the test binary into the peers of the benchmarks.
+func barePeer() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "bare-echo":
 		buf := make([]byte, 64<<10)
@@ -99,6 +99,11 @@ func testDrivers() *worker.Registry {
 		s.LogEvent("waiting", nil)
 		time.Sleep(time.Hour)
 		return nil, nil
+	})
+	add("test.open", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		name, _ := s.Config["file"].(string)
+		_, err := os.ReadFile(name)
+		return nil, err
 	})
 	add("test.exit", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		s.LogEvent("before_exit", nil)

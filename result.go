@@ -54,6 +54,7 @@ type Artifact struct {
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
 	StepID string `json:"step_id,omitempty"`
+	Output string `json:"output,omitempty"` // where ExecutionContext.Outputs had a copy made
 }
 
 // SkippedArtifact is something in the run's artifacts directory that was not

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -24,6 +23,10 @@ type Sandbox interface {
 	// its owner, and makes the directories above it. The file appears whole
 	// or not at all, also when it replaces another or r fails.
 	Upload(ctx context.Context, path string, r io.Reader, size int64) error
+
+	// Size returns the size of a file in bytes. The error matches
+	// fs.ErrNotExist when there is none.
+	Size(ctx context.Context, path string) (int64, error)
 
 	// Download opens a file for reading. The error matches fs.ErrNotExist
 	// when there is none. The caller closes the reader; ctx bounds the whole
@@ -113,10 +116,6 @@ func (s ExitStatus) String() string {
 	}
 	return fmt.Sprintf("exit code %d", s.Code)
 }
-
-// ErrSandboxGone is matched by the error of any use of a sandbox that was
-// killed or whose time is over.
-var ErrSandboxGone = errors.New("sandbox is gone")
 
 // SandboxConfig is what a sandbox is made from. It is part of a
 // [PreparedRun].

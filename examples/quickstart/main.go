@@ -1,5 +1,7 @@
-// Quickstart runs a small pipeline in a sandbox that is part of this program:
-// no account, no network, no flags.
+// Quickstart runs a small pipeline in a sandbox on this machine: no account, no
+// network but loopback, no flags. The sandbox is made over E2B's protocol, as
+// one in E2B's cloud would be, and this program, started again in it, is its
+// worker.
 //
 //	go run ./examples/quickstart
 //
@@ -36,15 +38,20 @@ var pipeline embed.FS
 var expected []byte
 
 func main() {
+	// The drivers that the pipeline's steps name.
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	worker.Main(drivers) // started again as the worker, the program stays in here
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := quickstart(ctx); err != nil {
+	if err := quickstart(ctx, drivers); err != nil {
 		progress.Error(os.Stderr, "quickstart", err)
 		os.Exit(1)
 	}
 }
 
-func quickstart(ctx context.Context) (err error) {
+func quickstart(ctx context.Context, drivers *worker.Registry) (err error) {
 	dir, err := os.MkdirTemp("", "osiris-quickstart-*")
 	if err != nil {
 		return err
@@ -58,16 +65,22 @@ func quickstart(ctx context.Context) (err error) {
 		return err
 	}
 
-	// The drivers that the pipeline's steps name.
-	drivers := worker.NewRegistry()
-	csv.Register(drivers)
+	// What stands in for E2B here: its API on loopback, and sandboxes that are
+	// processes of this machine.
+	server, err := mock.NewServer(mock.WithProcesses())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	fmt.Println("embedded sandbox:", server.Isolation())
 
-	// The proxy makes a sandbox for every run. These are in memory, with the
-	// worker inside; everything else is as it would be elsewhere.
-	sandboxes := mock.NewProvider(&mock.Options{Drivers: drivers})
+	// The proxy makes a sandbox for every run. Without key and URLs it takes
+	// them from E2B_API_KEY and its sisters, and runs in E2B.
 	adapter, err := remote.NewE2BTransparentProxy(remote.Config{
-		Drivers:     drivers,
-		OpenSandbox: sandboxes.OpenSandbox,
+		Drivers:    drivers,
+		APIKey:     server.APIKey(),
+		APIURL:     server.URL(),
+		SandboxURL: server.URL(),
 	})
 	if err != nil {
 		return err

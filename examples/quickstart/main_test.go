@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // asProgram in the environment makes the test binary the program.
 const asProgram = "QUICKSTART_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && os.Args[1] == worker.Arg {
 		main()
 		os.Exit(0)
 	}

@@ -2,9 +2,11 @@
 //
 //	go run ./examples/run MANIFEST [flags]
 //
-// Run it with -help for the flags, which may stand before and after the
+// Run it with --help for the flags, which may stand before and after the
 // manifest. Steps run on this machine, in a worker process that is this
-// program, or with --e2b-embedded in a sandbox in memory.
+// program; with --e2b in a sandbox of E2B, whose key is in E2B_API_KEY (and, for
+// a deployment of your own, its URLs in E2B_API_URL and E2B_SANDBOX_URL); with
+// --e2b-embedded in a sandbox on this machine that speaks E2B's protocol.
 //
 // Its exit code is 0 when the run succeeded, and 1 when it failed, was
 // interrupted or could not start; status.json, where there is one, says the
@@ -16,6 +18,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -57,15 +60,15 @@ const (
 func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, stderr io.Writer) (code int) {
 	opts, err := parse(args)
 	if errors.Is(err, errHelp) {
-		io.WriteString(stdout, usage)
+		io.WriteString(stdout, usage())
 		return exitOK
 	}
 	if err != nil {
 		progress.Error(stderr, "run", err)
-		io.WriteString(stderr, usage)
+		io.WriteString(stderr, usage())
 		return exitInvalid
 	}
-	for _, name := range opts.passEnv {
+	for _, name := range opts.config.PassEnv {
 		if _, ok := os.LookupEnv(name); !ok {
 			progress.Error(stderr, "run", errors.New("--e2b-pass-env: "+name+" is not set, so it is not passed"))
 		}
@@ -75,9 +78,12 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		progress.Error(stderr, "run", err)
 		return exitInvalid
 	}
-	adapter, err := newAdapter(opts, drivers)
+	adapter, err := newAdapter(opts, drivers, stdout)
 	if err != nil {
 		progress.Error(stderr, "run", err)
+		if errors.Is(err, remote.ErrAuthentication) {
+			progress.Error(stderr, "run", errors.New("--e2b-embedded needs no key and no account"))
+		}
 		return exitCode(nil, err)
 	}
 	defer func() {
@@ -123,19 +129,44 @@ type adapter interface {
 	io.Closer
 }
 
-func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
-	cfg := remote.Config{
-		Drivers:     drivers,
-		Timeout:     opts.timeout,
-		Concurrency: opts.concurrency,
-		PassEnv:     opts.passEnv,
-		Env:         opts.env,
-	}
-	if opts.embedded {
-		cfg.OpenSandbox = mock.NewProvider(&mock.Options{Drivers: drivers}).OpenSandbox
+func newAdapter(opts *options, drivers *worker.Registry, stdout io.Writer) (adapter, error) {
+	cfg := opts.config
+	cfg.Drivers = drivers
+	switch {
+	case opts.embedded && opts.dryRun:
+		return newEmbedded(cfg, io.Discard)
+	case opts.embedded:
+		return newEmbedded(cfg, stdout)
+	case opts.e2b:
 		return remote.NewE2BTransparentProxy(cfg)
 	}
 	return remote.NewLocalAdapter(cfg)
+}
+
+// embedded is a proxy with a server of its own.
+type embedded struct {
+	*remote.E2BTransparentProxy
+	server *mock.Server
+}
+
+// newEmbedded starts a server that speaks E2B's protocol and makes sandboxes on
+// this machine.
+func newEmbedded(cfg remote.Config, w io.Writer) (adapter, error) {
+	server, err := mock.NewServer(mock.WithProcesses())
+	if err != nil {
+		return nil, err
+	}
+	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+	proxy, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		return nil, errors.Join(err, server.Close())
+	}
+	fmt.Fprintln(w, "embedded sandbox:", server.Isolation())
+	return &embedded{proxy, server}, nil
+}
+
+func (e *embedded) Close() error {
+	return errors.Join(e.E2BTransparentProxy.Close(), e.server.Close())
 }
 
 // dryRun prints what Execute would get. It holds no values of variables.

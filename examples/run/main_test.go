@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/worker"
@@ -275,6 +276,7 @@ func TestUsage(t *testing.T) {
 		{"bad duration", []string{manifest, "--timeout", "soon"}, "-timeout"},
 		{"bad number", []string{manifest, "--concurrency=many"}, "-concurrency"},
 		{"two manifests", []string{manifest, "other.yaml"}, "other.yaml"},
+		{"E2B and embedded", []string{manifest, "--e2b", "--e2b-embedded"}, "exclude each other"},
 		{"two adapters", []string{manifest, "--local", "--e2b-embedded"}, "exclude each other"},
 		{"no name", []string{manifest, "--e2b-env", "=hunter2"}, "NAME=VALUE"},
 	} {
@@ -296,10 +298,17 @@ func TestUsage(t *testing.T) {
 
 func TestInvalidConfig(t *testing.T) {
 	const manifest = "csv-copy/manifest.yaml"
-	invoke(t, manifest, "--timeout", "-1s").want(t, 2, "Timeout")
+	invoke(t, manifest, "--timeout", "-1s").want(t, 2, "-timeout")
 	invoke(t, manifest, "--concurrency", "-1").want(t, 2, "Concurrency")
 	invoke(t, manifest, "--e2b-pass-env", "E2B_API_KEY").want(t, 2, "E2B_API_KEY")
 	invoke(t, manifest, "--base", t.TempDir()).want(t, 2, "csv/supabase_users.csv", "--base")
+}
+
+// Without a key nothing starts, and the way without one is named.
+func TestNoAPIKey(t *testing.T) {
+	cmd := command(t, "csv-copy/manifest.yaml", "--e2b", "--session-dir", filepath.Join(t.TempDir(), "s"))
+	cmd.Env = append(cmd.Env, "E2B_API_KEY=")
+	start(t, cmd).want(t, 2, "E2B_API_KEY", "--e2b-embedded")
 }
 
 func TestParse(t *testing.T) {
@@ -310,19 +319,17 @@ func TestParse(t *testing.T) {
 		{[]string{"m"}, options{manifest: "m"}},
 		{[]string{"--", "--m"}, options{manifest: "--m"}},
 		{[]string{"--dry-run", "--", "-m"}, options{manifest: "-m", dryRun: true}},
-		{[]string{"m", "--e2b-env", "A=1", "--e2b-env=B=x=y", "--e2b-env", "C="}, options{manifest: "m", env: map[string]string{"A": "1", "B": "x=y", "C": ""}}},
-		{[]string{"--e2b-pass-env", "A", "m", "--e2b-pass-env=B"}, options{manifest: "m", passEnv: []string{"A", "B"}}},
-		{[]string{"-timeout=90s", "m", "-base", "b"}, options{manifest: "m", timeout: 90 * time.Second, base: "b"}},
+		{[]string{"m", "--e2b-env", "A=1", "--e2b-env=B=x=y", "--e2b-env", "C="}, options{manifest: "m", config: remote.Config{Env: map[string]string{"A": "1", "B": "x=y", "C": ""}}}},
+		{[]string{"--e2b-pass-env", "A", "m", "--e2b-pass-env=B"}, options{manifest: "m", config: remote.Config{PassEnv: []string{"A", "B"}}}},
+		{[]string{"m", "--e2b", "--e2b-timeout", "90", "--e2b-cpu=2"}, options{manifest: "m", e2b: true, config: remote.Config{Timeout: 90 * time.Second, CPU: 2}}},
+		{[]string{"-timeout=90s", "m", "-base", "b"}, options{manifest: "m", config: remote.Config{Timeout: 90 * time.Second}, base: "b"}},
 	} {
-		if tt.want.env == nil {
-			tt.want.env = map[string]string{}
-		}
 		got, err := parse(tt.args)
 		if err != nil {
 			t.Errorf("parse(%q): %v", tt.args, err)
 			continue
 		}
-		if diff := cmp.Diff(tt.want, *got, cmp.AllowUnexported(options{})); diff != "" {
+		if diff := cmp.Diff(tt.want, *got, cmp.AllowUnexported(options{}), cmpopts.IgnoreFields(remote.Config{}, "OpenSandbox")); diff != "" {
 			t.Errorf("parse(%q) (-want +got):\n%s", tt.args, diff)
 		}
 	}

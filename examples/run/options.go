@@ -6,41 +6,63 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
+
+	"github.com/osiris-pipelines/remote"
 )
 
-const usage = `usage: run MANIFEST [flags]
+const (
+	usageHead = `usage: run MANIFEST [flags]
 
 MANIFEST is a manifest.yaml (or JSON) of the Osiris compiler, with its cfg
 directory beside it.
 
-  --local              run the steps on this machine, in a worker process (default)
-  --e2b-embedded       run them in a sandbox in memory
-  --session-dir DIR    where events, logs and artifacts go, a directory that holds no
-                       session yet (default run_logs/<session id>)
-  --base DIR           where relative input paths of the configs start (default: the
-                       current directory)
-  --dry-run            print what would be sent as JSON, and start nothing
-  --e2b-pass-env NAME  pass this variable of the environment; may be repeated
-  --e2b-env NAME=VALUE pass this variable; may be repeated
-  --timeout DURATION   of the whole run, as 90s or 10m (default 300s)
-  --concurrency N      steps at a time (default: as many as there are cores)
-  --help               print this
-
+`
+	usageFoot = `
 The exit code is 0 when the run succeeded, 1 when it failed, and 2 when the
 command line, the manifest or a config cannot be run.
 `
+)
 
 type options struct {
-	manifest    string
-	sessionDir  string
-	base        string
-	embedded    bool
-	dryRun      bool
-	passEnv     []string
-	env         map[string]string
-	timeout     time.Duration
-	concurrency int
+	manifest   string
+	sessionDir string
+	base       string
+	local      bool
+	e2b        bool
+	embedded   bool
+	dryRun     bool
+	config     remote.Config
+}
+
+// flags defines the flags. Those of E2B come from the library, with their help
+// and their defaults.
+func (o *options) flags() (fs *flag.FlagSet, finish func()) {
+	fs = flag.NewFlagSet("run", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.BoolVar(&o.local, "local", false, "run the steps on this machine, in a worker process (default)")
+	fs.BoolVar(&o.embedded, "e2b-embedded", false, "run them in a sandbox on this machine, over E2B's protocol, without an account")
+	fs.StringVar(&o.sessionDir, "session-dir", "", "`directory` for events, logs and artifacts, one that holds no session yet (default run_logs/<session id>)")
+	fs.StringVar(&o.base, "base", "", "`directory` where relative input paths of the configs start (default the current one)")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "print what would be sent as JSON, and start nothing")
+	fs.StringVar(&o.config.WorkerPath, "worker", "", "worker `program` for the sandbox, such as worker/cmd/osiris-worker (default this program)")
+	fs.IntVar(&o.config.Concurrency, "concurrency", 0, "`steps` at a time (default as many as there are cores)")
+	e2b := o.config.AddFlags(fs)
+	fs.Var(fs.Lookup("e2b-timeout").Value, "timeout", "the same as --e2b-timeout, in `seconds` or as 10m")
+	return fs, func() { o.e2b = *e2b }
+}
+
+// usage is the help text, made from the flags.
+func usage() string {
+	var b strings.Builder
+	b.WriteString(usageHead)
+	fs, _ := new(options).flags()
+	fs.VisitAll(func(f *flag.Flag) {
+		value, text := flag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "  --%s %s\n        %s\n", f.Name, value, text)
+	})
+	b.WriteString("  --help \n        print this\n")
+	b.WriteString(usageFoot)
+	return strings.ReplaceAll(b.String(), " \n", "\n")
 }
 
 // errHelp: the user asked for the usage.
@@ -48,44 +70,35 @@ var errHelp = flag.ErrHelp
 
 // parse reads the command line.
 func parse(args []string) (*options, error) {
-	opts := &options{env: make(map[string]string)}
-	var (
-		local bool
-		pairs []string
-	)
-	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.BoolVar(&local, "local", false, "")
-	fs.BoolVar(&opts.embedded, "e2b-embedded", false, "")
-	fs.StringVar(&opts.sessionDir, "session-dir", "", "")
-	fs.StringVar(&opts.base, "base", "", "")
-	fs.BoolVar(&opts.dryRun, "dry-run", false, "")
-	fs.Func("e2b-pass-env", "", func(name string) error { opts.passEnv = append(opts.passEnv, name); return nil })
-	fs.Func("e2b-env", "", func(pair string) error { pairs = append(pairs, pair); return nil })
-	fs.DurationVar(&opts.timeout, "timeout", 0, "")
-	fs.IntVar(&opts.concurrency, "concurrency", 0, "")
-
+	opts := new(options)
+	fs, finish := opts.flags()
 	operands, err := parseInterleaved(fs, args)
 	if err != nil {
 		return nil, err
 	}
+	finish()
 	switch {
 	case len(operands) == 0 || operands[0] == "":
 		return nil, errors.New("name a manifest")
 	case len(operands) > 1:
 		return nil, fmt.Errorf("name one manifest; have %q", operands)
-	case local && opts.embedded:
-		return nil, errors.New("--local and --e2b-embedded exclude each other")
+	case count(opts.local, opts.e2b, opts.embedded) > 1:
+		return nil, errors.New("--local, --e2b and --e2b-embedded exclude each other")
+	}
+	if _, nameless := opts.config.Env[""]; nameless {
+		return nil, errors.New("--e2b-env wants NAME=VALUE")
 	}
 	opts.manifest = operands[0]
-	for _, pair := range pairs {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok || name == "" {
-			return nil, errors.New("--e2b-env wants NAME=VALUE") // the argument may be a secret
-		}
-		opts.env[name] = value
-	}
 	return opts, nil
+}
+
+func count(flags ...bool) (n int) {
+	for _, set := range flags {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // parseInterleaved parses flags that stand before, between and after the

@@ -2,7 +2,6 @@ package csv
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -184,15 +183,18 @@ type extractConfig struct {
 
 func decodeExtract(step *worker.Step) (*extractConfig, error) {
 	c := newConfig(step.Config)
-	if step.Connection != "" {
-		return nil, fmt.Errorf("config key %q: connections are not resolved by this version; give the whole path instead of %s",
-			"connection", step.Connection)
+	path, err := inputPath(step.Config)
+	if err != nil {
+		return nil, err
 	}
-	if s := c.str("connection", ""); s != "" {
-		return nil, fmt.Errorf("config key %q: connections are not resolved by this version; give the whole path instead of %s", "connection", s)
+	for _, connection := range []string{step.Connection, c.str("connection", "")} {
+		if connection != "" && step.Config["resolved_connection"] == nil {
+			return nil, fmt.Errorf("config key %q: connections are not resolved by this version; give the whole path instead of %s, or its base_dir under %q",
+				"connection", connection, "resolved_connection")
+		}
 	}
 	cfg := &extractConfig{
-		path:        c.str("path", ""),
+		path:        path,
 		encoding:    c.str("encoding", "utf-8"),
 		compression: c.oneOf("compression", "infer", "infer", "gzip", "bz2", "zip", "xz", "none"),
 		limit:       c.integer("limit", -1, 0),
@@ -206,9 +208,6 @@ func decodeExtract(step *worker.Step) (*extractConfig, error) {
 	}
 	if v, ok := step.Config["compression"]; ok && v == nil {
 		cfg.compression = "none" // pandas: None is no compression
-	}
-	if c.err == nil && cfg.path == "" {
-		return nil, errors.New("'path' is required in config")
 	}
 	switch c.oneOf("on_bad_lines", "error", "error", "skip", "warn") {
 	case "skip":

@@ -74,6 +74,40 @@ func TestRegister(t *testing.T) {
 	}
 }
 
+// A relative path starts at its connection's base_dir, for the host that sends
+// the file as for the driver that reads it.
+func TestBaseDir(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "in.csv"), []byte("a\n1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ name, base, path, want string }{
+		{"relative", dir, "in.csv", filepath.Join(dir, "in.csv")},
+		{"absolute", "/elsewhere", filepath.Join(dir, "in.csv"), filepath.Join(dir, "in.csv")},
+		{"none", "", "in.csv", "in.csv"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config := map[string]any{"path": test.path, "resolved_connection": map[string]any{"base_dir": test.base}}
+			files, err := (&Extractor{}).InputFiles(config)
+			if diff := cmp.Diff([]string{test.want}, files); diff != "" || err != nil {
+				t.Fatalf("input files: %v (-want +got):\n%s", err, diff)
+			}
+			step := &worker.Step{Config: config, Connection: "@filesystem.local", BasePath: dir}
+			result, err := (&Extractor{}).Run(t.Context(), step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, out := range result.Outputs {
+				out.Release()
+			}
+		})
+	}
+	_, err := (&Extractor{}).Run(t.Context(), &worker.Step{Config: map[string]any{"path": "in.csv"}, Connection: "@filesystem.local"})
+	if err == nil || !strings.Contains(err.Error(), "@filesystem.local") {
+		t.Errorf("a connection that is not resolved: %v", err)
+	}
+}
+
 func TestUsersRoundTrip(t *testing.T) {
 	content, err := os.ReadFile("testdata/supabase_users.csv")
 	if err != nil {

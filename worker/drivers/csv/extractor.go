@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,11 +28,26 @@ type Extractor struct {
 
 // InputFiles returns the file to read.
 func (*Extractor) InputFiles(config map[string]any) ([]string, error) {
-	path, ok := config["path"].(string)
-	if !ok || path == "" {
-		return nil, errors.New("'path' is required in config")
+	path, err := inputPath(config)
+	if err != nil {
+		return nil, err
 	}
 	return []string{path}, nil
+}
+
+// inputPath returns the file that a config names. A relative path starts at the
+// base_dir of its resolved filesystem connection, where it has one.
+func inputPath(config map[string]any) (string, error) {
+	path, ok := config["path"].(string)
+	if !ok || path == "" {
+		return "", errors.New("'path' is required in config")
+	}
+	connection, _ := config["resolved_connection"].(map[string]any)
+	base, _ := connection["base_dir"].(string)
+	if base == "" || filepath.IsAbs(path) {
+		return path, nil
+	}
+	return filepath.Join(base, path), nil
 }
 
 // Run learns the columns of the file and returns a reader of its rows.

@@ -1,0 +1,213 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/osiris-pipelines/remote/e2b"
+)
+
+// Diagnosis is what [Doctor] found, in the order in which it looked.
+type Diagnosis struct {
+	Checks []Check `json:"checks"`
+}
+
+// Healthy reports whether a run could start.
+func (d *Diagnosis) Healthy() bool {
+	for _, c := range d.Checks {
+		if c.Status == CheckFailed {
+			return false
+		}
+	}
+	return true
+}
+
+// Check is one thing that a run needs.
+type Check struct {
+	Name   string      `json:"name"` // as "API key"
+	Status CheckStatus `json:"status"`
+	Detail string      `json:"detail"`        // what was found
+	Fix    string      `json:"fix,omitempty"` // what to do about it
+}
+
+// CheckStatus is the outcome of a [Check].
+type CheckStatus string
+
+// The outcomes.
+const (
+	CheckOK      CheckStatus = "ok"
+	CheckWarning CheckStatus = "warning" // a run can start, and may meet it
+	CheckFailed  CheckStatus = "failed"  // no run can start
+	CheckSkipped CheckStatus = "skipped" // something before it failed
+)
+
+// Doctor finds out whether runs with this configuration can start: the API
+// key, whether E2B can be reached, the template and its size, how long the
+// account lets a sandbox live, the version of its daemon, and whether the
+// worker program suits it. To see that, it makes a sandbox, which costs a few
+// seconds of its time, and removes it again.
+//
+// What is wrong is in the diagnosis. The error is ctx's, or says that the
+// sandbox could not be removed.
+func Doctor(ctx context.Context, cfg Config) (*Diagnosis, error) {
+	d := &doctor{cfg: cfg}
+	err := d.examine(ctx)
+	for _, name := range []string{checkConfig, checkKey, checkReach, checkTemplate, checkSizes, checkLife, checkDaemon, checkWorker} {
+		if !d.has(name) {
+			d.add(name, CheckSkipped, "not looked at", "")
+		}
+	}
+	return &d.Diagnosis, err
+}
+
+// The names of the checks.
+const (
+	checkConfig   = "configuration"
+	checkKey      = "API key"
+	checkReach    = "reachability"
+	checkTemplate = "template"
+	checkSizes    = "size"
+	checkLife     = "time limit"
+	checkDaemon   = "daemon"
+	checkWorker   = "worker"
+)
+
+type doctor struct {
+	Diagnosis
+	cfg Config
+}
+
+func (d *doctor) add(name string, status CheckStatus, detail, fix string) {
+	d.Checks = append(d.Checks, Check{Name: name, Status: status, Detail: detail, Fix: fix})
+}
+
+func (d *doctor) has(name string) bool {
+	for _, c := range d.Checks {
+		if c.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *doctor) examine(ctx context.Context) error {
+	if err := d.cfg.validate(); err != nil {
+		d.add(checkConfig, CheckFailed, err.Error(), "correct it")
+		return nil
+	}
+	d.add(checkConfig, CheckOK, "valid", "")
+	client, err := d.cfg.e2bClient()
+	if err != nil {
+		d.add(checkKey, CheckFailed, err.Error(), "set E2B_API_KEY; keys are made at https://e2b.dev/dashboard")
+		return nil
+	}
+	defer client.Close()
+	if !d.reach(ctx, client) {
+		return ctx.Err()
+	}
+	start := time.Now()
+	cfg := d.cfg.sandboxConfig("doctor")
+	sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{Template: cfg.Template, Timeout: time.Minute, Metadata: cfg.Metadata})
+	if err != nil {
+		d.template(cfg.Template, err)
+		return ctx.Err()
+	}
+	d.add(checkTemplate, CheckOK, fmt.Sprintf("%q made a sandbox in %d ms", cfg.Template, time.Since(start).Milliseconds()), "")
+	s := &e2bSandbox{sb: sb, client: client, uploaded: make(map[string]bool)}
+	d.sandbox(ctx, s, cfg)
+
+	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+	defer cancel()
+	if err := s.Kill(killCtx); err != nil {
+		return fmt.Errorf("remote: remove the doctor's sandbox %s: %w", sb.ID(), err)
+	}
+	return ctx.Err()
+}
+
+// reach lists the account's sandboxes, which takes a key and changes nothing.
+func (d *doctor) reach(ctx context.Context, client *e2b.Client) bool {
+	start := time.Now()
+	running := 0
+	for _, err := range client.List(ctx, e2b.ListOptions{}) {
+		switch {
+		case errors.Is(err, e2b.ErrAuthentication), errors.Is(err, e2b.ErrForbidden):
+			d.add(checkKey, CheckFailed, err.Error(), "check E2B_API_KEY: is it this account's, and still valid?")
+			return false
+		case err != nil:
+			d.add(checkReach, CheckFailed, err.Error(), "check the network, E2B_DOMAIN and E2B_API_URL")
+			return false
+		}
+		running++
+	}
+	d.add(checkKey, CheckOK, "accepted", "")
+	d.add(checkReach, CheckOK, fmt.Sprintf("answers in %d ms; the account has %d sandboxes", time.Since(start).Milliseconds(), running), "")
+	return true
+}
+
+func (d *doctor) template(name string, err error) {
+	fix := "see the error"
+	switch {
+	case errors.Is(err, e2b.ErrTemplate):
+		fix = "name a template of the account in Config.Template or --e2b-template"
+	case errors.Is(err, e2b.ErrQuota):
+		fix = "end sandboxes that are not needed, or raise the account's limit"
+	case errors.Is(err, e2b.ErrCapacity), errors.Is(err, e2b.ErrRateLimit):
+		fix = "try again later"
+	}
+	d.add(checkTemplate, CheckFailed, fmt.Sprintf("%q: %v", name, err), fix)
+}
+
+// sandbox looks at what the template made.
+func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) {
+	run := d.cfg.timeout()
+	info, err := s.sb.Info(ctx)
+	if err == nil {
+		s.describe(info, cfg.Template)
+		err = s.lengthen(ctx, run)
+	}
+	if err == nil {
+		info, err = s.sb.Info(ctx)
+	}
+	if err != nil {
+		d.add(checkSizes, CheckFailed, err.Error(), "see the error")
+		return
+	}
+	size := describeSize(s.info.CPU, s.info.MemoryGB)
+	if err := checkSize(cfg, s.info); err != nil {
+		d.add(checkSizes, CheckFailed, err.Error(), "name another template, or leave cpu and memory unset")
+	} else {
+		d.add(checkSizes, CheckOK, size, "")
+	}
+	if err := checkEnd(run, info); err != nil {
+		d.add(checkLife, CheckFailed, err.Error(), "set a shorter timeout")
+	} else {
+		d.add(checkLife, CheckOK, fmt.Sprintf("a run of %s and the time to collect fit", run), "")
+	}
+	d.add(checkDaemon, CheckOK, "envd "+s.sb.EnvdVersion(), "")
+	d.worker(ctx, s)
+}
+
+func (d *doctor) worker(ctx context.Context, s *e2bSandbox) {
+	name, err := d.cfg.workerPath()
+	var w *workerProgram
+	if err == nil {
+		w, err = new(programs).load(name)
+	}
+	if err != nil {
+		d.add(checkWorker, CheckFailed, err.Error(), "name a worker program in Config.WorkerPath")
+		return
+	}
+	answer, err := ask(ctx, s, askPlatform)
+	if err != nil {
+		d.add(checkWorker, CheckFailed, err.Error(), "the sandbox runs no commands: try another template")
+		return
+	}
+	if err := w.suits(answer); err != nil {
+		d.add(checkWorker, CheckFailed, err.Error(), "build one for the sandbox")
+		return
+	}
+	d.add(checkWorker, CheckOK, fmt.Sprintf("%s, %.1f MB, runs on %s", w.path, float64(w.size)/1e6, strings.Join(strings.Fields(answer), " ")), "")
+}

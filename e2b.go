@@ -1,0 +1,201 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/osiris-pipelines/remote/e2b"
+)
+
+// e2bClient returns the client of the account that a Config names.
+func (c Config) e2bClient() (*e2b.Client, error) {
+	client, err := e2b.NewClient(e2b.Config{
+		APIKey: c.APIKey, Domain: c.Domain, APIURL: c.APIURL, SandboxURL: c.SandboxURL,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remote: %w: %w", ErrInvalid, err)
+	}
+	return client, nil
+}
+
+// createLease is how long a sandbox lives that is not known to be fit for its
+// run yet.
+const createLease = 5 * time.Minute
+
+// openE2B makes a sandbox in E2B that has the size and the time the run asks
+// for.
+func openE2B(client *e2b.Client) OpenSandbox {
+	return func(ctx context.Context, cfg SandboxConfig) (Sandbox, error) {
+		sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{
+			Template: cfg.Template, Timeout: createLease, Metadata: cfg.Metadata,
+		})
+		if err != nil {
+			return nil, err
+		}
+		s := &e2bSandbox{sb: sb, client: client, uploaded: make(map[string]bool)}
+		if err := s.fit(ctx, cfg); err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+			defer cancel()
+			return nil, errors.Join(err, s.Kill(ctx))
+		}
+		return s, nil
+	}
+}
+
+// fit gives a new sandbox the time of its run, and checks that it got it, and
+// the size.
+func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig) error {
+	run := time.Duration(cfg.TimeoutSeconds) * time.Second
+	if err := s.lengthen(ctx, run); err != nil {
+		return err
+	}
+	info, err := s.sb.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.describe(info, cfg.Template)
+	if err := checkSize(cfg, s.info); err != nil {
+		return err
+	}
+	return checkEnd(run, info)
+}
+
+// lengthen asks for the time of a run and of collecting what it leaves.
+func (s *e2bSandbox) lengthen(ctx context.Context, run time.Duration) error {
+	if err := s.sb.SetTimeout(ctx, run+collectLease); err != nil {
+		return fmt.Errorf("give the sandbox %s: %w", run+collectLease, err)
+	}
+	return nil
+}
+
+func (s *e2bSandbox) describe(info *e2b.SandboxInfo, template string) {
+	s.info = SandboxInfo{ID: info.ID, Template: template, CPU: info.CPU, MemoryGB: float64(info.MemoryMB) / 1024}
+}
+
+// checkSize refuses a sandbox that has another size than the run asks for.
+func checkSize(cfg SandboxConfig, info SandboxInfo) error {
+	const tolerance = 1.0 / 1024
+	sameCPU := cfg.CPU == 0 || cfg.CPU == info.CPU
+	sameMemory := cfg.MemoryGB == 0 || math.Abs(cfg.MemoryGB-info.MemoryGB) < tolerance
+	if sameCPU && sameMemory {
+		return nil
+	}
+	return fmt.Errorf("remote: %w: the run asks for %s, and the template %q makes sandboxes with %s; "+
+		"E2B sets both on the template: name one that has them in Config.Template, or leave Config.CPU and Config.MemoryGB zero to take what there is",
+		ErrSandboxSize, describeSize(cfg.CPU, cfg.MemoryGB), cfg.Template, describeSize(info.CPU, info.MemoryGB))
+}
+
+func describeSize(cpu int, memoryGB float64) string {
+	switch {
+	case cpu == 0:
+		return fmt.Sprintf("%g GiB of memory", memoryGB)
+	case memoryGB == 0:
+		return fmt.Sprintf("%d CPUs", cpu)
+	}
+	return fmt.Sprintf("%d CPUs and %g GiB of memory", cpu, memoryGB)
+}
+
+// checkEnd refuses a run that the account's limit would cut: E2B shortens a
+// sandbox's life without a word. Both times are the server's, whose clock need
+// not be ours.
+func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
+	const tolerance = 2 * time.Second // E2B counts in seconds
+	if info.StartedAt.IsZero() || info.EndAt.IsZero() {
+		return nil
+	}
+	life := info.EndAt.Sub(info.StartedAt)
+	if life+tolerance >= run+collectLease {
+		return nil
+	}
+	most := max(life-collectLease, 0).Round(time.Second)
+	return fmt.Errorf("remote: %w: the run may take %s, and %s more to collect, but the account's limit ends the sandbox %s after its start; set Config.Timeout to %s or less",
+		ErrInvalid, run, collectLease, life.Round(time.Second), most)
+}
+
+// e2bSandbox is a sandbox of E2B as an adapter sees one.
+type e2bSandbox struct {
+	sb     *e2b.Sandbox
+	client *e2b.Client
+	info   SandboxInfo
+
+	mu       sync.Mutex
+	uploaded map[string]bool // by path: it is not executable yet
+}
+
+func (s *e2bSandbox) Info() SandboxInfo { return s.info }
+
+func (s *e2bSandbox) Upload(ctx context.Context, path string, r io.Reader, size int64) error {
+	return s.note(path, s.sb.Upload(ctx, path, r, size))
+}
+
+// note remembers an uploaded file.
+func (s *e2bSandbox) note(path string, err error) error {
+	if err == nil {
+		s.mu.Lock()
+		s.uploaded[path] = true
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// uploadProgram compresses where the link is slower than that takes.
+func (s *e2bSandbox) uploadProgram(ctx context.Context, to string, f *os.File, w *workerProgram) error {
+	return s.Upload(ctx, to, f, w.size)
+}
+
+func (s *e2bSandbox) Size(ctx context.Context, path string) (int64, error) {
+	info, err := s.sb.Stat(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size, nil
+}
+
+func (s *e2bSandbox) Download(ctx context.Context, path string) (io.ReadCloser, error) {
+	d, err := s.sb.Download(ctx, path)
+	if err != nil {
+		return nil, err // not a nil pointer in a non-nil interface
+	}
+	return d, nil
+}
+
+// Start starts a process. The daemon makes no file executable, so one that was
+// uploaded is started by way of a shell that does.
+func (s *e2bSandbox) Start(ctx context.Context, cmd Command) (Process, error) {
+	c := e2b.Command{Path: cmd.Path, Args: cmd.Args, Dir: cmd.Dir, Stdin: true, Stderr: cmd.Stderr}
+	s.mu.Lock()
+	uploaded := s.uploaded[cmd.Path]
+	s.mu.Unlock()
+	if uploaded {
+		c.Path, c.Args = "/bin/sh", append([]string{"-c", `chmod 755 "$0" && exec "$0" "$@"`, cmd.Path}, cmd.Args...)
+	}
+	p, err := s.sb.Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &e2bProcess{p}, nil
+}
+
+func (s *e2bSandbox) Kill(ctx context.Context) error { return s.sb.Kill(ctx) }
+
+func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
+	return s.sb.SetTimeout(ctx, d)
+}
+
+// e2bProcess is a process of E2B as an adapter sees one.
+type e2bProcess struct{ *e2b.Process }
+
+func (p *e2bProcess) Wait(ctx context.Context) (ExitStatus, error) {
+	status, err := p.Process.Wait(ctx)
+	return ExitStatus{Code: status.Code, Signal: status.Signal}, err
+}
+
+func (p *e2bProcess) Signal(ctx context.Context, sig Signal) error {
+	return p.Process.Signal(ctx, e2b.Signal(sig))
+}

@@ -1,0 +1,162 @@
+package remote_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/internal/bare"
+	"github.com/osiris-pipelines/remote/mock"
+)
+
+// peers makes a proxy and a bare client, on the daemon that E2B_ENVD_URL names,
+// else on mock.Server with real processes.
+func peers(b *testing.B) (*remote.E2BTransparentProxy, *bare.Client) {
+	b.Helper()
+	cfg := remote.Config{Drivers: testDrivers(), WorkerPath: os.Getenv("E2B_TEST_WORKER"), Timeout: time.Hour}
+	cfg.APIKey, cfg.SandboxURL = "e2b_00", os.Getenv("E2B_ENVD_URL")
+	if cfg.SandboxURL != "" {
+		control := bare.ControlPlane()
+		b.Cleanup(control.Close)
+		cfg.APIURL = control.URL
+	} else {
+		server, err := mock.NewServer(mock.WithProcesses())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { server.Close() })
+		cfg = connect(cfg, server)
+	}
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { a.Close() })
+	peer, err := bare.Create(b.Context(), cfg.APIKey, cfg.APIURL, cfg.SandboxURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(peer.Close)
+	return a, peer
+}
+
+// measure runs f b.N times and reports its median and 99th percentile.
+func measure(b *testing.B, f func()) {
+	b.Helper()
+	times := make([]time.Duration, 0, 1024)
+	for b.Loop() {
+		start := time.Now()
+		f()
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Nanoseconds())/1e3, "median-µs")
+	b.ReportMetric(float64(times[len(times)*99/100].Nanoseconds())/1e3, "p99-µs")
+}
+
+// BenchmarkE2BRoundTrip is a request to a worker in a sandbox, answered through
+// its journal and the tail, beside a line through cat in a bare client's
+// calls.
+func BenchmarkE2BRoundTrip(b *testing.B) {
+	a, peer := peers(b)
+	w := remote.StartWorker(b, a)
+	for range 100 { // until it is known that input may be streamed
+		if err := w.Ping(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	b.Run("ping", func(b *testing.B) {
+		measure(b, func() {
+			if err := w.Ping(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	})
+	b.Run("step", func(b *testing.B) {
+		n := 0
+		measure(b, func() {
+			n++
+			if err := w.Step(b.Context(), fmt.Sprint("s", n)); err != nil {
+				b.Fatal(err)
+			}
+		})
+	})
+	b.Run("bare", func(b *testing.B) {
+		p, err := peer.Start(b.Context(), "cat")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer p.Close()
+		line := append(bytes.Repeat([]byte("x"), 199), '\n')
+		measure(b, func() {
+			if err := p.Send(b.Context(), line); err != nil {
+				b.Fatal(err)
+			}
+			for n := 0; n < len(line); {
+				got, err := p.Next()
+				if err != nil {
+					b.Fatal(err)
+				}
+				n += len(got)
+			}
+		})
+	})
+}
+
+// BenchmarkE2BEvents is 100,000 events of 200 bytes from a driver in a sandbox
+// to events.jsonl, beside as many lines read by a bare client.
+func BenchmarkE2BEvents(b *testing.B) {
+	const events = 100_000
+	a, peer := peers(b)
+	b.Run("proxy", func(b *testing.B) {
+		for b.Loop() {
+			ec := &remote.ExecutionContext{SessionID: remote.NewSessionID(time.Now()), LogsDir: b.TempDir()}
+			m := &remote.Manifest{Steps: []remote.Step{{ID: "a", Driver: "test.flood", Config: map[string]any{"events": events}}}}
+			result, _, err := remote.Run(b.Context(), a, m, ec)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(events/result.StepResults[0].DurationMS*1000, "events/s")
+		}
+	})
+	b.Run("bare", func(b *testing.B) {
+		command := fmt.Sprintf("yes %s | head -c %d", bytes.Repeat([]byte("x"), 199), events*200)
+		for b.Loop() {
+			start := time.Now()
+			p, err := peer.Start(b.Context(), "/bin/sh", "-c", command)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for {
+				if _, err := p.Next(); err == io.EOF {
+					break
+				} else if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(events/time.Since(start).Seconds(), "events/s")
+			p.Close()
+		}
+	})
+}
+
+// BenchmarkE2BRun is a whole run of two CSV steps, from create to kill.
+func BenchmarkE2BRun(b *testing.B) {
+	a, _ := peers(b)
+	for b.Loop() {
+		ec := &remote.ExecutionContext{SessionID: remote.NewSessionID(time.Now()), LogsDir: b.TempDir(), BasePath: "testdata/osiris"}
+		m, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := remote.Run(b.Context(), a, m, ec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

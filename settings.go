@@ -1,0 +1,283 @@
+package remote
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Setting is one setting of a [Config]: its key in JSON, its flag, its
+// default.
+type Setting struct {
+	Key     string   // in JSON, as "memory_gb"
+	Aliases []string // further keys that mean the same
+	Flag    string   // without dashes, as "e2b-mem"; empty means that it has none
+	Default string   // in words
+	Usage   string   // one line; a word in backquotes names the flag's value
+
+	field func(*Config) settingValue
+}
+
+// settingValue is a field of a Config that can be set.
+type settingValue interface {
+	flag.Value
+	setJSON(raw json.RawMessage) error
+}
+
+// Settings lists the settings that have a key in JSON. The decoder of
+// [Config], the flags and the documentation are all made from this one table.
+func Settings() []Setting {
+	return []Setting{
+		{Key: "template", Flag: "e2b-template", Default: defaultTemplate, Usage: "`template` of the sandbox: a name or an id",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Template) }},
+		{Key: "cpu", Flag: "e2b-cpu", Default: "what the template has", Usage: "`cores` of the sandbox",
+			field: func(c *Config) settingValue { return (*countValue)(&c.CPU) }},
+		{Key: "memory_gb", Aliases: []string{"mem_gb", "memory"}, Flag: "e2b-mem", Default: "what the template has", Usage: "memory of the sandbox in `GiB`",
+			field: func(c *Config) settingValue { return (*sizeValue)(&c.MemoryGB) }},
+		{Key: "timeout", Flag: "e2b-timeout", Default: strconv.Itoa(int(defaultTimeout / time.Second)), Usage: "`seconds` that the whole run may take, or a duration as 10m",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.Timeout) }},
+		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
+		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox",
+			field: func(c *Config) settingValue { return (*switchValue)(&c.InstallDeps) }},
+		{Key: "env", Flag: "e2b-env", Default: "none", Usage: "pass a variable to the run, as `NAME=VALUE`; may be repeated",
+			field: func(c *Config) settingValue { return (*pairsValue)(&c.Env) }},
+		{Key: "pass_env", Flag: "e2b-pass-env", Default: "none", Usage: "pass this variable of the environment, by its `NAME`; may be repeated",
+			field: func(c *Config) settingValue { return (*namesValue)(&c.PassEnv) }},
+		{Key: "concurrency", Default: "the worker's cores", Usage: "steps at a time",
+			field: func(c *Config) settingValue { return (*countValue)(&c.Concurrency) }},
+		{Key: "on_failure", Default: string(StopAll), Usage: "what a failed step stops: " + string(StopAll) + " or " + string(StopDependents),
+			field: func(c *Config) settingValue { return (*textValue)(&c.OnFailure) }},
+		{Key: "root", Default: "/tmp/osiris", Usage: "directory in the sandbox under which a run gets its folder",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Root) }},
+		{Key: "api_key", Default: "E2B_API_KEY", Usage: "of the E2B account",
+			field: func(c *Config) settingValue { return (*textValue)(&c.APIKey) }},
+		{Key: "domain", Default: "E2B_DOMAIN, or e2b.app", Usage: "of the E2B deployment",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Domain) }},
+		{Key: "api_url", Default: "E2B_API_URL, or by the domain", Usage: "of its control plane",
+			field: func(c *Config) settingValue { return (*textValue)(&c.APIURL) }},
+		{Key: "sandbox_url", Default: "E2B_SANDBOX_URL, or by the domain", Usage: "of its sandboxes",
+			field: func(c *Config) settingValue { return (*textValue)(&c.SandboxURL) }},
+		{Key: "gpu", Default: "0", Usage: "E2B has none: anything but 0 is refused",
+			field: func(c *Config) settingValue { return (*countValue)(&c.GPU) }},
+		{Key: "spot", Default: "false", Usage: "E2B has none: true is refused",
+			field: func(c *Config) settingValue { return (*switchValue)(&c.Spot) }},
+	}
+}
+
+// AddFlags defines the flags of [Settings] on fs, and --e2b, whose value it
+// returns: whether the run is to happen in E2B. Flags that are not given leave
+// c as it is. The set is of package flag; one of spf13/pflag takes it by
+// AddGoFlagSet.
+func (c *Config) AddFlags(fs *flag.FlagSet) (e2b *bool) {
+	e2b = fs.Bool("e2b", false, "run in an E2B sandbox")
+	for _, s := range Settings() {
+		if s.Flag == "" {
+			continue
+		}
+		usage := s.Usage
+		if s.Default != "false" && s.Default != "none" {
+			usage += " (default " + s.Default + ")"
+		}
+		fs.Var(s.field(c), s.Flag, usage)
+	}
+	return e2b
+}
+
+// UnmarshalJSON decodes an object with the keys of [Settings]. A key that is
+// not among them, or stands twice, also under another name, is an error that
+// matches [ErrInvalid]. Keys that are absent or null leave c as it is.
+func (c *Config) UnmarshalJSON(b []byte) error {
+	byKey := make(map[string]Setting)
+	for _, s := range Settings() {
+		for _, key := range append(s.Aliases, s.Key) {
+			byKey[key] = s
+		}
+	}
+	seen := make(map[string]string) // setting, to the key it was given by
+	next := *c
+	err := eachKey(b, func(key string, raw json.RawMessage) error {
+		s, ok := byKey[key]
+		if !ok {
+			return fmt.Errorf("unknown key %q; known are %s", key, strings.Join(slices.Sorted(maps.Keys(byKey)), ", "))
+		}
+		if other, ok := seen[s.Key]; ok {
+			return fmt.Errorf("keys %q and %q set the same", other, key)
+		}
+		seen[s.Key] = key
+		if string(raw) == "null" {
+			return nil
+		}
+		if err := s.field(&next).setJSON(raw); err != nil {
+			return fmt.Errorf("key %q: %w", key, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remote: %w: config: %w", ErrInvalid, err)
+	}
+	*c = next
+	return nil
+}
+
+// eachKey calls f with every key of a JSON object, in order.
+func eachKey(b []byte, f func(key string, raw json.RawMessage) error) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return errors.Join(errors.New("want an object"), err)
+	}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return err
+		}
+		if err := f(t.(string), raw); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil && err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// decodeJSON decodes a value whose kind is named in the error. What was given
+// is not in it: it may be a secret.
+func decodeJSON(raw json.RawMessage, v any, want string) error {
+	if json.Unmarshal(raw, v) != nil {
+		return fmt.Errorf("want %s", want)
+	}
+	return nil
+}
+
+type textValue string
+
+func (v *textValue) String() string     { return string(*v) }
+func (v *textValue) Set(s string) error { *v = textValue(s); return nil }
+func (v *textValue) setJSON(raw json.RawMessage) error {
+	return decodeJSON(raw, (*string)(v), "a string")
+}
+
+type switchValue bool
+
+func (v *switchValue) String() string { return strconv.FormatBool(bool(*v)) }
+func (v *switchValue) setJSON(raw json.RawMessage) error {
+	return decodeJSON(raw, (*bool)(v), "true or false")
+}
+func (v *switchValue) IsBoolFlag() bool { return true }
+
+func (v *switchValue) Set(s string) error {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return errors.New("want true or false")
+	}
+	*v = switchValue(b)
+	return nil
+}
+
+type countValue int
+
+func (v *countValue) String() string                    { return strconv.Itoa(int(*v)) }
+func (v *countValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *countValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return errors.New("want a whole number, 0 or more")
+	}
+	*v = countValue(n)
+	return nil
+}
+
+type sizeValue float64
+
+func (v *sizeValue) String() string                    { return strconv.FormatFloat(float64(*v), 'g', -1, 64) }
+func (v *sizeValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *sizeValue) Set(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= 1<<20) {
+		return errors.New("want a number of GiB, 0 or more")
+	}
+	*v = sizeValue(f)
+	return nil
+}
+
+type secondsValue time.Duration
+
+func (v *secondsValue) String() string                    { return time.Duration(*v).String() }
+func (v *secondsValue) setJSON(raw json.RawMessage) error { return v.setSeconds(string(raw)) }
+
+func (v *secondsValue) Set(s string) error {
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		*v = secondsValue(d)
+		return nil
+	}
+	return v.setSeconds(s)
+}
+
+func (v *secondsValue) setSeconds(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= math.MaxInt32) {
+		return errors.New("want a number of seconds, 0 or more")
+	}
+	*v = secondsValue(math.Round(f * float64(time.Second)))
+	return nil
+}
+
+type namesValue []string
+
+func (v *namesValue) String() string     { return strings.Join(*v, ",") }
+func (v *namesValue) Set(s string) error { *v = append(slices.Clip(*v), s); return nil }
+
+func (v *namesValue) setJSON(raw json.RawMessage) error {
+	var names []string
+	if err := decodeJSON(raw, &names, "a list of names"); err != nil {
+		return err
+	}
+	*v = names
+	return nil
+}
+
+type pairsValue map[string]string
+
+// String names the variables; their values may be secret.
+func (v *pairsValue) String() string { return strings.Join(slices.Sorted(maps.Keys(*v)), ",") }
+
+// Set never fails: package flag would print what was given, which may be a
+// secret. A pair without a name is refused with the rest of the Config.
+func (v *pairsValue) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok {
+		name, value = "", ""
+	}
+	next := maps.Clone(*v)
+	if next == nil {
+		next = make(pairsValue)
+	}
+	next[name] = value
+	*v = next
+	return nil
+}
+
+func (v *pairsValue) setJSON(raw json.RawMessage) error {
+	var pairs map[string]string
+	if err := decodeJSON(raw, &pairs, "an object of names and values"); err != nil {
+		return err
+	}
+	*v = pairs
+	return nil
+}
