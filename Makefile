@@ -5,6 +5,7 @@ STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Set by scripts/test-setup; empty, and the tests say that they are skipped.
 PYTHON = $(or $(OSIRIS_TEST_PYTHON),$(wildcard $(CURDIR)/.venv/bin/python))
+NODE = $(or $(OSIRIS_TEST_NODE),$(wildcard $(CURDIR)/.node))
 # The race detector takes a C compiler.
 RACE = $(shell command -v "$$($(GO) env CC)" >/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
 
@@ -24,9 +25,10 @@ test: ## install what is missing, check the code, run all tests with the race de
 
 .PHONY: gotest
 gotest: ## only run the tests
-	OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test $(RACE) -shuffle=on $(TESTFLAGS) ./...
+	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" $(GO) test $(RACE) -shuffle=on $(TESTFLAGS) ./...
 	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
-	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas: the comparisons with it were skipped"
+	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas and e2b: the tests with them were skipped"
+	@[ -n "$(NODE)" ] || echo "test: there is no .node with e2b: the tests with it were skipped"
 
 .PHONY: lint
 lint: ## check format, go vet on three systems, staticcheck, go.mod
@@ -64,4 +66,4 @@ cover: ## print the coverage of every package by all tests
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf .venv cover.prof run_logs
+	rm -rf .venv .node cover.prof run_logs

@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		progress.Error(stderr, "run", err)
 		return exitInvalid
 	}
-	adapter, err := newAdapter(opts, drivers, stdout)
+	adapter, err := newAdapter(opts, drivers)
 	if err != nil {
 		progress.Error(stderr, "run", err)
 		if errors.Is(err, remote.ErrAuthentication) {
@@ -100,6 +100,9 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		LogsDir:   opts.sessionDir,
 		StartedAt: now,
 		OnEvent:   progress.New(stdout).Event,
+	}
+	if e, ok := adapter.(*embedded); ok {
+		ec.OnEvent = e.announce(stdout, ec.OnEvent)
 	}
 	if ec.LogsDir == "" {
 		ec.LogsDir = filepath.Join("run_logs", ec.SessionID)
@@ -129,14 +132,12 @@ type adapter interface {
 	io.Closer
 }
 
-func newAdapter(opts *options, drivers *worker.Registry, stdout io.Writer) (adapter, error) {
+func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
 	cfg := opts.config
 	cfg.Drivers = drivers
 	switch {
-	case opts.embedded && opts.dryRun:
-		return newEmbedded(cfg, io.Discard)
 	case opts.embedded:
-		return newEmbedded(cfg, stdout)
+		return newEmbedded(cfg)
 	case opts.e2b:
 		return remote.NewE2BTransparentProxy(cfg)
 	}
@@ -151,7 +152,7 @@ type embedded struct {
 
 // newEmbedded starts a server that speaks E2B's protocol and makes sandboxes on
 // this machine.
-func newEmbedded(cfg remote.Config, w io.Writer) (adapter, error) {
+func newEmbedded(cfg remote.Config) (adapter, error) {
 	server, err := mock.NewServer(mock.WithProcesses())
 	if err != nil {
 		return nil, err
@@ -161,8 +162,17 @@ func newEmbedded(cfg remote.Config, w io.Writer) (adapter, error) {
 	if err != nil {
 		return nil, errors.Join(err, server.Close())
 	}
-	fmt.Fprintln(w, "embedded sandbox:", server.Isolation())
 	return &embedded{proxy, server}, nil
+}
+
+// announce says how well the sandbox is kept apart, once there is one.
+func (e *embedded) announce(w io.Writer, next func(context.Context, remote.Event) error) func(context.Context, remote.Event) error {
+	return func(ctx context.Context, event remote.Event) error {
+		if event.Name == "sandbox_created" {
+			fmt.Fprintln(w, "embedded sandbox:", e.server.Isolation())
+		}
+		return next(ctx, event)
+	}
 }
 
 func (e *embedded) Close() error {

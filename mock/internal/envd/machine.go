@@ -29,8 +29,8 @@ type Machine interface {
 	ReadDir(name string) ([]fs.DirEntry, error)
 	// Open opens a regular file for reading.
 	Open(name string) (File, error)
-	// Create opens a file for writing: a new one belongs to the user, an
-	// existing one is cut to nothing in place. Symbolic links are followed.
+	// Create opens a file for writing, which then belongs to the user. One that
+	// exists is cut to nothing in place. Symbolic links are followed.
 	Create(name string, owner User) (io.WriteCloser, error)
 	Mkdir(name string, owner User) error // one directory, mode 0755
 	Rename(from, to string) error

@@ -85,7 +85,7 @@ func TestMakerIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.HasPrefix(line, "true") {
-		eventually(t, "process of the machine", func() bool { return running(t, "sleep 4102.5") })
+		eventually(t, "process of the machine", func() bool { return running(t, "sleep "+victimSleep(dir)) })
 	}
 	if err := maker.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestMakerIsKilled(t *testing.T) {
 	if !strings.HasPrefix(line, "true <nil>") {
 		t.Skip("no isolation here: ", line)
 	}
-	eventually(t, "end of the machine", func() bool { return !running(t, "sleep 4102.5") && !running(t, dir) })
+	eventually(t, "end of the machine", func() bool { return !running(t, "sleep "+victimSleep(dir)) && !running(t, dir) })
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
 		t.Fatal(entries, err)

@@ -3,6 +3,7 @@ package machine_test
 import (
 	"bytes"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"os"
@@ -23,6 +24,13 @@ func TestMain(m *testing.M) {
 		victim(dir)
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// victimSleep is an argument of sleep that no other process has.
+func victimSleep(dir string) string {
+	h := fnv.New32a()
+	h.Write([]byte(dir))
+	return fmt.Sprintf("4102.%d", h.Sum32())
 }
 
 // kinds are the ways to make a machine.
@@ -246,9 +254,9 @@ func stopped(t testing.TB, text string) bool {
 // victim makes a machine with a process, and waits to be killed.
 func victim(dir string) {
 	m, err := machine.New(machine.Options{Dir: dir})
-	if err == nil {
+	if err == nil && m.Isolated() { // elsewhere it would outlive its maker
 		u, _ := m.User("")
-		_, err = m.Start(envd.Command{Path: "setsid", Args: []string{"sleep", "4102.5"}, Env: []string{testPath}, Dir: "/", User: u})
+		_, err = m.Start(envd.Command{Path: "setsid", Args: []string{"sleep", victimSleep(dir)}, Env: []string{testPath}, Dir: "/", User: u})
 	}
 	fmt.Println(m.Isolated(), err)
 	select {}

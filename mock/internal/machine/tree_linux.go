@@ -176,13 +176,23 @@ func (t *tree) Create(name string, owner envd.User) (io.WriteCloser, error) {
 func (t *tree) create(name string, owner envd.User) (*os.File, error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT
 	f, err := t.openRegular(name, flags|unix.O_EXCL, 0o666)
-	if errors.Is(err, fs.ErrExist) {
-		return t.openRegular(name, flags|unix.O_TRUNC, 0o666)
+	found := errors.Is(err, fs.ErrExist)
+	if found {
+		f, err = t.openRegular(name, flags, 0o666)
 	}
-	if err == nil && t.chown {
+	if err != nil {
+		return nil, err
+	}
+	if t.chown {
 		err = f.Chown(owner.UID, owner.GID)
 	}
-	return f, err
+	if err == nil && found {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // inParent calls f with the directory that a file is in, and its name there.

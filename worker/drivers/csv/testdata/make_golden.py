@@ -40,7 +40,8 @@ def read(content, config):
         return {"columns": [], "csv": None}
     except Exception as e:
         return {"error": f"{type(e).__name__}: {e}".strip()}
-    if list(df.index) != list(range(len(df))):
+    # Values alone do not tell, since [False] == [0]; nor does the type: [7, 5] may become a range.
+    if not isinstance(df.index, pd.RangeIndex) or not df.index.equals(pd.RangeIndex(len(df))):
         return {"error": "implicit index"}
     df.columns = [str(c) for c in df.columns]
     columns = []
