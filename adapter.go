@@ -130,7 +130,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.client, a.open = client, openE2B(client)
+		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
 	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", settle: a.settle}
 	return a, nil

@@ -1,17 +1,23 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
+	"net/url"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/osiris-pipelines/remote/e2b"
 )
+
+// sandboxURL is where sandboxes are reached; empty means by E2B's domain.
+func (c Config) sandboxURL() string { return cmp.Or(c.SandboxURL, os.Getenv("E2B_SANDBOX_URL")) }
 
 // e2bClient returns the client of the account that a Config names.
 func (c Config) e2bClient() (*e2b.Client, error) {
@@ -30,7 +36,7 @@ const createLease = 5 * time.Minute
 
 // openE2B makes a sandbox in E2B that has the size and the time the run asks
 // for.
-func openE2B(client *e2b.Client) OpenSandbox {
+func openE2B(client *e2b.Client, near bool) OpenSandbox {
 	return func(ctx context.Context, cfg SandboxConfig) (Sandbox, error) {
 		sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{
 			Template: cfg.Template, Timeout: createLease, Metadata: cfg.Metadata,
@@ -38,7 +44,7 @@ func openE2B(client *e2b.Client) OpenSandbox {
 		if err != nil {
 			return nil, err
 		}
-		s := &e2bSandbox{sb: sb, client: client, uploaded: make(map[string]bool)}
+		s := &e2bSandbox{sb: sb, client: client, near: near, uploaded: make(map[string]bool)}
 		if err := s.fit(ctx, cfg); err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 			defer cancel()
@@ -123,6 +129,7 @@ type e2bSandbox struct {
 	sb     *e2b.Sandbox
 	client *e2b.Client
 	info   SandboxInfo
+	near   bool // not over the internet
 
 	mu       sync.Mutex
 	uploaded map[string]bool // by path: it is not executable yet
@@ -144,9 +151,28 @@ func (s *e2bSandbox) note(path string, err error) error {
 	return err
 }
 
-// uploadProgram compresses where the link is slower than that takes.
+// uploadProgram compresses the worker, to less than half, where the way is
+// longer than to the next machine: a processor core compresses some 60 MB/s,
+// and the daemon unpacks 100 MB/s.
 func (s *e2bSandbox) uploadProgram(ctx context.Context, to string, f *os.File, w *workerProgram) error {
-	return s.Upload(ctx, to, f, w.size)
+	if s.near {
+		return s.Upload(ctx, to, f, w.size)
+	}
+	return s.note(to, s.sb.Upload(ctx, to, f, w.size, e2b.WithGzip()))
+}
+
+// isNear reports whether a URL of sandboxes leads to this machine or its
+// network. Empty means E2B's cloud.
+func isNear(sandboxURL string) bool {
+	u, err := url.Parse(sandboxURL)
+	if err != nil || sandboxURL == "" {
+		return false
+	}
+	if u.Hostname() == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && (addr.IsLoopback() || addr.IsPrivate())
 }
 
 func (s *e2bSandbox) Size(ctx context.Context, path string) (int64, error) {

@@ -43,7 +43,7 @@ func newServer(t testing.TB, kind string, drivers *worker.Registry, opts ...mock
 	t.Helper()
 	switch kind {
 	case "served":
-		opts = append(opts, mock.WithOptions(mock.Options{Drivers: drivers}))
+		opts = append([]mock.ServerOption{mock.WithOptions(mock.Options{Drivers: drivers})}, opts...)
 	case "embedded":
 		opts = append(opts, mock.WithProcesses())
 	case "envd":

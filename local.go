@@ -113,14 +113,28 @@ func (sb *localSandbox) check(ctx context.Context) error {
 	return nil
 }
 
+// within makes a change of the run's folder, unless Kill has begun: what it
+// removes must not grow meanwhile.
+func (sb *localSandbox) within(change func() error) error {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	if sb.gone {
+		return ErrSandboxGone
+	}
+	return change()
+}
+
 func (sb *localSandbox) Upload(ctx context.Context, name string, r io.Reader, size int64) (err error) {
 	if err := sb.check(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+	var f *os.File
+	err = sb.within(func() (err error) {
+		if err = os.MkdirAll(filepath.Dir(name), 0o700); err == nil {
+			f, err = os.CreateTemp(filepath.Dir(name), ".upload-*")
+		}
 		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".upload-*")
+	})
 	if err != nil {
 		return err
 	}
@@ -129,7 +143,7 @@ func (sb *localSandbox) Upload(ctx context.Context, name string, r io.Reader, si
 		err = fmt.Errorf("upload %s: have %d bytes, %d were announced", name, n, size)
 	}
 	if err = errors.Join(err, f.Chmod(0o700), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
+		err = sb.within(func() error { return os.Rename(f.Name(), name) })
 	}
 	if err != nil {
 		os.Remove(f.Name())

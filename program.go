@@ -201,7 +201,9 @@ func mainPackage(program string) string {
 
 func parsePlatform(line string) string {
 	system, machine, _ := strings.Cut(strings.TrimSpace(line), " ")
-	if system == "" || machine == "" {
+	switch system {
+	case "Linux", "Darwin", "FreeBSD":
+	default:
 		return ""
 	}
 	switch machine {

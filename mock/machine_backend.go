@@ -11,6 +11,7 @@ import (
 // backend makes the machines of a server's sandboxes.
 type backend interface {
 	isolation() string
+	isolated() bool
 	boot(ctx context.Context, c bootConfig) (guest, error)
 	close() error
 }
@@ -45,6 +46,7 @@ var errNotCopied = errors.New("sandboxes of this server cannot be copied")
 type machines struct {
 	server *Server
 	apart  string
+	own    bool // files
 	open   func(c bootConfig) (envd.Machine, error)
 }
 
@@ -57,6 +59,7 @@ func newMemoryBackend(s *Server) (backend, error) {
 	return &machines{
 		server: s,
 		apart:  "each sandbox is in memory; its programs are Go functions of this process",
+		own:    true,
 		open: func(c bootConfig) (envd.Machine, error) {
 			return newMemoryMachine(&opts, c.id, c.template), nil
 		},
@@ -64,6 +67,8 @@ func newMemoryBackend(s *Server) (backend, error) {
 }
 
 func (b *machines) isolation() string { return b.apart }
+
+func (b *machines) isolated() bool { return b.own }
 
 func (b *machines) close() error { return nil }
 

@@ -27,6 +27,7 @@ func newProcessBackend(s *Server) (backend, error) {
 	return &machines{
 		server: s,
 		apart:  first.Isolation(),
+		own:    first.Isolated(),
 		open:   func(bootConfig) (envd.Machine, error) { return machine.New(opts) },
 	}, first.Close()
 }
@@ -35,6 +36,7 @@ func newProcessBackend(s *Server) (backend, error) {
 type daemons struct {
 	server *Server
 	apart  string
+	own    bool // files
 	start  func(context.Context) (*proxyGuest, error)
 }
 
@@ -42,7 +44,7 @@ func newEnvdBackend(s *Server, path string) (backend, error) {
 	if strings.HasPrefix(path, "http://") {
 		return newSharedBackend(s, path)
 	}
-	b := &daemons{server: s, apart: "each sandbox is a machine with files, processes and a network of its own, in Linux namespaces"}
+	b := &daemons{server: s, own: true, apart: "each sandbox is a machine with files, processes and a network of its own, in Linux namespaces"}
 	b.start = func(ctx context.Context) (*proxyGuest, error) {
 		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{Binary: path, DiskBytes: s.opts.memory.DiskBytes})
 		if err != nil {
@@ -77,6 +79,8 @@ func newSharedBackend(s *Server, address string) (backend, error) {
 }
 
 func (b *daemons) isolation() string { return b.apart }
+
+func (b *daemons) isolated() bool { return b.own }
 
 func (b *daemons) close() error { return nil }
 

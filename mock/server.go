@@ -107,6 +107,10 @@ func (s *Server) Env() []string {
 // and from each other, in a few words.
 func (s *Server) Isolation() string { return s.back.isolation() }
 
+// Isolated reports whether a process of a sandbox sees the sandbox's files in
+// place of this machine's, the system's directories apart.
+func (s *Server) Isolated() bool { return s.back.isolated() }
+
 // Close resets all connections, kills all sandboxes, and waits for everything
 // the server started. The error names processes that could not be ended.
 func (s *Server) Close() error {
