@@ -359,7 +359,7 @@ func (c *control) pause(_ http.ResponseWriter, r *http.Request) (int, any, error
 		return 0, nil, fail(http.StatusConflict, "Error pausing sandbox - sandbox '%s' is already paused", i.id)
 	case errors.As(err, &state):
 		return 0, nil, cannot(i.id, "paused", state.state)
-	case errors.Is(err, errNotCopied):
+	case errors.Is(err, errors.ErrUnsupported):
 		return 0, nil, fail(http.StatusNotImplemented, "%v", err)
 	}
 	return 0, nil, fail(http.StatusInternalServerError, "Error pausing sandbox: %v", err)

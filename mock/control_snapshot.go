@@ -79,7 +79,7 @@ func (c *control) copy(r *http.Request, what string) (*instance, envd.Machine, e
 		return nil, nil, noSandbox(i.id)
 	case errors.As(err, &state):
 		return nil, nil, cannot(i.id, what, state.state)
-	case errors.Is(err, errNotCopied):
+	case errors.Is(err, errors.ErrUnsupported):
 		return nil, nil, fail(http.StatusNotImplemented, "%v", err)
 	}
 	return nil, nil, fail(http.StatusInternalServerError, "Error creating snapshot template: %v", err)

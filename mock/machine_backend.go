@@ -3,6 +3,7 @@ package mock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
@@ -40,7 +41,7 @@ type guest interface {
 }
 
 // errNotCopied says that a back end cannot copy machines.
-var errNotCopied = errors.New("sandboxes of this server cannot be copied")
+var errNotCopied = fmt.Errorf("%w: sandboxes of this server cannot be copied", errors.ErrUnsupported)
 
 // machines is the back end whose daemon is our own.
 type machines struct {

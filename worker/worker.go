@@ -51,6 +51,7 @@ type ProxyWorker struct {
 	journal *rpc.Journal
 	calls   rpc.Calls
 	prints  *printCapture // nil when prints are not captured
+	lines   sync.Pool     // of *[]byte, for events and metrics
 
 	steps sync.WaitGroup // requests being handled
 	stop  chan struct{}  // closed when the worker has to end
@@ -572,13 +573,30 @@ func (w *ProxyWorker) heartbeats() {
 // event appends an event's line to the journal.
 func (w *ProxyWorker) event(stepID, name string, fields map[string]any) {
 	line := rpc.Line{Time: time.Now(), Session: w.sessionID(), Name: name, StepID: stepID}
-	w.journalFailed(w.journal.AppendData(rpc.FrameEvent, line.AppendEvent(nil, fields)))
+	w.appendLine(rpc.FrameEvent, func(b []byte) []byte { return line.AppendEvent(b, fields) })
+}
+
+// appendLine appends what write appends to its buffer to the journal, which
+// copies it, so that the buffer can serve again.
+func (w *ProxyWorker) appendLine(typ rpc.FrameType, write func([]byte) []byte) {
+	const keep = 64 << 10
+	buf, _ := w.lines.Get().(*[]byte)
+	if buf == nil {
+		b := make([]byte, 0, 512)
+		buf = &b
+	}
+	*buf = write((*buf)[:0])
+	err := w.journal.AppendData(typ, *buf)
+	if cap(*buf) <= keep {
+		w.lines.Put(buf)
+	}
+	w.journalFailed(err)
 }
 
 // metric appends a metric's line to the journal.
 func (w *ProxyWorker) metric(stepID, name string, value float64, unit string) {
 	line := rpc.Line{Time: time.Now(), Session: w.sessionID(), Name: name, StepID: stepID}
-	w.journalFailed(w.journal.AppendData(rpc.FrameMetric, line.AppendMetric(nil, value, unit)))
+	w.appendLine(rpc.FrameMetric, func(b []byte) []byte { return line.AppendMetric(b, value, unit) })
 }
 
 // log appends a log record to the journal.
