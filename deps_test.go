@@ -24,6 +24,7 @@ func TestDependencies(t *testing.T) {
 		{module, []string{module + "/worker/drivers", module + "/mock", "testing", "google.golang.org/grpc"}},
 		{module + "/rpc", []string{module + "/worker", module + "/mock", module + "/secrets", module + "/internal", "net/http"}},
 		{module + "/secrets", []string{module + "/rpc", module + "/worker", "github.com", "golang.org"}},
+		{module + "/e2b", []string{module + "/rpc", module + "/worker", module + "/mock", module + "/secrets", module + "/internal/inproc", module + "/internal/bare", "testing", "google.golang.org/grpc", "github.com/apache"}},
 		{module + "/worker", []string{module + "/worker/drivers", module + "/mock", module + "/internal", "net/http", "testing", "google.golang.org/grpc"}},
 		{module + "/mock", []string{"testing", module + "/worker/drivers"}},
 	} {

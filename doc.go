@@ -12,9 +12,11 @@
 //	ec := remote.NewExecutionContext("run_logs")
 //	result, files, err := remote.Run(ctx, adapter, manifest, ec)
 //
-// [LocalAdapter] runs it on this machine, [E2BTransparentProxy] in a sandbox.
-// Both leave the same session directory, with the same events, artifacts and
-// errors, because both are the same engine over another [Sandbox].
+// [LocalAdapter] runs it on this machine, [E2BTransparentProxy] in a sandbox of
+// E2B: its cloud, a deployment of your own, or package mock's server on this
+// machine. Both leave the same session directory, with the same events,
+// artifacts and errors, because both are the same engine over another
+// [Sandbox]. [Doctor] says what is missing for E2B.
 //
 // # The life of a run
 //
@@ -35,9 +37,9 @@
 // # The worker
 //
 // Steps run in a worker: a program whose main calls [worker.Main] first. The
-// host's own program can be it; package worker has the driver interface,
-// worker/drivers the drivers there are, and worker/cmd/osiris-worker a ready
-// program.
+// host's own program can be it, also in a sandbox where it suits its platform;
+// package worker has the driver interface, worker/drivers the drivers there
+// are, and worker/cmd/osiris-worker a ready program, for [Config.WorkerPath].
 //
 // # The session directory
 //

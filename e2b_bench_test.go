@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -148,17 +149,42 @@ func BenchmarkE2BEvents(b *testing.B) {
 	})
 }
 
-// BenchmarkE2BRun is a whole run of two CSV steps, from create to kill.
+// BenchmarkE2BRun is a whole run of two CSV steps, from create to kill, and the
+// medians of its parts.
 func BenchmarkE2BRun(b *testing.B) {
 	a, _ := peers(b)
+	parts := make(map[string][]float64)
 	for b.Loop() {
 		ec := &remote.ExecutionContext{SessionID: remote.NewSessionID(time.Now()), LogsDir: b.TempDir(), BasePath: "testdata/osiris"}
+		ec.OnEvent = func(_ context.Context, e remote.Event) error {
+			var f struct {
+				DurationMS float64 `json:"duration_ms"`
+			}
+			if e.StepID == "" && e.Decode(&f) == nil && f.DurationMS > 0 {
+				parts[e.Name] = append(parts[e.Name], f.DurationMS)
+			}
+			return nil
+		}
+		ec.OnMetric = func(_ context.Context, m remote.Metric) error {
+			if m.Name == "artifacts_copy_ms" {
+				parts[m.Name] = append(parts[m.Name], m.Value)
+			}
+			return nil
+		}
 		m, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
 		if err != nil {
 			b.Fatal(err)
 		}
 		if _, _, err := remote.Run(b.Context(), a, m, ec); err != nil {
 			b.Fatal(err)
+		}
+	}
+	for name, unit := range map[string]string{
+		"sandbox_created": "create-ms", "sandbox_inputs_uploaded": "upload-ms", "worker_started": "handshake-ms", "artifacts_copy_ms": "collect-ms",
+	} {
+		if times := parts[name]; len(times) > 0 {
+			slices.Sort(times)
+			b.ReportMetric(times[len(times)/2], unit)
 		}
 	}
 }
