@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 )
 
@@ -172,6 +173,83 @@ func TestAccountTimeLimit(t *testing.T) {
 				t.Fatalf("got %v, want ErrInvalid", err)
 			case !test.ok:
 				contains(t, err.Error(), "the account's limit ends the sandbox 1h0m0s after its start", "set Config.Timeout to 55m0s or less")
+			}
+		})
+	}
+}
+
+// A server whose clock is hours away changes nothing.
+func TestClockSkew(t *testing.T) {
+	for _, skew := range []time.Duration{-26 * time.Hour, 26 * time.Hour} {
+		drivers := testDrivers()
+		server := newServer(t, "served", drivers, mock.WithMaxTimeout(time.Hour), mock.WithClock(func() time.Time { return time.Now().Add(skew) }))
+		a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: drivers, Timeout: 50 * time.Minute}, server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := remote.Run(t.Context(), a, join(), newContext(t, "s")); err != nil {
+			t.Errorf("skew %s: %v", skew, err)
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The values of variables are neither in the sandbox's environment nor in that
+// of its processes, where the daemon shows them to everyone.
+func TestVariablesAreNotShown(t *testing.T) {
+	const secret = "correct-horse-battery"
+	for _, kind := range servedKinds {
+		t.Run(kind, func(t *testing.T) {
+			drivers := testDrivers()
+			server := newServer(t, kind, drivers)
+			cfg := connect(remote.Config{Drivers: drivers, Env: map[string]string{"REMOTE_TEST_VALUE": secret}}, server)
+			a, err := remote.NewE2BTransparentProxy(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ec := newContext(t, "s")
+			looked := false
+			ec.OnEvent = func(ctx context.Context, e remote.Event) error {
+				if e.Name != "waiting" {
+					return nil
+				}
+				defer cancel()
+				client, err := e2b.NewClient(e2b.Config{APIKey: cfg.APIKey, APIURL: cfg.APIURL, SandboxURL: cfg.SandboxURL})
+				if err != nil {
+					return err
+				}
+				defer client.Close()
+				state := server.Alive()[0]
+				sb, err := client.Connect(ctx, state.ID, time.Minute)
+				if err != nil {
+					return err
+				}
+				processes, err := sb.Processes(ctx)
+				if err != nil {
+					return err
+				}
+				if len(processes) < 2 || len(state.EnvVars) > 0 {
+					t.Errorf("%d processes, variables of the sandbox %q", len(processes), state.EnvVars)
+				}
+				for _, p := range processes {
+					if len(p.Env) > 0 || strings.Contains(strings.Join(p.Args, " "), secret) {
+						t.Errorf("process %+v", p)
+					}
+				}
+				looked = true
+				return nil
+			}
+			m := &remote.Manifest{Steps: []remote.Step{{ID: "w", Driver: "test.wait"}}}
+			if _, _, err := remote.Run(ctx, a, m, ec); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want context.Canceled", err)
+			}
+			if !looked {
+				t.Error("nobody looked")
 			}
 		})
 	}

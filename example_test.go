@@ -2,7 +2,9 @@ package remote_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log"
 	"os"
@@ -163,4 +165,82 @@ func ExampleLoadManifest() {
 	_, err := remote.LoadManifest("testdata/osiris/pipelines/mysql_to_local_csv_all_tables.yaml")
 	fmt.Println(errors.Is(err, remote.ErrInvalid))
 	// Output: true
+}
+
+// The same in E2B: key and URLs come from E2B_API_KEY and its sisters. Here a
+// server of package mock takes E2B's place.
+func ExampleNewE2BTransparentProxy() {
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	server, err := mock.NewServer(mock.WithOptions(mock.Options{Drivers: drivers}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+
+	adapter, err := remote.NewE2BTransparentProxy(remote.Config{
+		Drivers: drivers,
+		APIKey:  server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL(),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+
+	manifest, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ec := &remote.ExecutionContext{SessionID: "example", BasePath: "testdata/osiris", LogsDir: dir}
+	result, _, err := remote.Run(context.Background(), adapter, manifest, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("success:", result.Success)
+	fmt.Println("sandboxes left:", len(server.Alive()))
+	// Output:
+	// success: true
+	// sandboxes left: 0
+}
+
+// Settings come from JSON and from the command line, by one table.
+func ExampleConfig_AddFlags() {
+	var cfg remote.Config
+	if err := json.Unmarshal([]byte(`{"template": "base", "memory_gb": 4, "timeout": 600}`), &cfg); err != nil {
+		log.Fatal(err)
+	}
+	flags := flag.NewFlagSet("example", flag.ContinueOnError)
+	inE2B := cfg.AddFlags(flags)
+	if err := flags.Parse([]string{"--e2b", "--e2b-cpu", "2", "--e2b-env", "REGION=eu"}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(*inE2B, cfg.Template, cfg.CPU, cfg.MemoryGB, cfg.Timeout, cfg.Env["REGION"])
+	// Output: true base 2 4 10m0s eu
+}
+
+// Doctor says why a run would not start.
+func ExampleDoctor() {
+	server, err := mock.NewServer()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	diagnosis, err := remote.Doctor(context.Background(), remote.Config{
+		APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL(),
+		CPU: 16,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, c := range diagnosis.Checks {
+		if c.Status == remote.CheckFailed {
+			fmt.Printf("%s: %s\n", c.Name, c.Fix)
+		}
+	}
+	// Output: size: name another template, or leave cpu and memory unset
 }

@@ -170,3 +170,19 @@ func settingRow(s remote.Setting) string {
 	}
 	return "| " + keys + " | " + flag + " | " + s.Default + " | " + strings.ReplaceAll(s.Usage, "`", "") + " |"
 }
+
+func FuzzConfigJSON(f *testing.F) {
+	f.Add([]byte(`{"template":"base","cpu":2,"memory_gb":4,"timeout":300,"env":{"A":"B"},"pass_env":["C"]}`))
+	f.Add([]byte(`{"cpu":null,"cpu":1}`))
+	f.Add([]byte(`{"timeout":1e308}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var c remote.Config
+		err := c.UnmarshalJSON(b)
+		if err != nil && !errors.Is(err, remote.ErrInvalid) {
+			t.Errorf("%q: %v does not match ErrInvalid", b, err)
+		}
+		if err == nil && (c.CPU < 0 || c.MemoryGB < 0 || c.Timeout < 0 || c.Concurrency < 0) {
+			t.Errorf("%q gives %+v", b, c)
+		}
+	})
+}
