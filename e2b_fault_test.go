@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -160,7 +161,7 @@ func behind(t *testing.T, server *mock.Server, handlers ...func(http.Handler) ht
 		transport := &http.Transport{DisableCompression: true}
 		proxy := &httputil.ReverseProxy{
 			Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = r.In.Host },
-			FlushInterval: -1, Transport: transport,
+			FlushInterval: -1, Transport: transport, ErrorLog: log.New(io.Discard, "", 0),
 		}
 		s := httptest.NewServer(wrap(proxy))
 		t.Cleanup(func() {

@@ -47,6 +47,7 @@ type Server struct {
 	ctx    context.Context // until Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // requests, and what the server does by itself; added to by begin alone
+	conns  sync.WaitGroup // connections; none is new once work has ended
 
 	mu        sync.Mutex
 	closed    bool
@@ -81,6 +82,7 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	s.http = &http.Server{
 		Handler:     http.HandlerFunc(s.serve),
 		ConnContext: s.listener.context,
+		ConnState:   s.countConn,
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.work.Go(func() { s.http.Serve(s.listener) }) // ends with Close
@@ -132,6 +134,7 @@ func (s *Server) Close() error {
 		errs = append(errs, s.end(i, StateKilled))
 	}
 	s.work.Wait()
+	s.conns.Wait()
 	for _, t := range templates {
 		errs = append(errs, t.close())
 	}
@@ -140,6 +143,17 @@ func (s *Server) Close() error {
 		return fmt.Errorf("mock: close server: %w", err)
 	}
 	return nil
+}
+
+// countConn counts the goroutines of connections: package http waits for none
+// of them.
+func (s *Server) countConn(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.conns.Done()
+	}
 }
 
 // begin reports whether the server is open, and then counts one more piece of
