@@ -130,11 +130,20 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		if err != nil {
 			return nil, err
 		}
+		if _, err := cfg.workerPath(); err != nil {
+			return nil, errors.Join(fmt.Errorf("remote: %w", err), client.Close())
+		}
 		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
 	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", settle: a.settle}
 	return a, nil
 }
+
+// String names the adapter, and shows nothing of its Config, which holds a key.
+func (a *E2BTransparentProxy) String() string { return "remote.E2BTransparentProxy" }
+
+// GoString is String.
+func (a *E2BTransparentProxy) GoString() string { return a.String() }
 
 // Close stops what is running, removes what was never collected, and waits
 // for both. The adapter cannot be used after it. Closing again is no error.

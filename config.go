@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/osiris-pipelines/remote/worker"
@@ -75,6 +76,24 @@ type Config struct {
 	// that ignores its context keeps running, and its crash is this process's.
 	InProcess bool
 }
+
+// String shows the settings, without the API key and the values of variables.
+func (c Config) String() string {
+	var b strings.Builder
+	b.WriteString("remote.Config{")
+	for _, s := range Settings() {
+		if s.Key == "api_key" {
+			continue
+		}
+		if v := s.field(&c).String(); v != "" && v != "0" && v != "false" {
+			fmt.Fprintf(&b, "%s:%s ", s.Key, v)
+		}
+	}
+	return strings.TrimSuffix(b.String(), " ") + "}"
+}
+
+// GoString is String.
+func (c Config) GoString() string { return c.String() }
 
 // OnFailure says what else a failed step stops.
 type OnFailure string

@@ -100,8 +100,12 @@ func (d *doctor) examine(ctx context.Context) error {
 	}
 	d.add(checkConfig, CheckOK, "valid", "")
 	client, err := d.cfg.e2bClient()
-	if err != nil {
+	if errors.Is(err, e2b.ErrAuthentication) {
 		d.add(checkKey, CheckFailed, err.Error(), "set E2B_API_KEY; keys are made at https://e2b.dev/dashboard")
+		return nil
+	}
+	if err != nil {
+		d.add(checkReach, CheckFailed, err.Error(), "correct the URL")
 		return nil
 	}
 	defer client.Close()
@@ -116,13 +120,13 @@ func (d *doctor) examine(ctx context.Context) error {
 		return ctx.Err()
 	}
 	d.add(checkTemplate, CheckOK, fmt.Sprintf("%q made a sandbox in %d ms", cfg.Template, time.Since(start).Milliseconds()), "")
-	s := &e2bSandbox{sb: sb, client: client, uploaded: make(map[string]bool)}
+	s := &e2bSandbox{sb: sb, client: client, info: SandboxInfo{ID: sb.ID()}, uploaded: make(map[string]bool)}
 	d.sandbox(ctx, s, cfg)
 
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
-	if err := s.Kill(killCtx); err != nil {
-		return fmt.Errorf("remote: remove the doctor's sandbox %s: %w", sb.ID(), err)
+	if err := killSurely(killCtx, s); err != nil {
+		return fmt.Errorf("remote: doctor: %w", err)
 	}
 	return ctx.Err()
 }
@@ -143,7 +147,7 @@ func (d *doctor) reach(ctx context.Context, client *e2b.Client) bool {
 		running++
 	}
 	d.add(checkKey, CheckOK, "accepted", "")
-	d.add(checkReach, CheckOK, fmt.Sprintf("answers in %d ms; the account has %d sandboxes", time.Since(start).Milliseconds(), running), "")
+	d.add(checkReach, CheckOK, fmt.Sprintf("answers in %d ms; sandboxes of the account: %d", time.Since(start).Milliseconds(), running), "")
 	return true
 }
 
@@ -207,6 +211,10 @@ func (d *doctor) worker(ctx context.Context, s *e2bSandbox) {
 	}
 	if err := w.suits(answer); err != nil {
 		d.add(checkWorker, CheckFailed, err.Error(), "build one for the sandbox")
+		return
+	}
+	if !w.isWorker() {
+		d.add(checkWorker, CheckFailed, w.path+" is a program without this library, so it cannot be a worker", "name one whose main calls worker.Main in Config.WorkerPath")
 		return
 	}
 	d.add(checkWorker, CheckOK, fmt.Sprintf("%s, %.1f MB, runs on %s", w.path, float64(w.size)/1e6, strings.Join(strings.Fields(answer), " ")), "")

@@ -3,10 +3,13 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +75,7 @@ func TestDoctorFinds(t *testing.T) {
 		{"no template", func(c *remote.Config) { c.Template = "nowhere" }, nil, "template", "--e2b-template", "nowhere"},
 		{"other size", func(c *remote.Config) { c.CPU = 64 }, nil, "size", "another template", "the run asks for 64 CPUs"},
 		{"too long", func(c *remote.Config) { c.Timeout = 2 * time.Hour }, []mock.ServerOption{mock.WithMaxTimeout(time.Hour)}, "time limit", "shorter", "set Config.Timeout to 55m0s or less"},
-		{"no worker", func(c *remote.Config) { c.WorkerPath = "/nonexistent/worker" }, nil, "worker", "Config.WorkerPath", "no such file"},
+		{"no worker", func(c *remote.Config) { c.WorkerPath = "/nonexistent/worker" }, nil, "worker", "Config.WorkerPath", "is not a program"},
 		{"quota", nil, []mock.ServerOption{mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
 			if r.Method == http.MethodPost && r.Path == "/sandboxes" {
 				return &mock.HTTPFault{Status: 429, Header: http.Header{"Content-Type": {"application/json"}}, Body: `{"code":429,"message":"too many"}`}
@@ -181,5 +184,92 @@ func TestTrace(t *testing.T) {
 	contains(t, log, "rpc to worker: request at 0", "rpc from worker: response", "execute_step", "REMOTE_TEST_VALUE", "rpc from worker: close")
 	if strings.Contains(log, "hunter2") {
 		t.Errorf("the log shows a value:\n%s", log)
+	}
+}
+
+// Nothing that is printed shows the key or the value of a variable.
+func TestConfigPrintsNoSecret(t *testing.T) {
+	cfg := remote.Config{Drivers: testDrivers(), APIKey: "e2b_5ec7e7", Env: map[string]string{"NAME": "5ec7e7"}, CPU: 2}
+	proxy, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	local, err := remote.NewLocalAdapter(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	for _, v := range []any{cfg, &cfg, proxy, local} {
+		for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+			if text := fmt.Sprintf(format, v); strings.Contains(text, "5ec7e7") {
+				t.Errorf("%s of %T shows a secret: %s", format, v, text)
+			}
+		}
+	}
+	contains(t, cfg.String(), "cpu:2", "env:NAME")
+}
+
+// A sandbox that is of no use is removed, also when E2B does not answer well
+// for a while.
+func TestUselessSandboxIsRemoved(t *testing.T) {
+	busy := &mock.HTTPFault{Status: http.StatusServiceUnavailable, Body: "try later"}
+	var (
+		mu    sync.Mutex
+		until time.Time
+	)
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Plane != mock.ControlPlane || r.Procedure == "POST /sandboxes" {
+			return nil
+		}
+		if until.IsZero() {
+			until = time.Now().Add(3 * time.Second) // longer than a call is repeated
+		}
+		if time.Now().Before(until) {
+			return busy
+		}
+		return nil
+	}))
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers()}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = remote.Run(t.Context(), a, join(), newContext(t, "s"))
+	if err == nil {
+		t.Error("the run succeeded")
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if alive := server.Alive(); len(alive) > 0 {
+		t.Errorf("%d sandboxes are left", len(alive))
+	}
+}
+
+// Input whose connection hangs is sent over another one.
+func TestStalledInput(t *testing.T) {
+	for _, procedure := range []string{"process.Process/SendInput", "process.Process/StreamInput"} {
+		t.Run(procedure, func(t *testing.T) {
+			zero, hits := int64(0), atomic.Int64{}
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				if r.Procedure == procedure && hits.Add(1) <= 2 {
+					return &mock.HTTPFault{Stall: &zero}
+				}
+				return nil
+			}))
+			a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Timeout: time.Minute}, server))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			if _, _, err := remote.Run(t.Context(), a, fanOut(), newContext(t, "s")); err != nil {
+				t.Error(err)
+			}
+			if hits.Load() == 0 {
+				t.Errorf("%s was not called", procedure)
+			}
+		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,10 +26,18 @@ func (c Config) e2bClient() (*e2b.Client, error) {
 		APIKey: c.APIKey, Domain: c.Domain, APIURL: c.APIURL, SandboxURL: c.SandboxURL,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("remote: %w: %w", ErrInvalid, err)
+		return nil, &configError{err}
 	}
 	return client, nil
 }
+
+// configError is a Config that no client can be made from. It matches
+// [ErrInvalid].
+type configError struct{ err error }
+
+func (e *configError) Error() string        { return "remote: " + strings.TrimPrefix(e.err.Error(), "e2b: ") }
+func (e *configError) Unwrap() error        { return e.err }
+func (e *configError) Is(target error) bool { return target == ErrInvalid }
 
 // createLease is how long a sandbox lives that is not known to be fit for its
 // run yet.
@@ -45,10 +54,11 @@ func openE2B(client *e2b.Client, near bool) OpenSandbox {
 			return nil, err
 		}
 		s := &e2bSandbox{sb: sb, client: client, near: near, uploaded: make(map[string]bool)}
+		s.info.ID = sb.ID()
 		if err := s.fit(ctx, cfg); err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 			defer cancel()
-			return nil, errors.Join(err, s.Kill(ctx))
+			return nil, errors.Join(err, killSurely(ctx, s))
 		}
 		return s, nil
 	}
@@ -57,16 +67,20 @@ func openE2B(client *e2b.Client, near bool) OpenSandbox {
 // fit gives a new sandbox the time of its run, and checks that it got it, and
 // the size.
 func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig) error {
-	run := time.Duration(cfg.TimeoutSeconds) * time.Second
-	if err := s.lengthen(ctx, run); err != nil {
-		return err
-	}
 	info, err := s.sb.Info(ctx)
 	if err != nil {
 		return err
 	}
 	s.describe(info, cfg.Template)
 	if err := checkSize(cfg, s.info); err != nil {
+		return err
+	}
+	// Only now, so that one that is of no use is not kept for long.
+	run := time.Duration(cfg.TimeoutSeconds) * time.Second
+	if err := s.lengthen(ctx, run); err != nil {
+		return err
+	}
+	if info, err = s.sb.Info(ctx); err != nil {
 		return err
 	}
 	return checkEnd(run, info)
@@ -92,7 +106,7 @@ func checkSize(cfg SandboxConfig, info SandboxInfo) error {
 	if sameCPU && sameMemory {
 		return nil
 	}
-	return fmt.Errorf("remote: %w: the run asks for %s, and the template %q makes sandboxes with %s; "+
+	return fmt.Errorf("%w: the run asks for %s, and the template %q makes sandboxes with %s; "+
 		"E2B sets both on the template: name one that has them in Config.Template, or leave Config.CPU and Config.MemoryGB zero to take what there is",
 		ErrSandboxSize, describeSize(cfg.CPU, cfg.MemoryGB), cfg.Template, describeSize(info.CPU, info.MemoryGB))
 }
@@ -120,7 +134,7 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 		return nil
 	}
 	most := max(life-collectLease, 0).Round(time.Second)
-	return fmt.Errorf("remote: %w: the run may take %s, and %s more to collect, but the account's limit ends the sandbox %s after its start; set Config.Timeout to %s or less",
+	return fmt.Errorf("%w: the run may take %s, and %s more to collect, but the account's limit ends the sandbox %s after its start; set Config.Timeout to %s or less",
 		ErrInvalid, run, collectLease, life.Round(time.Second), most)
 }
 

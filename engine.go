@@ -49,7 +49,7 @@ type place struct {
 	files   map[string]string // input paths as configs give them, to where they are
 	sent    []rpc.FileSum     // input files that were sent
 	worker  *rpc.FileSum      // the worker program, if it was sent
-	started bool              // the worker was
+	started bool              // the worker answered, so that it may have left something
 }
 
 // run is one session of an adapter.
@@ -188,8 +188,12 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		return fail("%v", err)
 	}
 	for _, name := range names {
-		if _, err := os.Stat(hostPath(ec, name)); err != nil {
+		info, err := os.Stat(hostPath(ec, name))
+		if err != nil {
 			return fmt.Errorf("remote: prepare: step %q: input file %s: %w", s.ID, name, cause(err))
+		}
+		if info.IsDir() {
+			return fail("input file %s is a directory", name)
 		}
 		p.InputFiles = append(p.InputFiles, name)
 	}
@@ -276,7 +280,7 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 		return fmt.Errorf("remote: execute: %w: the run was prepared by the adapter %q, this is %q", ErrInvalid, p.RunParams.Adapter, e.name)
 	}
 	if _, err := os.Stat(filepath.Join(ec.LogsDir, statusFile)); err == nil {
-		return fmt.Errorf("remote: execute: %w: %s holds a finished session (%s exists); use another directory", ErrInvalid, ec.LogsDir, statusFile)
+		return fmt.Errorf("remote: execute: %w: %w: %s holds a finished session (%s exists); use another directory", ErrInvalid, ErrAlreadyExecuted, ec.LogsDir, statusFile)
 	}
 	if info, err := os.Stat(filepath.Join(ec.LogsDir, eventsFile)); err == nil && info.Size() > 0 {
 		return fmt.Errorf("remote: execute: %w: %s holds a session that did not end (%s is not empty); use another directory", ErrInvalid, ec.LogsDir, eventsFile)
@@ -350,12 +354,12 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if err != nil {
 		return err
 	}
-	pl.started = true
 	defer l.close()
 	hello, err := e.handshake(ctx, l, p, pl, env)
 	if err != nil {
 		return err
 	}
+	pl.started = true
 	fields := map[string]any{
 		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
 		"os": hello.OS, "arch": hello.Arch, "duration_ms": milliseconds(time.Since(start)),
@@ -888,16 +892,24 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	if r.place == nil {
 		return nil
 	}
+	if err := killSurely(ctx, r.place.sandbox); err != nil {
+		return fmt.Errorf("remote: %w", err)
+	}
+	r.place, r.removed = nil, true
+	return nil
+}
+
+// killSurely removes a sandbox, in as many tries as ctx gives time for.
+func killSurely(ctx context.Context, sb Sandbox) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := r.place.sandbox.Kill(ctx)
+		err := sb.Kill(ctx)
 		if err == nil {
-			r.place, r.removed = nil, true
 			return nil
 		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return fmt.Errorf("remote: remove sandbox %s: %w", r.sandboxID, err)
+			return fmt.Errorf("remove sandbox %s: %w", sb.Info().ID, err)
 		}
 	}
 }

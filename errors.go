@@ -21,8 +21,8 @@ var (
 	// ErrStepFailed: a step ran and failed. [*StepError] says which and why.
 	ErrStepFailed = errors.New("step failed")
 
-	// ErrTimeout: the run, or a step, took longer than it may.
-	ErrTimeout = errors.New("timed out")
+	// ErrTimeout: the run, a step, or a request to E2B took longer than it may.
+	ErrTimeout = e2b.ErrTimeout
 
 	// ErrWorkerCrash: the worker ended, or fell silent, before the run did.
 	// [*WorkerCrashError] says how.

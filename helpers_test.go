@@ -66,9 +66,13 @@ func newServer(t testing.TB, kind string, drivers *worker.Registry, opts ...mock
 	return server
 }
 
-// connect points a configuration at a server.
+// connect points a configuration at a server. Sandboxes in memory get a small
+// worker: theirs is the real one whatever the file holds.
 func connect(cfg remote.Config, server *mock.Server) remote.Config {
 	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+	if cfg.WorkerPath == "" && strings.Contains(server.Isolation(), "in memory") {
+		cfg.WorkerPath = filepath.Join("testdata", "worker.txt")
+	}
 	return cfg
 }
 

@@ -30,6 +30,7 @@ const (
 	deadSilence      = time.Minute            // without a byte from any tail; then the worker counts as lost
 	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
 	resendMax        = time.Minute
+	inputPatience    = 3 * time.Second // for a frame to be taken; then another connection is tried
 	ackInterval      = time.Second
 	ackBytes         = 1 << 20
 )
@@ -49,6 +50,7 @@ type link struct {
 	exited chan struct{} // proc has ended, or is beyond reach
 
 	input  chan []byte   // frames to send
+	taking atomic.Int64  // since when a frame waits to be taken, in Unix nanoseconds; zero when none does
 	ackDue chan struct{} // there is something to acknowledge
 	cursor atomic.Int64  // everything before it is in the session's files
 
@@ -103,6 +105,7 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 	l.wg.Go(l.drainStdout)
 	l.wg.Go(l.await)
 	l.wg.Go(l.write)
+	l.wg.Go(l.relieve)
 	l.wg.Go(l.follow)
 	return l, nil
 }
@@ -198,7 +201,9 @@ func (l *link) write() {
 func (l *link) put(frame []byte) {
 	l.trace.frame("to worker", rpc.Frame{Type: rpc.FrameType(frame[4]), Payload: frame[rpc.HeaderSize:]})
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		l.taking.Store(time.Now().UnixNano())
 		_, err := l.proc.Stdin().Write(frame)
+		l.taking.Store(0)
 		if err == nil {
 			return
 		}
@@ -227,6 +232,28 @@ func (l *link) arrived(steps []string) {
 		if c.stepID != "" && slices.Contains(steps, c.stepID) {
 			c.wait = resendMax
 			c.resend = time.Now().Add(c.wait)
+		}
+	}
+}
+
+// relieve has the input sent over another connection when a frame waits too
+// long: the worker reads at once, so it is the way to it that is blocked.
+func (l *link) relieve() {
+	p, ok := l.proc.(inputRenewer)
+	if !ok {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case now := <-tick.C:
+			if since := l.taking.Load(); since != 0 && now.Sub(time.Unix(0, since)) > inputPatience {
+				l.session.logf(slog.LevelWarn, "input to the worker is held up; trying another connection")
+				p.RenewInput()
+			}
 		}
 	}
 }

@@ -39,9 +39,9 @@ func NewLocalAdapter(cfg Config) (*LocalAdapter, error) {
 	if os.Getenv(childVariable) != "" && cfg.WorkerPath == "" && !cfg.InProcess {
 		return nil, fmt.Errorf("remote: %w: this process was started as a worker; call worker.Main first in its main, or name a worker in Config.WorkerPath", ErrInvalid)
 	}
-	if cfg.WorkerPath != "" && !cfg.InProcess {
-		if info, err := os.Stat(cfg.WorkerPath); err != nil || !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("remote: %w: Config.WorkerPath %q is not a program; build one, or leave it empty", ErrInvalid, cfg.WorkerPath)
+	if !cfg.InProcess {
+		if _, err := cfg.workerPath(); err != nil {
+			return nil, fmt.Errorf("remote: %w", err)
 		}
 	}
 	if cfg.Root != "" && !filepath.IsAbs(cfg.Root) {
@@ -51,6 +51,13 @@ func NewLocalAdapter(cfg Config) (*LocalAdapter, error) {
 	a.engine = engine{cfg: cfg, name: "local", settle: a.settle}
 	return a, nil
 }
+
+// String names the adapter, and shows nothing of its Config, which may hold
+// secret values.
+func (a *LocalAdapter) String() string { return "remote.LocalAdapter" }
+
+// GoString is String.
+func (a *LocalAdapter) GoString() string { return a.String() }
 
 // settle makes the run's folder.
 func (a *LocalAdapter) settle(_ context.Context, p *PreparedRun, s *session) (*place, error) {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // workerProgram is the worker on this machine, ready to be sent.
@@ -178,7 +179,7 @@ func (w *workerProgram) mustAsk() bool { return w.dynamic || w.platform != e2bPl
 
 func (w *workerProgram) unsuitable(target, why string) error {
 	system, arch, _ := strings.Cut(target, "/")
-	return fmt.Errorf("remote: %w: %s cannot run on %s: %s; build one with\n\tCGO_ENABLED=0 GOOS=%s GOARCH=%s go build -trimpath -ldflags='-s -w' -o osiris-worker %s\nand name it in Config.WorkerPath",
+	return fmt.Errorf("%w: %s cannot run on %s: %s; build one with\n  CGO_ENABLED=0 GOOS=%s GOARCH=%s go build -trimpath -ldflags='-s -w' -o osiris-worker %s\nand name it in Config.WorkerPath",
 		ErrWorkerPlatform, w.path, target, why, system, arch, mainPackage(w.path))
 }
 
@@ -197,6 +198,25 @@ func mainPackage(program string) string {
 		return ready
 	}
 	return info.Path
+}
+
+// isWorker reports whether the program may be a worker: one in Go without this
+// module is none. Of other programs nothing is known.
+func (w *workerProgram) isWorker() bool {
+	const module = "github.com/osiris-pipelines/remote"
+	info, err := buildinfo.ReadFile(w.path)
+	if err != nil {
+		return w.platform == "" // a script, or what stands for a worker in tests
+	}
+	if info.Main.Path == module {
+		return true
+	}
+	for _, m := range info.Deps {
+		if m.Path == module {
+			return true
+		}
+	}
+	return false
 }
 
 func parsePlatform(line string) string {
@@ -270,8 +290,14 @@ func (w *workerProgram) send(ctx context.Context, sb Sandbox, root string) (stri
 
 // workerPath returns the worker program on this machine.
 func (c Config) workerPath() (string, error) {
-	if c.WorkerPath != "" {
-		return filepath.Abs(c.WorkerPath)
+	if c.WorkerPath == "" && !worker.MainCalled() {
+		return "", fmt.Errorf("%w: this program cannot be its own worker, since it has not called worker.Main; call it first in main (in tests: in TestMain), or name a worker in Config.WorkerPath", ErrInvalid)
 	}
-	return os.Executable()
+	if c.WorkerPath == "" {
+		return os.Executable()
+	}
+	if info, err := os.Stat(c.WorkerPath); err != nil || !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%w: Config.WorkerPath %q is not a program; build one, or leave it empty", ErrInvalid, c.WorkerPath)
+	}
+	return filepath.Abs(c.WorkerPath)
 }

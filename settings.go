@@ -47,7 +47,7 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.Timeout) }},
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
-		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox",
+		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox; the drivers of this version need none",
 			field: func(c *Config) settingValue { return (*switchValue)(&c.InstallDeps) }},
 		{Key: "env", Flag: "e2b-env", Default: "none", Usage: "pass a variable to the run, as `NAME=VALUE`; may be repeated",
 			field: func(c *Config) settingValue { return (*pairsValue)(&c.Env) }},
@@ -218,8 +218,22 @@ func (v *sizeValue) Set(s string) error {
 
 type secondsValue time.Duration
 
-func (v *secondsValue) String() string                    { return time.Duration(*v).String() }
-func (v *secondsValue) setJSON(raw json.RawMessage) error { return v.setSeconds(string(raw)) }
+// setJSON takes a number of seconds, or a string as "10m".
+func (v *secondsValue) setJSON(raw json.RawMessage) error {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return v.Set(text)
+	}
+	return v.setSeconds(string(raw))
+}
+
+// String is empty for zero, so that flag packages print no second default.
+func (v *secondsValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(*v).String()
+}
 
 func (v *secondsValue) Set(s string) error {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
@@ -232,7 +246,7 @@ func (v *secondsValue) Set(s string) error {
 func (v *secondsValue) setSeconds(s string) error {
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil || !(f >= 0 && f <= math.MaxInt32) {
-		return errors.New("want a number of seconds, 0 or more")
+		return errors.New("want a number of seconds, 0 or more, or a duration as \"10m\"")
 	}
 	*v = secondsValue(math.Round(f * float64(time.Second)))
 	return nil

@@ -1,8 +1,10 @@
 package remote
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -28,17 +30,27 @@ func newTracer(s *session, env map[string]string) *tracer {
 	if os.Getenv("OSIRIS_RPC_DEBUG") != "true" {
 		return nil
 	}
-	var pairs []string
+	hidden := make(map[string]bool)
 	for _, v := range env {
-		if len(v) < minHidden {
-			continue
-		}
-		pairs = append(pairs, v, secrets.Masked)
-		if b, err := json.Marshal(v); err == nil {
-			if quoted := string(b[1 : len(b)-1]); quoted != v {
-				pairs = append(pairs, quoted, secrets.Masked)
+		// As it is, and as it stands in a JSON string, and in one in another.
+		for range 3 {
+			if len(v) >= minHidden {
+				hidden[v] = true
 			}
+			b, err := json.Marshal(v)
+			if err != nil {
+				break
+			}
+			v = string(b[1 : len(b)-1])
 		}
+	}
+	// The longest first: a replacer takes the first that fits.
+	values := slices.SortedFunc(maps.Keys(hidden), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	})
+	var pairs []string
+	for _, v := range values {
+		pairs = append(pairs, v, secrets.Masked)
 	}
 	return &tracer{session: s, hide: strings.NewReplacer(pairs...)}
 }

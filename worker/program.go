@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/osiris-pipelines/remote/rpc"
@@ -25,6 +26,7 @@ const Arg = "osiris-worker"
 // own program, started again inside a sandbox or as a child, is then its
 // worker, with its drivers.
 func Main(drivers *Registry) {
+	mainCalled.Store(true)
 	if len(os.Args) < 2 || os.Args[1] != Arg {
 		return
 	}
@@ -34,6 +36,14 @@ func Main(drivers *Registry) {
 	stop()
 	os.Exit(code)
 }
+
+// mainCalled is a fact of the process, as its arguments are: Main is called once,
+// before anything else.
+var mainCalled atomic.Bool
+
+// MainCalled reports whether this process has called [Main], so that its
+// program, started again, would be a worker.
+func MainCalled() bool { return mainCalled.Load() }
 
 // Program is the worker as a program: what [Main] runs, and what a sandbox in
 // memory runs in process.

@@ -11,9 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == worker.Arg {
-		main()
-	}
+	worker.Main(worker.NewRegistry())
 	os.Exit(m.Run())
 }
 

@@ -138,6 +138,10 @@ func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
 	switch {
 	case opts.embedded:
 		return newEmbedded(cfg)
+	case opts.e2b && opts.dryRun:
+		// Prepare connects to nothing, so it needs no account.
+		cfg.OpenSandbox = func(context.Context, remote.SandboxConfig) (remote.Sandbox, error) { return nil, errors.ErrUnsupported }
+		return remote.NewE2BTransparentProxy(cfg)
 	case opts.e2b:
 		return remote.NewE2BTransparentProxy(cfg)
 	}

@@ -183,6 +183,7 @@ type extractConfig struct {
 
 func decodeExtract(step *worker.Step) (*extractConfig, error) {
 	c := newConfig(step.Config)
+	c.ignore("path", "resolved_connection") // inputPath reads them
 	path, err := inputPath(step.Config)
 	if err != nil {
 		return nil, err
