@@ -30,8 +30,9 @@ type Client struct {
 // NewClient returns a client. It connects to nothing yet. The error matches
 // [ErrAuthentication] when there is no usable API key, else [ErrInvalid].
 func NewClient(cfg Config) (*Client, error) {
+	given := cfg
 	cfg = cfg.fromEnvironment()
-	if err := cfg.validate(); err != nil {
+	if err := cfg.validate(given); err != nil {
 		return nil, err
 	}
 	cfg.APIURL = strings.TrimRight(cfg.APIURL, "/")

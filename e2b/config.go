@@ -97,27 +97,52 @@ func (c Config) fromEnvironment() Config {
 	return c
 }
 
-func (c Config) validate() error {
+// validate looks at the configuration, of which given is what the caller set.
+func (c Config) validate(given Config) error {
 	if c.APIKey == "" {
 		return fmt.Errorf("e2b: %w: there is no API key; set E2B_API_KEY or Config.APIKey, keys are made at https://e2b.dev/dashboard", ErrAuthentication)
 	}
 	if os.Getenv("E2B_VALIDATE_API_KEY") != "false" && !regexp.MustCompile(keyPattern).MatchString(c.APIKey) {
 		return fmt.Errorf("e2b: %w: the API key is not \"e2b_\" and hexadecimal digits; check E2B_API_KEY or Config.APIKey, or set E2B_VALIDATE_API_KEY=false for a server with other keys", ErrAuthentication)
 	}
-	for name, value := range map[string]string{"API": c.APIURL, "sandbox": c.SandboxURL} {
-		if value == "" {
-			continue
-		}
-		u, err := url.Parse(value)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-			return fmt.Errorf("e2b: %w: the %s URL is not one like https://api.e2b.app; check E2B_%s_URL", ErrInvalid, name, strings.ToUpper(name))
-		}
-	}
 	if c.Domain == "" || strings.ContainsAny(c.Domain, "/@? ") {
-		return fmt.Errorf("e2b: %w: the domain %q is not a host name; check E2B_DOMAIN", ErrInvalid, c.Domain)
+		return fmt.Errorf("e2b: %w: the domain %q is not a host name; check %s", ErrInvalid, c.Domain, origin(given.Domain, "Domain", "E2B_DOMAIN"))
+	}
+	if fault := urlFault(c.APIURL); fault != "" {
+		return fmt.Errorf("e2b: %w: %s %s; it should be like https://api.e2b.app", ErrInvalid, origin(given.APIURL, "APIURL", "E2B_API_URL"), fault)
+	}
+	if fault := urlFault(c.SandboxURL); c.SandboxURL != "" && fault != "" {
+		return fmt.Errorf("e2b: %w: %s %s; it should be like https://sandbox.e2b.app", ErrInvalid, origin(given.SandboxURL, "SandboxURL", "E2B_SANDBOX_URL"), fault)
 	}
 	if c.RequestTimeout < 0 {
 		return fmt.Errorf("e2b: %w: Config.RequestTimeout is %s", ErrInvalid, c.RequestTimeout)
 	}
 	return nil
+}
+
+// origin names where a value was set.
+func origin(given, field, variable string) string {
+	if given != "" {
+		return "Config." + field
+	}
+	return variable
+}
+
+// urlFault says what is wrong with a URL, without quoting what may be secret
+// in it, or nothing.
+func urlFault(value string) string {
+	u, err := url.Parse(value)
+	switch {
+	case err != nil:
+		return "is not a URL"
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "does not begin with http:// or https://"
+	case u.Host == "":
+		return "has no host"
+	case u.User != nil:
+		return "has a user"
+	case u.RawQuery != "" || u.Fragment != "":
+		return "has a query or a fragment"
+	}
+	return ""
 }

@@ -17,8 +17,9 @@ import (
 
 const (
 	// maxAnswerBytes bounds an answer of the control plane. A page of a
-	// hundred sandboxes has some 100 kB.
-	maxAnswerBytes = 16 << 20
+	// hundred sandboxes has some 100 kB, one of a thousand log entries some
+	// 500 kB.
+	maxAnswerBytes = 4 << 20
 
 	defaultTimeout = 300 * time.Second // of a sandbox, as in the official SDKs
 	maxRefresh     = time.Hour         // the server's limit for one refresh
@@ -106,6 +107,36 @@ func (c *Client) apiRequest(call apiCall) (*request, error) {
 	req.size = int64(len(body))
 	req.body = func() (io.Reader, error) { return bytes.NewReader(body), nil }
 	return req, nil
+}
+
+// bounded is a list of no more than most items. It is decoded item by item:
+// a list of small items would take many times its own size in memory.
+type bounded[T any] struct {
+	most  int
+	items []T
+}
+
+func (l *bounded[T]) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	begin, err := d.Token()
+	if err != nil || begin == nil { // null is an empty list
+		return err
+	}
+	if begin != json.Delim('[') {
+		return errors.New("it has no list")
+	}
+	l.items = []T{}
+	for d.More() {
+		if len(l.items) == l.most {
+			return fmt.Errorf("its list has more than %d items", l.most)
+		}
+		var item T
+		if err := d.Decode(&item); err != nil {
+			return err
+		}
+		l.items = append(l.items, item)
+	}
+	return nil
 }
 
 func decode(op string, resp *http.Response, out any) error {

@@ -53,8 +53,9 @@
 //   - when a repetition does no harm, also after a cut connection and after
 //     the statuses 500, 502, 503 and 504.
 //
-// A Retry-After is obeyed, unless it asks for more time than the call has:
-// then its error comes at once, see APIError.RetryAfter. Creating a sandbox or
+// A Retry-After is obeyed, unless it asks for more time than the call has or
+// than Config.RequestTimeout: then its error comes at once, see
+// APIError.RetryAfter. Creating a sandbox or
 // a snapshot and starting a process are never repeated where the first may
 // have been carried out. A sandbox that is gone is not asked again.
 //

@@ -15,13 +15,24 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/osiris-pipelines/remote/internal/envdpb"
 )
 
-// maxMessage bounds a single message of the daemon. The largest are listings,
-// which come in one piece.
-const maxMessage = 64 << 20
+// What a message of the daemon may have. A small one can take many times its
+// size in memory, so that none is larger than it has to be.
+const (
+	maxReply     = 64 << 10 // says little more than that it is done
+	maxEvent     = 4 << 20  // of a stream; output comes in pieces of 32 KiB
+	maxProcesses = 4 << 20  // all of them, with their environments
+	maxListing   = 16 << 20 // of a directory, in one piece; some 100 bytes for a file
+
+	// maxItems bounds the processes or files in a message. That is more than
+	// fit into a listing with their names and owners.
+	maxItems = maxListing / 64
+)
 
 // daemon has a client for each procedure of a sandbox's daemon.
 type daemon struct {
@@ -45,30 +56,55 @@ func newDaemon(s *Sandbox) daemon {
 	streams := &daemonHTTP{sandbox: s, transport: s.client.logged(s.client.streams)}
 	calls := &daemonHTTP{sandbox: s, transport: s.client.logged(s.client.files)}
 	return daemon{
-		start:       procedure[envdpb.StartRequest, envdpb.StartResponse](streams, envdpb.ProcessStart),
-		connect:     procedure[envdpb.ConnectRequest, envdpb.ConnectResponse](streams, envdpb.ProcessConnect),
-		list:        procedure[envdpb.ListRequest, envdpb.ListResponse](calls, envdpb.ProcessList),
-		streamInput: procedure[envdpb.StreamInputRequest, envdpb.StreamInputResponse](streams, envdpb.ProcessStreamInput),
-		sendInput:   procedure[envdpb.SendInputRequest, envdpb.SendInputResponse](streams, envdpb.ProcessSendInput),
-		closeStdin:  procedure[envdpb.CloseStdinRequest, envdpb.CloseStdinResponse](streams, envdpb.ProcessCloseStdin),
-		sendSignal:  procedure[envdpb.SendSignalRequest, envdpb.SendSignalResponse](calls, envdpb.ProcessSendSignal),
+		start:       procedure[envdpb.StartRequest, envdpb.StartResponse](streams, envdpb.ProcessStart, maxEvent),
+		connect:     procedure[envdpb.ConnectRequest, envdpb.ConnectResponse](streams, envdpb.ProcessConnect, maxEvent),
+		list:        procedure[envdpb.ListRequest, envdpb.ListResponse](calls, envdpb.ProcessList, maxProcesses, connect.WithCodec(listCodec{})),
+		streamInput: procedure[envdpb.StreamInputRequest, envdpb.StreamInputResponse](streams, envdpb.ProcessStreamInput, maxReply),
+		sendInput:   procedure[envdpb.SendInputRequest, envdpb.SendInputResponse](streams, envdpb.ProcessSendInput, maxReply),
+		closeStdin:  procedure[envdpb.CloseStdinRequest, envdpb.CloseStdinResponse](streams, envdpb.ProcessCloseStdin, maxReply),
+		sendSignal:  procedure[envdpb.SendSignalRequest, envdpb.SendSignalResponse](calls, envdpb.ProcessSendSignal, maxReply),
 
-		stat:     procedure[envdpb.StatRequest, envdpb.StatResponse](calls, envdpb.FilesystemStat),
-		makeDir:  procedure[envdpb.MakeDirRequest, envdpb.MakeDirResponse](calls, envdpb.FilesystemMakeDir),
-		move:     procedure[envdpb.MoveRequest, envdpb.MoveResponse](calls, envdpb.FilesystemMove),
-		listDir:  procedure[envdpb.ListDirRequest, envdpb.ListDirResponse](calls, envdpb.FilesystemListDir),
-		remove:   procedure[envdpb.RemoveRequest, envdpb.RemoveResponse](calls, envdpb.FilesystemRemove),
-		watchDir: procedure[envdpb.WatchDirRequest, envdpb.WatchDirResponse](streams, envdpb.FilesystemWatchDir),
+		stat:     procedure[envdpb.StatRequest, envdpb.StatResponse](calls, envdpb.FilesystemStat, maxReply),
+		makeDir:  procedure[envdpb.MakeDirRequest, envdpb.MakeDirResponse](calls, envdpb.FilesystemMakeDir, maxReply),
+		move:     procedure[envdpb.MoveRequest, envdpb.MoveResponse](calls, envdpb.FilesystemMove, maxReply),
+		listDir:  procedure[envdpb.ListDirRequest, envdpb.ListDirResponse](calls, envdpb.FilesystemListDir, maxListing, connect.WithCodec(listCodec{})),
+		remove:   procedure[envdpb.RemoveRequest, envdpb.RemoveResponse](calls, envdpb.FilesystemRemove, maxReply),
+		watchDir: procedure[envdpb.WatchDirRequest, envdpb.WatchDirResponse](streams, envdpb.FilesystemWatchDir, maxEvent),
 	}
 }
 
-func procedure[Req, Res any](h *daemonHTTP, path string) *connect.Client[Req, Res] {
-	return connect.NewClient[Req, Res](h, h.sandbox.base+path,
+func procedure[Req, Res any](h *daemonHTTP, path string, maxMessage int, opts ...connect.ClientOption) *connect.Client[Req, Res] {
+	opts = append(opts,
 		// Otherwise the daemon compresses every message, at a third of the
 		// speed.
 		connect.WithAcceptCompression("gzip", nil, nil),
 		connect.WithReadMaxBytes(maxMessage),
 	)
+	return connect.NewClient[Req, Res](h, h.sandbox.base+path, opts...)
+}
+
+// listCodec is the codec of messages that are lists. It counts their items
+// before it makes anything of them: an empty one has two bytes, and takes some
+// two hundred in memory.
+type listCodec struct{}
+
+func (listCodec) Name() string { return "proto" }
+
+func (listCodec) Marshal(msg any) ([]byte, error) { return proto.Marshal(msg.(proto.Message)) }
+
+func (listCodec) Unmarshal(b []byte, msg any) error {
+	items := 0
+	for rest := b; len(rest) > 0; items++ {
+		_, _, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		rest = rest[n:]
+	}
+	if items > maxItems {
+		return fmt.Errorf("the list has %d items, more than %d", items, maxItems)
+	}
+	return proto.Unmarshal(b, msg.(proto.Message))
 }
 
 // daemonHTTP sends Connect's requests to a sandbox. Answers in the way of it,
@@ -119,8 +155,8 @@ func call[Req, Res any](ctx context.Context, s *Sandbox, op string, c *connect.C
 		if err == nil {
 			return resp.Msg, nil
 		}
-		err = rpcError(limited, op, err)
-		if try >= s.client.cfg.Retries || !mayRepeat(err, safe) || !pause(limited, try, err) {
+		err = s.rpcError(limited, op, err)
+		if try >= s.client.cfg.Retries || !mayRepeat(err, safe) || !s.client.pause(limited, try, err) {
 			return nil, err
 		}
 	}
@@ -148,42 +184,73 @@ func isDial(err error) bool {
 	return errors.As(err, &dial) && dial.Op == "dial"
 }
 
-// pause waits before another try, longer each time and as long as the answer
-// asks for. It reports false when the context ends first.
-func pause(ctx context.Context, try int, err error) bool {
-	d := min(100*time.Millisecond<<min(try, 10), 5*time.Second)
+// pause waits before another try. It reports false, at once where that is
+// known, when the wait is longer than the context lives or than
+// Config.RequestTimeout.
+func (c *Client) pause(ctx context.Context, try int, err error) bool {
+	d := waitBefore(try, err)
+	if end, ok := ctx.Deadline(); d > c.cfg.RequestTimeout || ok && time.Until(end) < d {
+		return false
+	}
+	return sleep(ctx, d)
+}
+
+// waitBefore is how long to wait before another try: longer each time, and as
+// long as the answer asks for.
+func waitBefore(try int, err error) time.Duration {
+	d := min(retryWaitMin<<min(try, 10), retryWaitMax)
 	d = d/2 + rand.N(d/2)
 	var api *APIError
 	if errors.As(err, &api) {
 		d = max(d, api.RetryAfter)
 	}
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
-		return false
-	}
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return d
 }
 
 // rpcError makes an error of this package of one of Connect's: an [APIError]
 // of what the daemon answered, the context's cause, or the network's error.
-func rpcError(ctx context.Context, op string, err error) error {
+func (s *Sandbox) rpcError(ctx context.Context, op string, err error) error {
 	var connectErr *connect.Error
 	switch {
 	case err == nil:
 		return nil
 	case connect.IsWireError(err) && errors.As(err, &connectErr):
-		return &APIError{Op: op, Code: connectErr.Code().String(), Message: connectErr.Message(), about: codeAbout(connectErr)}
+		return s.connectError(op, connectErr)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", op, context.Cause(ctx))
 	case errors.As(err, &connectErr) && connectErr.Unwrap() != nil:
 		err = connectErr.Unwrap() // leaves out Connect's guess at a code
+		if !errors.As(err, new(*APIError)) {
+			err = &quoted{s.clean(err.Error()), err} // it may quote headers
+		}
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }
+
+// connectError makes an error of one that the daemon has sent.
+func (s *Sandbox) connectError(op string, err *connect.Error) *APIError {
+	e := &APIError{Op: op, Code: err.Code().String(), Message: s.clean(err.Message()), about: codeAbout(err)}
+	if err.Code() == connect.CodeUnauthenticated && strings.HasPrefix(e.Message, "invalid username") {
+		e.about, e.fix = ErrInvalid, "check Command.User"
+	}
+	return e
+}
+
+// clean makes the daemon's words fit for an error.
+func (s *Sandbox) clean(text string) string {
+	h := make(http.Header)
+	s.authorize(h)
+	return clip(string(withoutSecrets([]byte(text), h)))
+}
+
+// quoted is an error with a text that is fit for an error.
+type quoted struct {
+	text string
+	err  error
+}
+
+func (q *quoted) Error() string { return q.text }
+func (q *quoted) Unwrap() error { return q.err }
 
 // codeAbout is the sentinel of a Connect error, or nil.
 func codeAbout(err *connect.Error) error {

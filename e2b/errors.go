@@ -44,28 +44,27 @@ type APIError struct {
 
 func (e *APIError) Error() string {
 	var b strings.Builder
-	if e.Op != "" {
-		b.WriteString(e.Op)
-		b.WriteString(": ")
+	add := func(before, text string) {
+		if text == "" {
+			return
+		}
+		if b.Len() > 0 {
+			b.WriteString(before)
+		}
+		b.WriteString(text)
 	}
+	add("", e.Op)
 	if e.about != nil {
-		b.WriteString(e.about.Error())
-		b.WriteString(": ")
+		add(": ", e.about.Error())
 	}
 	switch {
 	case e.Status != 0:
-		fmt.Fprintf(&b, "%d %s", e.Status, http.StatusText(e.Status))
-	case e.Code != "":
-		b.WriteString(e.Code)
+		add(": ", strings.TrimSpace(fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))))
+	case e.about == nil: // which says the same as the code
+		add(": ", e.Code)
 	}
-	if e.Message != "" {
-		b.WriteString(": ")
-		b.WriteString(e.Message)
-	}
-	if e.fix != "" {
-		b.WriteString("; ")
-		b.WriteString(e.fix)
-	}
+	add(": ", e.Message)
+	add("; ", e.fix)
 	return b.String()
 }
 

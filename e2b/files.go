@@ -23,7 +23,12 @@ import (
 // while the connection was lost, so that it cannot go on.
 var ErrChanged = errors.New("file has changed while it was read")
 
+// ErrTooLarge is matched by the error of a read that would exceed its limit.
+var ErrTooLarge = errors.New("too large")
+
 const (
+	// maxReadFile bounds what ReadFile takes into memory.
+	maxReadFile = 64 << 20
 	// resumeTries is how often in a row a download is taken up again without
 	// getting on.
 	resumeTries = 4
@@ -65,22 +70,51 @@ func (s *Sandbox) Upload(ctx context.Context, name string, r io.Reader, size int
 	for _, set := range opts {
 		set(&options)
 	}
-	part := dir + "." + rand.Text() + ".part"
-	err := s.uploadPart(ctx, op, part, r, size, options)
-	if err == nil {
-		err = s.place(ctx, op, part, name, size)
+	parts, err := s.uploadPart(ctx, op, dir, r, size, options)
+	if last := len(parts) - 1; err == nil {
+		if err = s.place(ctx, op, parts[last], name, size); err == nil {
+			parts = parts[:last]
+		}
 	}
-	if err != nil && !errors.Is(err, ErrSandboxGone) {
-		s.removePart(ctx, part)
+	if !errors.Is(err, ErrSandboxGone) {
+		for _, part := range parts {
+			s.removePart(ctx, part)
+		}
 	}
 	return err
 }
 
-// uploadPart uploads to a temporary name.
-func (s *Sandbox) uploadPart(ctx context.Context, op, part string, r io.Reader, size int64, opts uploadOptions) error {
+// WriteFile writes a small file, as [Sandbox.Upload].
+func (s *Sandbox) WriteFile(ctx context.Context, name string, data []byte) error {
+	return s.Upload(ctx, name, bytes.NewReader(data), int64(len(data)))
+}
+
+// ReadFile reads a small file, as [Sandbox.Download]. The error matches
+// [ErrTooLarge] when it has more than 64 MiB.
+func (s *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
+	d, err := s.Download(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if d.Size() > maxReadFile {
+		return nil, fmt.Errorf("read %q: %w: it has %d bytes, and the limit is %d; use Download", name, ErrTooLarge, d.Size(), maxReadFile)
+	}
+	return io.ReadAll(d)
+}
+
+// uploadPart uploads to a temporary name, the last of those that it returns.
+// Each try has another: what is left of one that was cut must not write over
+// the next.
+func (s *Sandbox) uploadPart(ctx context.Context, op, dir string, r io.Reader, size int64, opts uploadOptions) (parts []string, err error) {
 	src := newSource(r, size)
 	req := &request{
-		op: op, method: http.MethodPost, url: s.fileURL(part), header: s.fileHeader(),
+		op: op, method: http.MethodPost, url: s.base + "/files", header: s.fileHeader(),
+		target: func(u *url.URL) {
+			part := dir + "." + rand.Text() + ".part"
+			parts = append(parts, part)
+			u.RawQuery = pathQuery(part)
+		},
 		body: src.open, size: size, once: !src.again, safe: true, idle: transferIdle,
 	}
 	req.header.Set("Content-Type", "application/octet-stream")
@@ -96,7 +130,7 @@ func (s *Sandbox) uploadPart(ctx context.Context, op, part string, r io.Reader, 
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxRefusalBytes)) // so that the connection can be used again
 		_ = resp.Body.Close()
 	}
-	return err
+	return parts, err
 }
 
 // place moves a part to its name, once it has the right size. When the answer
@@ -120,7 +154,7 @@ func (s *Sandbox) place(ctx context.Context, op, part, name string, size int64) 
 				err = fmt.Errorf("%s: %w", op, ErrChanged)
 			}
 			return err
-		case try >= s.client.cfg.Retries, !mayRepeat(err, true), !pause(ctx, try, err):
+		case try >= s.client.cfg.Retries, !mayRepeat(err, true), !s.client.pause(ctx, try, err):
 			return err
 		}
 	}
@@ -259,8 +293,10 @@ func (g *gzipReader) fill() {
 }
 
 func (s *Sandbox) fileURL(name string) string {
-	return s.base + "/files?" + url.Values{"path": {name}}.Encode()
+	return s.base + "/files?" + pathQuery(name)
 }
+
+func pathQuery(name string) string { return url.Values{"path": {name}}.Encode() }
 
 func (s *Sandbox) fileHeader() http.Header {
 	h := http.Header{}
@@ -308,7 +344,7 @@ func (s *Sandbox) Download(ctx context.Context, name string) (*Download, error) 
 	return d, nil
 }
 
-func (s *Sandbox) get(ctx context.Context, op, name, byteRange string) (*http.Response, error) {
+func (s *Sandbox) get(ctx context.Context, op, name, part string) (*http.Response, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
 	}
@@ -316,12 +352,18 @@ func (s *Sandbox) get(ctx context.Context, op, name, byteRange string) (*http.Re
 		op: op, method: http.MethodGet, url: s.fileURL(name), header: s.fileHeader(),
 		safe: true, ok: []int{http.StatusRequestedRangeNotSatisfiable}, idle: transferIdle,
 	}
-	if byteRange != "" {
-		req.header.Set("Range", byteRange)
+	if part != "" {
+		req.header.Set("Range", part)
 	}
 	resp, err := s.client.do(ctx, s.client.files, req)
 	return resp, fileError(err)
 }
+
+// String names the download.
+func (d *Download) String() string { return d.op + " from " + d.sandbox.String() }
+
+// GoString is String: nothing secret must get into a log by %#v either.
+func (d *Download) GoString() string { return d.String() }
 
 // Size returns the size of the file in bytes.
 func (d *Download) Size() int64 { return d.size }
@@ -332,6 +374,11 @@ func (d *Download) Read(b []byte) (int, error) {
 	for {
 		n, err := d.body.Read(b)
 		d.offset += int64(n)
+		if d.offset > d.size {
+			over := d.offset - d.size
+			d.offset = d.size
+			return n - int(over), fmt.Errorf("%s: the daemon sends more than the %d bytes that it announced", d.op, d.size)
+		}
 		if n > 0 {
 			d.tries = 0
 			return n, nil // the error comes again
@@ -358,7 +405,7 @@ func (d *Download) Read(b []byte) (int, error) {
 // resume takes up the download where it was cut.
 func (d *Download) resume(cause error) error {
 	cause = fmt.Errorf("%s: after %d of %d bytes: %w", d.op, d.offset, d.size, cause)
-	if d.tries >= resumeTries || d.tries > 0 && !pause(d.ctx, d.tries, cause) {
+	if d.tries >= resumeTries || d.tries > 0 && !d.sandbox.client.pause(d.ctx, d.tries, cause) {
 		return cause
 	}
 	d.tries++
@@ -369,10 +416,15 @@ func (d *Download) resume(cause error) error {
 	if err != nil {
 		return err
 	}
-	begin, total, ok := contentRange(resp.Header.Get("Content-Range"))
-	if resp.StatusCode != http.StatusPartialContent || !ok || begin != d.offset || total != d.size || resp.Header.Get("Last-Modified") != d.changed {
+	rest := byteRange{d.offset, d.size - 1, d.size}
+	got, ok := contentRange(resp.Header.Get("Content-Range"))
+	if resp.StatusCode != http.StatusPartialContent || !ok || got != rest || resp.Header.Get("Last-Modified") != d.changed {
 		_ = resp.Body.Close()
 		return fmt.Errorf("%s: %w", d.op, ErrChanged)
+	}
+	if resp.ContentLength != rest.length() {
+		_ = resp.Body.Close()
+		return fmt.Errorf("%s: the daemon answers with %d bytes for %d", d.op, resp.ContentLength, rest.length())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -409,41 +461,51 @@ func (s *Sandbox) ReadRange(ctx context.Context, name string, offset, n int64) (
 	if offset < 0 || n == 0 {
 		return nil, 0, fmt.Errorf("%s: %w: no range of %d bytes begins there", op, ErrInvalid, n)
 	}
-	byteRange := fmt.Sprintf("bytes=%d-", offset)
+	asked, last := fmt.Sprintf("bytes=%d-", offset), int64(math.MaxInt64)
 	if n > 0 {
-		byteRange += strconv.FormatInt(offset+min(n-1, math.MaxInt64-offset), 10)
+		last = offset + min(n-1, math.MaxInt64-offset)
+		asked += strconv.FormatInt(last, 10)
 	}
-	resp, err := s.get(ctx, op, name, byteRange)
+	resp, err := s.get(ctx, op, name, asked)
 	if err != nil {
 		return nil, 0, err
 	}
-	begin, size, ok := contentRange(resp.Header.Get("Content-Range"))
+	got, ok := contentRange(resp.Header.Get("Content-Range"))
 	switch {
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ok:
 		_ = resp.Body.Close()
-		return io.NopCloser(strings.NewReader("")), size, nil
+		return io.NopCloser(strings.NewReader("")), got.size, nil
 	case resp.StatusCode == http.StatusOK && resp.ContentLength == 0: // an empty file has no ranges
 		return resp.Body, 0, nil
-	case resp.StatusCode == http.StatusPartialContent && ok && begin == offset:
-		return resp.Body, size, nil
+	case resp.StatusCode == http.StatusPartialContent && ok && got.first == offset && got.last <= last && resp.ContentLength == got.length():
+		return resp.Body, got.size, nil
 	}
 	_ = resp.Body.Close()
 	return nil, 0, fmt.Errorf("%s: the daemon answers with another range: status %d", op, resp.StatusCode)
 }
 
-// contentRange reads "bytes 7-9/10" and, with begin -1, "bytes */10".
-func contentRange(s string) (begin, size int64, ok bool) {
+// byteRange is a part of a file: its first and last byte, and the size of the
+// whole file.
+type byteRange struct{ first, last, size int64 }
+
+func (r byteRange) length() int64 { return r.last - r.first + 1 }
+
+// contentRange reads "bytes 7-9/10" and, with first and last -1, "bytes */10".
+func contentRange(s string) (r byteRange, ok bool) {
 	s, ok = strings.CutPrefix(s, "bytes ")
 	span, total, cut := strings.Cut(s, "/")
 	size, err := strconv.ParseInt(total, 10, 64)
 	if !ok || !cut || err != nil || size < 0 {
-		return 0, 0, false
+		return byteRange{}, false
 	}
 	if span == "*" {
-		return -1, size, true
+		return byteRange{-1, -1, size}, true
 	}
-	first, last, cut := strings.Cut(span, "-")
-	begin, err = strconv.ParseInt(first, 10, 64)
-	end, endErr := strconv.ParseInt(last, 10, 64)
-	return begin, size, cut && err == nil && endErr == nil && 0 <= begin && begin <= end && end < size
+	begin, end, cut := strings.Cut(span, "-")
+	first, err := strconv.ParseInt(begin, 10, 64)
+	last, endErr := strconv.ParseInt(end, 10, 64)
+	if !cut || err != nil || endErr != nil || first < 0 || first > last || last >= size {
+		return byteRange{}, false
+	}
+	return byteRange{first, last, size}, true
 }

@@ -1,11 +1,13 @@
 package e2b
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -20,6 +22,8 @@ const (
 	// transfersAtOnce is how many files go over the network at the same time.
 	// Most of the time of a small one is waiting.
 	transfersAtOnce = 8
+	// defaultTreeBytes bounds a tree of artifacts, unless its caller does.
+	defaultTreeBytes = 16 << 30
 	// maxTreeDepth bounds how deep a tree of artifacts may be.
 	maxTreeDepth = 64
 )
@@ -53,6 +57,10 @@ func (s *Sandbox) uploadFile(ctx context.Context, f File) error {
 
 // ArtifactOptions say how to download a tree of files.
 type ArtifactOptions struct {
+	// MaxBytes bounds the size of all files together, so that a sandbox cannot
+	// fill the local disk. Zero means 16 GiB, negative no limit.
+	MaxBytes int64
+
 	// Skipped is told of everything that is not downloaded because it is
 	// neither a regular file nor a directory, such as a symbolic link. It is
 	// called before the first download, from one goroutine. Nil means nobody.
@@ -63,7 +71,8 @@ type ArtifactOptions struct {
 // below it, down to a depth of 64, into a local directory, which it makes. It
 // returns those that are there afterwards, by path, also with an error: each is
 // whole, and has the size in its FileInfo. The error matches [fs.ErrNotExist]
-// when there is no such directory.
+// when there is no such directory, and [ErrTooLarge] when there is more than
+// ArtifactOptions.MaxBytes.
 func (s *Sandbox) DownloadArtifacts(ctx context.Context, dir, local string, o ArtifactOptions) ([]FileInfo, error) {
 	top, err := s.Stat(ctx, dir)
 	if err != nil {
@@ -82,8 +91,15 @@ func (s *Sandbox) DownloadArtifacts(ctx context.Context, dir, local string, o Ar
 		return nil, fmt.Errorf("download artifacts: %w", err)
 	}
 	defer root.Close()
-	tree := &tree{sandbox: s, dir: dir, root: root}
+	tree := &tree{sandbox: s, dir: dir, root: root, limit: o.limit()}
 	return tree.download(ctx, choose(infos, o.Skipped))
+}
+
+func (o ArtifactOptions) limit() int64 {
+	if o.MaxBytes < 0 {
+		return math.MaxInt64
+	}
+	return cmp.Or(o.MaxBytes, defaultTreeBytes)
 }
 
 // tree is a download of a directory.
@@ -92,8 +108,22 @@ type tree struct {
 	dir     string
 	root    *os.Root
 
-	mu   sync.Mutex
-	done []FileInfo
+	limit int64 // of all files together, in bytes
+
+	mu    sync.Mutex
+	taken int64 // of the limit
+	done  []FileInfo
+}
+
+// take counts the bytes of a file, unless they are too many.
+func (t *tree) take(n int64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n > t.limit-t.taken {
+		return fmt.Errorf("%w: all files together have more than %d bytes, see ArtifactOptions.MaxBytes", ErrTooLarge, t.limit)
+	}
+	t.taken += n
+	return nil
 }
 
 // choose leaves only regular files.
@@ -162,6 +192,9 @@ func (t *tree) fetch(ctx context.Context, name, part string) (int64, error) {
 		return 0, err
 	}
 	defer r.Close()
+	if err := t.take(r.Size()); err != nil {
+		return 0, err
+	}
 	f, err := t.root.Create(part)
 	if err != nil {
 		return 0, err

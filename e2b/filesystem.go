@@ -143,6 +143,8 @@ type WatchEvent struct {
 
 // Watcher reports changes in a directory.
 type Watcher struct {
+	sandbox *Sandbox
+
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream *connect.ServerStreamForClient[envdpb.WatchDirResponse]
@@ -154,17 +156,17 @@ type Watcher struct {
 func (s *Sandbox) Watch(ctx context.Context, dir string, o WatchOptions) (*Watcher, error) {
 	req := connect.NewRequest(&envdpb.WatchDirRequest{Path: dir, Recursive: o.Recursive, AllowNetworkMounts: o.NetworkMounts})
 	setKeepAlive(req.Header())
-	w := &Watcher{op: fmt.Sprintf("watch %q", dir)}
+	w := &Watcher{sandbox: s, op: fmt.Sprintf("watch %q", dir)}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	defer w.within(s.client.cfg.RequestTimeout).Stop()
 	var err error
 	if w.stream, err = s.rpc.watchDir.CallServerStream(withoutDeadline{w.ctx}, req); err != nil {
 		w.cancel(nil)
-		return nil, fileError(rpcError(w.ctx, w.op, err))
+		return nil, fileError(w.sandbox.rpcError(w.ctx, w.op, err))
 	}
 	if !w.stream.Receive() { // the start event
 		defer w.Close()
-		return nil, fileError(rpcError(w.ctx, w.op, w.stream.Err()))
+		return nil, fileError(w.sandbox.rpcError(w.ctx, w.op, w.stream.Err()))
 	}
 	return w, nil
 }
@@ -174,9 +176,9 @@ func (w *Watcher) within(d time.Duration) *time.Timer {
 	return time.AfterFunc(d, func() { w.cancel(fmt.Errorf("%w: no sign of life within %s", ErrTimeout, d)) })
 }
 
-// Events are the changes, until the watcher or its context ends. The last may
-// come with an error, which says why there are no more. It must be read by one
-// reader, without long pauses.
+// Events are the changes, until the watcher or its context ends. Unless it was
+// closed, the last comes with an error, which says why there are no more. It
+// must be read by one reader, without long pauses.
 func (w *Watcher) Events() iter.Seq2[WatchEvent, error] {
 	ops := map[envdpb.EventType]WatchOp{
 		envdpb.EventType_EVENT_TYPE_CREATE: OpCreate,
@@ -197,19 +199,30 @@ func (w *Watcher) Events() iter.Seq2[WatchEvent, error] {
 			watchdog.Reset(silence)
 		}
 		err := w.stream.Err()
+		if context.Cause(w.ctx) == errWatcherClosed {
+			return
+		}
 		if err == nil {
 			err = errors.New("the stream has ended")
 		}
-		yield(WatchEvent{}, rpcError(w.ctx, w.op, err))
+		yield(WatchEvent{}, w.sandbox.rpcError(w.ctx, w.op, err))
 	}
 }
 
 // Close ends the watch.
 func (w *Watcher) Close() error {
-	w.cancel(context.Canceled)
+	w.cancel(errWatcherClosed)
 	_ = w.stream.Close() // of what was cancelled
 	return nil
 }
+
+var errWatcherClosed = fmt.Errorf("the watcher is closed: %w", fs.ErrClosed)
+
+// String names the watcher.
+func (w *Watcher) String() string { return w.op + " in " + w.sandbox.String() }
+
+// GoString is String: nothing secret must get into a log by %#v either.
+func (w *Watcher) GoString() string { return w.String() }
 
 // withoutDeadline hides a context's deadline, which Connect would send along.
 // The context ends all the same.

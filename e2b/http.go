@@ -39,6 +39,9 @@ type request struct {
 	url    string      // absolute, with query
 	header http.Header // may be nil
 
+	// target, unless nil, changes the URL for one try.
+	target func(*url.URL)
+
 	// body makes the body of one try; nil means none. What it returns is not
 	// closed, and not read any more once a try has failed.
 	body func() (io.Reader, error)
@@ -200,6 +203,9 @@ func readWhole(resp *http.Response, limit int64) (*http.Response, error) {
 
 func (x *exchange) outgoing(hr *http.Request, t *try) (*http.Request, error) {
 	out := hr.Clone(t.ctx)
+	if x.req.target != nil {
+		x.req.target(out.URL)
+	}
 	switch {
 	case x.req.body == nil:
 		return out, nil

@@ -639,7 +639,7 @@ func TestLongAnswer(t *testing.T) {
 	c := newTestClient(t, roundTripFunc(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, Body: io.NopCloser(io.MultiReader(strings.NewReader(`{"alias":"`), endless{}))}, nil
 	}))
-	if _, err := c.Get(t.Context(), "i1"); err == nil || !strings.Contains(err.Error(), "longer than 16777216") {
+	if _, err := c.Get(t.Context(), "i1"); err == nil || !strings.Contains(err.Error(), fmt.Sprint("longer than ", maxAnswerBytes)) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -127,7 +127,7 @@ func (in *input) call(data *envdpb.ProcessInput) error {
 	in.sending.Store(&cancel)
 	msg := connect.NewRequest(&envdpb.SendInputRequest{Process: byPID(in.process.pid), Input: data})
 	_, err := in.process.sandbox.rpc.sendInput.CallUnary(ctx, msg)
-	return rpcError(ctx, "send input", err)
+	return in.process.sandbox.rpcError(ctx, "send input", err)
 }
 
 // drop gives up the stream without waiting for anything.
@@ -185,7 +185,7 @@ func (in *input) dial() (*inputStream, error) {
 		return nil, fmt.Errorf("open input: %w: not within %s", ErrTimeout, inputOpening)
 	}
 	if _, err := stream.CloseAndReceive(); err != nil {
-		return nil, rpcError(ctx, "open input", err)
+		return nil, in.process.sandbox.rpcError(ctx, "open input", err)
 	}
 	return nil, fmt.Errorf("open input: %w", err)
 }
@@ -200,7 +200,7 @@ func (in *input) flush() error {
 	in.stream = nil
 	defer stream.cancel()
 	_, err := stream.CloseAndReceive()
-	return rpcError(in.process.ctx, "stream input", err)
+	return in.process.sandbox.rpcError(in.process.ctx, "stream input", err)
 }
 
 // keepAlive shows proxies that an idle stream is in use, and notices when it

@@ -110,10 +110,11 @@ func pages[T any](ctx context.Context, c *Client, op, path string, query url.Val
 
 var errEndless = errors.New("the server's list has no end")
 
-func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values) (page []T, next string, err error) {
+func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values) (items []T, next string, err error) {
+	page := bounded[T]{most: pageSize}
 	resp, err := c.send(ctx, apiCall{op: op, method: http.MethodGet, path: path, query: query, out: &page, safe: true})
 	if err != nil {
 		return nil, "", err
 	}
-	return page, resp.Header.Get("X-Next-Token"), nil
+	return page.items, resp.Header.Get("X-Next-Token"), nil
 }

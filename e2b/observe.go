@@ -60,9 +60,9 @@ func (c *Client) Metrics(ctx context.Context, id string, start, end time.Time) (
 	if !end.IsZero() {
 		q.Set("end", strconv.FormatInt(end.Unix(), 10))
 	}
-	var metrics []Metrics
+	metrics := bounded[Metrics]{most: maxMetrics}
 	_, err := c.sandboxCall(ctx, id, "/metrics", apiCall{op: op, method: http.MethodGet, query: q, out: &metrics, safe: true})
-	return metrics, err
+	return metrics.items, err
 }
 
 // LogEntry is a line of a sandbox's log: that of E2B's own parts in it, not
@@ -84,7 +84,10 @@ type LogOptions struct {
 	Search      string    // only those with this text, at most 256 bytes
 }
 
-const maxLogs = 1000
+const (
+	maxLogs    = 1000    // the server's limit
+	maxMetrics = 100_000 // a day of one each second; the server gives fewer
+)
 
 // Logs returns one page of a sandbox's log. The time of its last entry is
 // where the next begins.
@@ -94,8 +97,9 @@ func (c *Client) Logs(ctx context.Context, id string, o LogOptions) ([]LogEntry,
 		return nil, fmt.Errorf("%s: %w: the limit is 0 to %d entries, and a search has at most 256 bytes", op, ErrInvalid, maxLogs)
 	}
 	var page struct {
-		Logs []LogEntry `json:"logs"`
+		Logs bounded[LogEntry] `json:"logs"`
 	}
+	page.Logs.most = maxLogs
 	call := apiCall{op: op, method: http.MethodGet, query: o.query(), out: &page, safe: true}
 	path, err := sandboxPath(id, "/logs")
 	if err != nil {
@@ -103,7 +107,7 @@ func (c *Client) Logs(ctx context.Context, id string, o LogOptions) ([]LogEntry,
 	}
 	call.path = "/v2" + path
 	_, err = c.send(ctx, call)
-	return page.Logs, aboutSandbox(err)
+	return page.Logs.items, aboutSandbox(err)
 }
 
 func (o *LogOptions) query() url.Values {

@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ const (
 	// lostAfter is how long a connection to a process that was cut is tried to
 	// be made again.
 	lostAfter = 10 * time.Minute
+	// startLooks is how often within Config.RequestTimeout a process is looked
+	// for that does not say that it has started.
+	startLooks = 10
 	// abandonedAfter is how long the start of a process that nobody waits for
 	// any more is waited for, to end the process.
 	abandonedAfter = 10 * time.Second
@@ -41,7 +45,8 @@ const (
 
 // Command is a process to start.
 type Command struct {
-	// Path is the program: a path, or a name to look for in PATH. It must be
+	// Path is the program: a path, or a name to look for in PATH. For a line
+	// of shell it is /bin/sh, and Args are "-c" and the line. It must be
 	// executable, and uploaded files are not: start those by
 	//
 	//	/bin/sh -c 'chmod 755 "$0" && exec "$0" "$@"' PATH ARGS...
@@ -141,6 +146,9 @@ func (s *Sandbox) Start(ctx context.Context, cmd Command) (*Process, error) {
 	if cmd.Tag == "" {
 		cmd.Tag = rand.Text()
 	}
+	if cmd.Path == "" {
+		return nil, fmt.Errorf("start: %w: Command.Path is empty; for a line of shell use /bin/sh with Args -c and the line", ErrInvalid)
+	}
 	if cmd.Timeout < 0 {
 		return nil, fmt.Errorf("start %q: %w: Command.Timeout is %s", cmd.Path, ErrInvalid, cmd.Timeout)
 	}
@@ -202,6 +210,12 @@ func (p *Process) begin(ctx context.Context, op string, open opener) error {
 		return fmt.Errorf("%s: %w", op, context.Cause(ctx))
 	}
 }
+
+// String names the process, and leaves out its environment.
+func (p *Process) String() string { return "process of " + p.sandbox.String() }
+
+// GoString is String: nothing secret must get into a log by %#v either.
+func (p *Process) GoString() string { return p.String() }
 
 // PID returns the process's ID in the sandbox.
 func (p *Process) PID() int { return p.pid }
@@ -403,10 +417,19 @@ func (p *Process) follow(op string, open opener) (*envdpb.ProcessEvent_EndEvent,
 	for try := 0; ; try++ {
 		end, err := p.followOnce(op, open)
 		again := mayRepeat(err, false) || errors.Is(err, ErrPortClosed)
-		if !again || try >= p.sandbox.client.cfg.Retries || !pause(p.ctx, try, err) {
+		if !again || try >= p.sandbox.client.cfg.Retries || !p.sandbox.client.pause(p.ctx, try, err) {
 			return end, err
 		}
 	}
+}
+
+// rpcError is that of the sandbox, in words about the command.
+func (p *Process) rpcError(ctx context.Context, op string, err error) error {
+	err = p.sandbox.rpcError(ctx, op, err)
+	if e := (*APIError)(nil); p.cmd.Timeout > 0 && errors.As(err, &e) && e.Code == connect.CodeDeadlineExceeded.String() {
+		e.Message = fmt.Sprintf("command ran longer than %s", p.cmd.Timeout)
+	}
+	return err
 }
 
 func (p *Process) followOnce(op string, open opener) (*envdpb.ProcessEvent_EndEvent, error) {
@@ -414,15 +437,18 @@ func (p *Process) followOnce(op string, open opener) (*envdpb.ProcessEvent_EndEv
 	defer cancel(nil)
 	watchdog := time.AfterFunc(silence, func() { cancel(fmt.Errorf("no sign of life for %s", silence)) })
 	defer watchdog.Stop()
+	if p.cmd.Path != "" && !p.hasStarted() {
+		p.tasks.start(func() { p.lookForStart(ctx, cancel) })
+	}
 	stream, err := open(ctx)
 	if err != nil {
-		return nil, rpcError(ctx, op, err)
+		return nil, p.rpcError(ctx, op, err)
 	}
 	defer stream.close()
 	for {
 		event, err := stream.next()
 		if err != nil {
-			return nil, rpcError(ctx, op, err)
+			return nil, p.rpcError(ctx, op, err)
 		}
 		watchdog.Stop() // it does not watch over the reader of the output
 		switch event := event.GetEvent().(type) {
@@ -439,6 +465,36 @@ func (p *Process) followOnce(op string, open opener) (*envdpb.ProcessEvent_EndEv
 		}
 		watchdog.Reset(silence)
 	}
+}
+
+// lookForStart looks for a process that does not say that it has started, and
+// gives up its stream once the process is seen to run: the answer got lost. One
+// look more lets an answer come that was only late.
+func (p *Process) lookForStart(ctx context.Context, giveUp context.CancelCauseFunc) {
+	every := p.sandbox.client.cfg.RequestTimeout / startLooks
+	for seen := 0; seen < 2; {
+		select {
+		case <-p.started:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+		if infos, err := p.sandbox.Processes(ctx); err == nil && p.among(infos) != nil {
+			seen++
+		}
+	}
+	giveUp(errors.New("the answer to the start was lost"))
+}
+
+// among finds the process by its tag, which is compared here: the daemon's own
+// selection by tag misses processes.
+func (p *Process) among(infos []ProcessInfo) *ProcessInfo {
+	i := slices.IndexFunc(infos, func(info ProcessInfo) bool { return info.Tag == p.cmd.Tag })
+	if i < 0 {
+		return nil
+	}
+	return &infos[i]
 }
 
 // hasPID takes the process's ID from the event that begins every stream.
@@ -490,8 +546,7 @@ func (p *Process) deliver(data *envdpb.ProcessEvent_DataEvent) {
 	}
 }
 
-// find looks for a process whose start was asked for, but not answered. The
-// tag is compared here: the daemon's own selection by tag misses processes.
+// find looks for a process whose start was asked for, but not answered.
 func (p *Process) find(cause error) error {
 	timedOut := errors.Is(cause, ErrTimeout)
 	if p.cmd.Path == "" || p.ctx.Err() != nil || isRefusal(cause) && !timedOut {
@@ -501,18 +556,16 @@ func (p *Process) find(cause error) error {
 	if err != nil {
 		return fmt.Errorf("%w; the process may run all the same, tagged %q: %w", cause, p.cmd.Tag, err)
 	}
-	for _, info := range infos {
-		if info.Tag != p.cmd.Tag {
-			continue
-		}
-		if timedOut { // before it had started, so it would run without a limit
-			p.pid = info.PID
-			p.kill()
-			return cause
-		}
-		return p.hasPID(info.PID)
+	info := p.among(infos)
+	switch {
+	case info == nil:
+		return fmt.Errorf("%w; the process did not start, or has ended", cause)
+	case timedOut: // before it had started, so it would run without a limit
+		p.pid = info.PID
+		p.kill()
+		return cause
 	}
-	return fmt.Errorf("%w; the process did not start, or has ended", cause)
+	return p.hasPID(info.PID)
 }
 
 // isRefusal reports whether what was asked for cannot have happened.
@@ -529,7 +582,12 @@ func (p *Process) reattach() (*envdpb.ProcessEvent_EndEvent, error) {
 		opened := false
 		end, err := p.followOnce(op, func(ctx context.Context) (events, error) {
 			stream, err := p.openConnect(ctx)
-			opened = err == nil
+			next := stream.next
+			stream.next = func() (*envdpb.ProcessEvent, error) {
+				event, err := next()
+				opened = opened || err == nil
+				return event, err
+			}
 			return stream, err
 		})
 		switch {
@@ -544,7 +602,7 @@ func (p *Process) reattach() (*envdpb.ProcessEvent_EndEvent, error) {
 		case opened:
 			try, begin = 0, time.Now()
 		}
-		pause(p.ctx, try, err)
+		sleep(p.ctx, min(waitBefore(try, err), p.sandbox.client.cfg.RequestTimeout, lostAfter))
 	}
 }
 

@@ -532,8 +532,8 @@ func TestStartInvalid(t *testing.T) {
 	if _, err := s.Start(within(t), Command{Path: "true", Dir: t.TempDir() + "/missing"}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("Start in a missing directory: %v, want ErrInvalid", err)
 	}
-	if _, err := s.Start(within(t), Command{Path: "true", User: "nobody knows"}); !errors.Is(err, ErrAuthentication) {
-		t.Errorf("Start as an unknown user: %v, want ErrAuthentication", err)
+	if _, err := s.Start(within(t), Command{Path: "true", User: "nobody knows"}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Command.User") {
+		t.Errorf("Start as an unknown user: %v, want ErrInvalid and a word about Command.User", err)
 	}
 	p, err := s.Start(within(t), Command{Path: "cat"})
 	if err != nil {

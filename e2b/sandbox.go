@@ -67,6 +67,12 @@ func (s *Sandbox) authorize(h http.Header) {
 	}
 }
 
+// String names the sandbox, and leaves out its token.
+func (s *Sandbox) String() string { return "sandbox " + s.ID() }
+
+// GoString is String: the token must not get into a log by %#v either.
+func (s *Sandbox) GoString() string { return s.String() }
+
 // ID returns the sandbox's ID.
 func (s *Sandbox) ID() string { return s.answer.SandboxID }
 
@@ -106,6 +112,11 @@ func (s *Sandbox) Info(ctx context.Context) (*SandboxInfo, error) {
 // its processes; once it runs again they are found by [Sandbox.Attach].
 func (s *Sandbox) Pause(ctx context.Context) error {
 	return s.client.Pause(ctx, s.ID())
+}
+
+// CreateSnapshot makes a snapshot of the sandbox, as [Client.CreateSnapshot].
+func (s *Sandbox) CreateSnapshot(ctx context.Context, name string) (*Snapshot, error) {
+	return s.client.CreateSnapshot(ctx, s.ID(), name)
 }
 
 // Metrics measures the sandbox, as [Client.Metrics].
