@@ -8,7 +8,11 @@ func NewInUserNamespace(opts Options) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := newNamespace(layout{dir: dir, diskBytes: opts.DiskBytes, user: true})
+	l := layout{dir: dir, diskBytes: opts.DiskBytes, user: true}
+	for _, name := range opts.ReadOnly {
+		l.binds = append(l.binds, name, name)
+	}
+	n, err := newNamespace(l)
 	if err != nil {
 		_ = os.Remove(dir)
 		return nil, err

@@ -448,14 +448,15 @@ func TestReadOnly(t *testing.T) {
 	if err := os.WriteFile(dir+"/a b/c/file", []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	m := newMachine(t, "isolated", machine.Options{ReadOnly: []string{dir + "/a b"}})
-	if got := content(t, m, dir+"/a b/c/file"); got != "text" {
-		t.Errorf("content %q", got)
-	}
-	got := run(t, m, shell(t, m, "cat '"+dir+"/a b/c/file'; echo >'"+dir+"/a b/c/file'"))
-	if got.Stdout != "text" || got.Status.Code == 0 {
-		t.Errorf("%+v", got)
-	}
+	forIsolated(t, machine.Options{ReadOnly: []string{dir + "/a b"}}, func(t *testing.T, m *machine.Machine) {
+		if got := content(t, m, dir+"/a b/c/file"); got != "text" {
+			t.Errorf("content %q", got)
+		}
+		got := run(t, m, shell(t, m, "cat '"+dir+"/a b/c/file'; echo >'"+dir+"/a b/c/file'"))
+		if got.Stdout != "text" || got.Status.Code == 0 {
+			t.Errorf("%+v", got)
+		}
+	})
 	for _, name := range []string{"relative", dir + "/missing"} {
 		empty := t.TempDir()
 		if _, err := machine.New(machine.Options{Dir: empty, ReadOnly: []string{name}}); err == nil {

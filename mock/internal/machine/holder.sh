@@ -4,7 +4,7 @@
 # as it can, for each takes a millisecond.
 #
 # $1: an empty directory   $2: size of the tree in bytes, or nothing
-# $3: user ID of "user"    then pairs: a path of the host, and one of the tree
+# $3: user ID of "user", 0 in a user namespace   then pairs: a path of the host, and one of the tree
 set -eu
 umask 022
 root=$1 size=$2 uid=$3
@@ -83,16 +83,21 @@ printf '%s\n' 'root:x:0:' "user:x:$uid:" 'tty:x:5:' 'nogroup:x:65534:' >.group
 	for file in passwd group; do
 		[[ ! -f etc/$file ]] || echo "$here/.$file $here/etc/$file none bind,ro 0 0"
 	done
-	# What only root may read on the host.
-	for file in shadow shadow- gshadow gshadow-; do
-		[[ ! -f etc/$file ]] || echo "/dev/null $here/etc/$file none bind 0 0"
-	done
-	for dir in ssh ssl/private sudoers.d; do
-		[[ ! -d etc/$dir || -L etc/$dir ]] || echo "none $here/etc/$dir tmpfs ro,size=4k,mode=755 0 0"
-	done
-	# Where root could change the host.
+	# What not everybody may read on the host.
+	while read -r -d '' name; do
+		field "/$name"
+		if [[ -d $name ]]; then
+			echo "none $here$REPLY tmpfs ro,size=4k,mode=755 0 0"
+		else
+			echo "/dev/null $here$REPLY none bind 0 0"
+		fi
+	done < <(find etc/ \( -path etc/ssh -o -type d ! -perm -5 \) -prune -print0 -o -type f ! -perm -4 -print0 2>/dev/null)
+	# Where root could change the host, and what the kernel has in memory.
 	for name in sys sysrq-trigger irq bus; do
 		[[ ! -e /proc/$name ]] || echo "/proc/$name $here/proc/$name none bind,ro 0 0"
+	done
+	for name in kallsyms kcore keys kmsg timer_list; do
+		[[ ! -e /proc/$name ]] || echo "/dev/null $here/proc/$name none bind 0 0"
 	done
 } >.fstab
 mount -a -T .fstab
@@ -100,6 +105,11 @@ mount -a -T .fstab
 pivot_root . .old
 cd /
 umount -l /.old
-trap '' CHLD # orphans that end are not waited for
-echo ready
-exec cat >/dev/null 2>&1
+# Orphans that end are not waited for. Only bash passes that on to cat.
+hold='trap "" CHLD; echo ready; exec cat >/dev/null 2>&1'
+if [[ $uid == 0 ]]; then
+	# In a user namespace the owner of a mount can make it writable again. Those
+	# that a user namespace within inherits are locked.
+	exec unshare --user --map-root-user --mount bash -c "$hold"
+fi
+eval "$hold"

@@ -64,7 +64,7 @@ func (h *host) ids(info fs.FileInfo) (uid, gid int) {
 
 // Open opens a file that is neither a directory nor something that would block.
 func (h *host) Open(name string) (envd.File, error) {
-	f, err := openRegular(name, os.O_RDONLY)
+	f, err := openFile(name, os.O_RDONLY, isNull)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +72,22 @@ func (h *host) Open(name string) (envd.File, error) {
 }
 
 func openRegular(name string, flags int) (*os.File, error) {
+	return openFile(name, flags, func(fs.FileInfo) bool { return false })
+}
+
+// isNull tells /dev/null by its number, for it may have other names.
+func isNull(info fs.FileInfo) bool {
+	null, err := os.Stat(os.DevNull)
+	if err != nil {
+		return false
+	}
+	a, ok := info.Sys().(*syscall.Stat_t)
+	b, isStat := null.Sys().(*syscall.Stat_t)
+	return ok && isStat && info.Mode()&fs.ModeCharDevice != 0 && a.Rdev == b.Rdev
+}
+
+// openFile is openRegular that also opens what is accepted.
+func openFile(name string, flags int, accept func(fs.FileInfo) bool) (*os.File, error) {
 	f, err := os.OpenFile(name, flags|unix.O_NONBLOCK, 0o666)
 	if err != nil {
 		return nil, err
@@ -81,7 +97,7 @@ func openRegular(name string, flags int) (*os.File, error) {
 	case err != nil:
 	case info.IsDir():
 		err = pathError("open", name, syscall.EISDIR)
-	case !info.Mode().IsRegular():
+	case !info.Mode().IsRegular() && !accept(info):
 		err = pathError("open", name, syscall.EINVAL)
 	default:
 		return f, nil

@@ -48,6 +48,8 @@ type Options struct {
 // Nothing of the host's files is there but the system's directories, to be
 // read only, and no symbolic link changes that. Its end is that of all its
 // processes and files; the end of the process that made it has the same effect.
+// It is proof against mistakes, and has no known way out, but it shares the
+// kernel and the network: it is no place for hostile programs.
 //
 // Any other machine shows the tree of the host. Processes run as whoever runs
 // this program. Close kills their process groups, and removes what the methods

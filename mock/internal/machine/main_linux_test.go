@@ -239,7 +239,7 @@ func names(entries []fs.DirEntry) []string {
 func stopped(t testing.TB, text string) bool {
 	found := false
 	for pid, cmdline := range processes(t) {
-		if !strings.Contains(cmdline, text) || strings.HasPrefix(cmdline, "nsenter") || strings.HasPrefix(cmdline, "unshare") {
+		if !strings.Contains(cmdline, text) || strings.Contains(cmdline, "--preserve-credentials") {
 			continue
 		}
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

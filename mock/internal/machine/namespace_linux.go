@@ -52,6 +52,7 @@ type namespace struct {
 	holder    *os.Process
 	life      *os.File
 	pidfd     *os.File // the holder
+	outer     *os.File // the user namespace that the holder's is in, if it has one
 }
 
 // starter starts a process in a namespace.
@@ -81,7 +82,30 @@ func newNamespace(l layout) (_ *namespace, err error) {
 		return nil, fmt.Errorf("open a process: %w", err)
 	}
 	n.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	if n.user {
+		if n.outer, err = outerNamespace(n.holder.Pid); err != nil {
+			return nil, fmt.Errorf("open a user namespace: %w", err)
+		}
+	}
 	return n, errors.Join(n.furnish(), n.try())
+}
+
+// outerNamespace opens the user namespace that a process's own is in.
+func outerNamespace(pid int) (*os.File, error) {
+	inner, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(inner)
+	var outer int
+	err = control(inner, func(fd int) (err error) {
+		outer, err = unix.IoctlRetInt(fd, unix.NS_GET_PARENT)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(outer), "user"), nil
 }
 
 // furnish completes the tree: what takes no mount is done from here, for the
@@ -288,7 +312,7 @@ func (n *namespace) kill() error {
 	return err
 }
 
-func (n *namespace) release() { closeAll(n.life, n.pidfd, n.tree.root) }
+func (n *namespace) release() { closeAll(n.life, n.pidfd, n.outer, n.tree.root) }
 
 // remove removes the directory that the tree was mounted on. It is empty, for
 // the mounts were never visible here; so nothing else than it is removed.

@@ -1,14 +1,13 @@
 package machine
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
 )
 
-// newMachine takes the most isolated kind that works.
+// newMachine makes an isolated machine if that works.
 func newMachine(opts Options, dir string) (*Machine, error) {
 	if opts.Shared {
 		return newShared(opts, dir, "as was asked for")
@@ -26,26 +25,14 @@ func newIsolated(opts Options, dir string) (*namespace, error) {
 		name = filepath.Clean(name)
 		l.binds = append(l.binds, name, name)
 	}
-	var errs []error
-	if os.Geteuid() == 0 {
-		n, err := newNamespace(l)
-		if err == nil {
-			return n, nil
-		}
-		errs = append(errs, err)
-	}
-	l.user = true
-	n, err := newNamespace(l)
-	if err == nil {
-		return n, nil
-	}
-	return nil, errors.Join(append(errs, err)...)
+	l.user = os.Geteuid() != 0 // root's processes would be root on the host
+	return newNamespace(l)
 }
 
 func isolatedMachine(opts Options, n *namespace) *Machine {
 	uid, how := userID, "its own files, processes and IPC"
 	if n.user {
-		uid, how = 0, how+", by a user namespace in which all users are one"
+		uid, how = 0, how+", by user namespaces in which all users are one"
 	}
 	return &Machine{
 		box:      n,

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -168,7 +170,7 @@ func fields(status, name string) []string {
 // the process. The tools have a pipe to us as their error output, and the
 // process gets its own from number 3.
 func (n *namespace) startByTools(s spec) (child, error) {
-	nsenter, err := exec.LookPath("nsenter")
+	args, err := n.toolArgs(s)
 	if err != nil {
 		return nil, err
 	}
@@ -176,9 +178,9 @@ func (n *namespace) startByTools(s spec) (child, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := os.StartProcess(nsenter, n.toolArgs(s), &os.ProcAttr{
+	p, err := os.StartProcess(args[0], args, &os.ProcAttr{
 		Dir:   "/",
-		Env:   environ(s),
+		Env:   []string{"PATH=" + searchPath}, // nothing that could change what the tools do
 		Files: n.files(s.files[0], s.files[1], w, s.files[2]),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -188,28 +190,89 @@ func (n *namespace) startByTools(s spec) (child, error) {
 		return nil, err
 	}
 	c := &toolChild{newOSChild(p, 0), report}
-	said := make([]byte, 512)
-	k, _ := report.Read(said) // the number, in one piece
-	c.number, err = strconv.Atoi(strings.TrimSpace(string(said[:k])))
-	if err != nil { // it did not get that far
-		c.wait()
-		return nil, fmt.Errorf("enter namespaces: %s", strings.TrimSpace(string(said[:k])))
+	if c.number, err = readNumber(report); err != nil {
+		_ = p.Kill()
+		closeAll(report) // a process that writes to it must not block
+		c.osChild.wait()
+		return nil, fmt.Errorf("enter namespaces: %w", err)
 	}
 	return c, nil
 }
 
-func (n *namespace) toolArgs(s spec) []string {
+// readNumber reads the number of a process, which comes in one piece. Anything
+// else is why it did not get that far.
+func readNumber(report *os.File) (int, error) {
+	if err := report.SetReadDeadline(time.Now().Add(setupTime)); err != nil {
+		return 0, err
+	}
+	said := make([]byte, 512)
+	k, err := report.Read(said)
+	if err != nil {
+		return 0, err
+	}
+	text := strings.TrimSpace(string(said[:k]))
+	number, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, errors.New(text)
+	}
+	return number, nil
+}
+
+// innermost is what runs first inside: $1 is the directory, then comes env.
+const innermost = `cd "$1" || exit; shift; echo $$ >&2; exec 2>&3 3>&-; exec "$@"`
+
+// toolArgs returns the command line that starts a process. No program of the
+// tree, where processes may have replaced it, runs before all namespaces are
+// entered: nsenter and unshare are the host's until then. The outer user
+// namespace comes first, for a process of the inner one could otherwise reach
+// the host's files by way of the tools.
+func (n *namespace) toolArgs(s spec) ([]string, error) {
+	nsenter, err := systemTool("nsenter")
+	if err != nil {
+		return nil, err
+	}
+	unshare, err := systemTool("unshare")
+	if err != nil {
+		return nil, err
+	}
+	holder := strconv.Itoa(n.holder.Pid)
 	args := []string{
-		"nsenter", "--target", strconv.Itoa(n.holder.Pid), "--preserve-credentials", "--no-fork",
-		"--user", "--mount", "--ipc", "--pid", "--",
-		"unshare", "--fork", "--kill-child", "--wd=" + s.dir, "--",
+		nsenter, "--target", holder, "--preserve-credentials", "--no-fork",
+		fmt.Sprintf("--user=/proc/%d/fd/%d", os.Getpid(), n.outer.Fd()), "--ipc", "--pid", "--",
+		unshare, "--fork", "--kill-child", "--",
+		nsenter, "--target", holder, "--preserve-credentials", "--mount", "--user", "--",
 		"setsid",
 	}
 	if s.terminal {
 		args = append(args, "--ctty")
 	}
-	args = append(args, "--", "/bin/sh", "-c", `echo $$ >&2; exec 2>&3 3>&-; exec "$0" "$@"`, s.path)
-	return append(args, s.argv[1:]...)
+	args = append(args, "--", "/bin/sh", "-c", innermost, "sh", s.dir, "/usr/bin/env", "-i", "--")
+	return append(args, envOperands(s)...), nil
+}
+
+// envOperands returns the operands of env(1): variables, then the program. One
+// whose name looks like a variable is left to a shell.
+func envOperands(s spec) []string {
+	var args []string
+	for _, v := range s.env {
+		if strings.Index(v, "=") > 0 { // others are none
+			args = append(args, v)
+		}
+	}
+	if strings.Contains(s.path, "=") {
+		args = append(args, "/bin/sh", "-c", `exec "$0" "$@"`)
+	}
+	return append(append(args, s.path), s.argv[1:]...)
+}
+
+// systemTool finds a program of the system, whatever our own PATH is.
+func systemTool(name string) (string, error) {
+	for dir := range strings.SplitSeq(searchPath, ":") {
+		if file, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("find %s in %s: %w", name, searchPath, exec.ErrNotFound)
 }
 
 // toolChild is the tool that waits for a process.
@@ -223,6 +286,7 @@ type toolChild struct {
 // has started.
 func (c *toolChild) wait() envd.Status {
 	status := c.osChild.wait()
+	_ = c.report.SetReadDeadline(time.Now().Add(time.Second)) // all is written
 	if k, _ := c.report.Read(make([]byte, 1)); k > 0 && status.Code == 1 {
 		status = envd.Status{Code: -1, Signal: syscall.SIGKILL}
 	}

@@ -136,8 +136,9 @@ func lstatIn(dir *os.File, base string) (fs.FileInfo, error) {
 	return f.Stat()
 }
 
+// Open reads /dev/null too: that is what a file is that not everybody may read.
 func (t *tree) Open(name string) (envd.File, error) {
-	f, err := t.openRegular(name, unix.O_RDONLY, 0)
+	f, err := t.openFile(name, unix.O_RDONLY, 0, isNull)
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +148,11 @@ func (t *tree) Open(name string) (envd.File, error) {
 // openRegular opens a file that is neither a directory, which cannot be read,
 // nor something that would block.
 func (t *tree) openRegular(name string, flags int, mode uint32) (*os.File, error) {
+	return t.openFile(name, flags, mode, func(fs.FileInfo) bool { return false })
+}
+
+// openFile is openRegular that also opens what is accepted.
+func (t *tree) openFile(name string, flags int, mode uint32, accept func(fs.FileInfo) bool) (*os.File, error) {
 	f, err := t.openat("open", name, flags|unix.O_NONBLOCK|unix.O_NOCTTY, mode)
 	if err != nil {
 		return nil, err
@@ -156,13 +162,29 @@ func (t *tree) openRegular(name string, flags int, mode uint32) (*os.File, error
 	case err != nil:
 	case info.IsDir():
 		err = syscall.EISDIR
-	case !info.Mode().IsRegular():
+	case !info.Mode().IsRegular() && !accept(info):
 		err = syscall.EINVAL
 	default:
-		return f, nil
+		err = checkKernel(f, info, flags)
 	}
-	_ = f.Close()
-	return nil, pathError("open", name, err)
+	if err != nil {
+		_ = f.Close()
+		return nil, pathError("open", name, err)
+	}
+	return f, nil
+}
+
+// checkKernel refuses what the kernel would let us do to itself and to
+// processes, by the files in /proc, but not everybody.
+func checkKernel(f *os.File, info fs.FileInfo, flags int) error {
+	var st unix.Statfs_t
+	if err := control(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return err
+	}
+	if st.Type == unix.PROC_SUPER_MAGIC && (flags&unix.O_ACCMODE != unix.O_RDONLY || info.Mode()&0o004 == 0) {
+		return syscall.EACCES
+	}
+	return nil
 }
 
 func (t *tree) Create(name string, owner envd.User) (io.WriteCloser, error) {
