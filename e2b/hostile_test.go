@@ -173,10 +173,10 @@ func TestRetryAfterIsCapped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
 	if status, err := p.Wait(within(t)); status.Code != 3 || err != nil {
 		t.Errorf("Wait: %v, %v; want exit code 3", status, err)
 	}
+	p.Close() // nothing reads the configuration any more
 	s.client.cfg.RequestTimeout = time.Hour
 	begin := time.Now()
 	if _, err := s.Processes(within(t)); !errors.Is(err, ErrRateLimit) || time.Since(begin) > 2*time.Second {
