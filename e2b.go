@@ -158,11 +158,16 @@ func (s *e2bSandbox) Upload(ctx context.Context, path string, r io.Reader, size 
 // note remembers an uploaded file.
 func (s *e2bSandbox) note(path string, err error) error {
 	if err == nil {
-		s.mu.Lock()
-		s.uploaded[path] = true
-		s.mu.Unlock()
+		s.makeExecutable(path)
 	}
 	return err
+}
+
+// makeExecutable has a file made executable before it is started.
+func (s *e2bSandbox) makeExecutable(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uploaded[path] = true
 }
 
 // uploadProgram compresses the worker, to less than half, where the way is

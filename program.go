@@ -272,7 +272,11 @@ func ask(ctx context.Context, sb Sandbox, command string) (string, error) {
 // returns where it is.
 func (w *workerProgram) send(ctx context.Context, sb Sandbox, root string) (string, error) {
 	to := path.Join(root, "bin", "osiris-worker-"+w.sha256)
+	sender, special := sb.(programSender)
 	if size, err := sb.Size(ctx, to); err == nil && size == w.size {
+		if special {
+			sender.makeExecutable(to)
+		}
 		return to, nil
 	}
 	f, err := os.Open(w.path)
@@ -280,12 +284,16 @@ func (w *workerProgram) send(ctx context.Context, sb Sandbox, root string) (stri
 		return "", err
 	}
 	defer f.Close()
-	if c, ok := sb.(interface {
-		uploadProgram(ctx context.Context, to string, f *os.File, w *workerProgram) error
-	}); ok {
-		return to, c.uploadProgram(ctx, to, f, w)
+	if special {
+		return to, sender.uploadProgram(ctx, to, f, w)
 	}
 	return to, sb.Upload(ctx, to, f, w.size)
+}
+
+// programSender is a sandbox where programs are not sent as other files are.
+type programSender interface {
+	uploadProgram(ctx context.Context, to string, f *os.File, w *workerProgram) error
+	makeExecutable(path string) // before it is started
 }
 
 // workerPath returns the worker program on this machine.

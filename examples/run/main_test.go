@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 )
@@ -302,6 +303,25 @@ func TestInvalidConfig(t *testing.T) {
 	invoke(t, manifest, "--concurrency", "-1").want(t, 2, "Concurrency")
 	invoke(t, manifest, "--e2b-pass-env", "E2B_API_KEY").want(t, 2, "E2B_API_KEY")
 	invoke(t, manifest, "--base", t.TempDir()).want(t, 2, "csv/supabase_users.csv", "--base")
+}
+
+// With the variables of a deployment the pipeline runs there.
+func TestE2B(t *testing.T) {
+	server, err := mock.NewServer(mock.WithProcesses())
+	if err != nil {
+		t.Skip("no sandboxes of processes on this system: ", err)
+	}
+	defer server.Close()
+	dir := filepath.Join(t.TempDir(), "s")
+	cmd := command(t, "csv-copy/manifest.yaml", "--e2b", "--e2b-timeout", "60", "--session-dir", dir)
+	cmd.Env = append(cmd.Env, server.Env()...)
+	start(t, cmd).want(t, 0)
+	if ok, code := status(t, dir); !ok || code != 0 {
+		t.Errorf("status ok %v, exit code %d", ok, code)
+	}
+	if n := len(server.Sandboxes()); n != 1 || len(server.Alive()) > 0 {
+		t.Errorf("%d sandboxes were made, %d are left", n, len(server.Alive()))
+	}
 }
 
 // Without a key nothing starts, and the way without one is named.
