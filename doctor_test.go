@@ -174,7 +174,10 @@ func TestOutputMissing(t *testing.T) {
 // OSIRIS_RPC_DEBUG puts the frames into the log, without what is secret.
 func TestTrace(t *testing.T) {
 	t.Setenv("OSIRIS_RPC_DEBUG", "true")
-	a, _ := newAdapter(t, "proxy", remote.Config{Env: map[string]string{"REMOTE_TEST_VALUE": `hunter2 "quoted"`}}, nil)
+	a, _ := newAdapter(t, "proxy", remote.Config{Env: map[string]string{
+		"REMOTE_TEST_OTHER": "hunt", // the beginning of the other, which must be hidden whole
+		"REMOTE_TEST_VALUE": `hunter2 "quoted"`,
+	}}, nil)
 	ec := newContext(t, "s")
 	m := &remote.Manifest{Steps: []remote.Step{{ID: "env", Driver: "test.env", Config: map[string]any{"password": "${SECRET}", "path": "in.csv"}}}}
 	if _, _, err := remote.Run(t.Context(), a, m, ec); err != nil {
@@ -182,7 +185,7 @@ func TestTrace(t *testing.T) {
 	}
 	log := sessionLog(t, ec)
 	contains(t, log, "rpc to worker: request at 0", "rpc from worker: response", "execute_step", "REMOTE_TEST_VALUE", "rpc from worker: close")
-	if strings.Contains(log, "hunter2") {
+	if strings.Contains(log, "er2") || strings.Contains(log, "quoted") {
 		t.Errorf("the log shows a value:\n%s", log)
 	}
 }

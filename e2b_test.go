@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -255,60 +255,53 @@ func TestVariablesAreNotShown(t *testing.T) {
 	}
 }
 
-// Cancelling at any phase leaves no sandbox, whatever the phase was about to
-// do. The context ends while the n-th request to the server is on its way.
+// Cancelling at any phase leaves no sandbox, and with it no process, whatever
+// the phase was about to do. The context ends while the n-th request to the
+// server is on its way.
 func TestCancelAtEveryRequest(t *testing.T) {
+	for _, kind := range servedKinds {
+		t.Run(kind, func(t *testing.T) { cancelAtEveryRequest(t, kind) })
+	}
+}
+
+func cancelAtEveryRequest(t *testing.T, kind string) {
 	drivers := testDrivers()
-	count := 0
-	func() {
-		server := newServer(t, "served", drivers)
+	run := func(t *testing.T, ctx context.Context, server *mock.Server) error {
 		a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: drivers}, server))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer a.Close()
-		if _, _, err := remote.Run(t.Context(), a, join(), newContext(t, "s")); err != nil {
-			t.Fatal(err)
+		_, _, err = remote.Run(ctx, a, join(), newContext(t, "s"))
+		if closeErr := a.Close(); closeErr != nil {
+			t.Errorf("close: %v", closeErr)
 		}
-		count = len(server.Requests())
-	}()
-	t.Logf("a run takes %d requests", count)
-	step := 1
-	if testing.Short() {
-		step = 5
+		if alive := server.Alive(); len(alive) > 0 {
+			t.Errorf("%d sandboxes are left", len(alive))
+		}
+		return err
 	}
-	for n := 0; n < count; n += step {
+	whole := newServer(t, kind, drivers)
+	if err := run(t, t.Context(), whole); err != nil {
+		t.Fatal(err)
+	}
+	step := 1
+	if kind != "served" || testing.Short() {
+		step = 4 // each uploads the worker
+	}
+	for n := 0; n < len(whole.Requests()); n += step {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			var (
-				mu   sync.Mutex
-				seen int
-			)
-			server := newServer(t, "served", drivers, mock.WithFault(func(mock.HTTPRequest) *mock.HTTPFault {
-				mu.Lock()
-				defer mu.Unlock()
-				if seen == n {
+			var seen atomic.Int64
+			server := newServer(t, kind, drivers, mock.WithFault(func(mock.HTTPRequest) *mock.HTTPFault {
+				if seen.Add(1) == int64(n+1) {
 					cancel()
 				}
-				seen++
 				return nil
 			}))
-			a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: drivers}, server))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ec := newContext(t, "s")
-			_, _, err = remote.Run(ctx, a, join(), ec)
-			if err != nil && !errors.Is(err, context.Canceled) {
+			if err := run(t, ctx, server); err != nil && !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
-			}
-			if closeErr := a.Close(); closeErr != nil {
-				t.Errorf("close: %v", closeErr)
-			}
-			if alive := server.Alive(); len(alive) > 0 {
-				t.Errorf("%d sandboxes are left", len(alive))
 			}
 		})
 	}
