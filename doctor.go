@@ -120,7 +120,7 @@ func (d *doctor) examine(ctx context.Context) error {
 		return ctx.Err()
 	}
 	d.add(checkTemplate, CheckOK, fmt.Sprintf("%q made a sandbox in %d ms", cfg.Template, time.Since(start).Milliseconds()), "")
-	s := &e2bSandbox{sb: sb, client: client, info: SandboxInfo{ID: sb.ID()}, uploaded: make(map[string]bool)}
+	s := &e2bSandbox{sb: sb, info: SandboxInfo{ID: sb.ID()}, uploaded: make(map[string]bool)}
 	d.sandbox(ctx, s, cfg)
 
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)

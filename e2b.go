@@ -53,7 +53,7 @@ func openE2B(client *e2b.Client, near bool) OpenSandbox {
 		if err != nil {
 			return nil, err
 		}
-		s := &e2bSandbox{sb: sb, client: client, near: near, uploaded: make(map[string]bool)}
+		s := &e2bSandbox{sb: sb, near: near, uploaded: make(map[string]bool)}
 		s.info.ID = sb.ID()
 		if err := s.fit(ctx, cfg); err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
@@ -140,10 +140,9 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 
 // e2bSandbox is a sandbox of E2B as an adapter sees one.
 type e2bSandbox struct {
-	sb     *e2b.Sandbox
-	client *e2b.Client
-	info   SandboxInfo
-	near   bool // not over the internet
+	sb   *e2b.Sandbox
+	info SandboxInfo
+	near bool // not over the internet
 
 	mu       sync.Mutex
 	uploaded map[string]bool // by path: it is not executable yet

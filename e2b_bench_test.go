@@ -46,20 +46,6 @@ func peers(b *testing.B) (*remote.E2BTransparentProxy, *bare.Client) {
 	return a, peer
 }
 
-// measure runs f b.N times and reports its median and 99th percentile.
-func measure(b *testing.B, f func()) {
-	b.Helper()
-	times := make([]time.Duration, 0, 1024)
-	for b.Loop() {
-		start := time.Now()
-		f()
-		times = append(times, time.Since(start))
-	}
-	slices.Sort(times)
-	b.ReportMetric(float64(times[len(times)/2].Nanoseconds())/1e3, "median-µs")
-	b.ReportMetric(float64(times[len(times)*99/100].Nanoseconds())/1e3, "p99-µs")
-}
-
 // BenchmarkE2BRoundTrip is a request to a worker in a sandbox, answered through
 // its journal and the tail, beside a line through cat in a bare client's
 // calls.
@@ -73,7 +59,7 @@ func BenchmarkE2BRoundTrip(b *testing.B) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	b.Run("ping", func(b *testing.B) {
-		measure(b, func() {
+		bare.Measure(b, func() {
 			if err := w.Ping(b.Context()); err != nil {
 				b.Fatal(err)
 			}
@@ -81,7 +67,7 @@ func BenchmarkE2BRoundTrip(b *testing.B) {
 	})
 	b.Run("step", func(b *testing.B) {
 		n := 0
-		measure(b, func() {
+		bare.Measure(b, func() {
 			n++
 			if err := w.Step(b.Context(), fmt.Sprint("s", n)); err != nil {
 				b.Fatal(err)
@@ -95,7 +81,7 @@ func BenchmarkE2BRoundTrip(b *testing.B) {
 		}
 		defer p.Close()
 		line := append(bytes.Repeat([]byte("x"), 199), '\n')
-		measure(b, func() {
+		bare.Measure(b, func() {
 			if err := p.Send(b.Context(), line); err != nil {
 				b.Fatal(err)
 			}

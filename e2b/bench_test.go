@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"slices"
 	"testing"
 	"time"
 
@@ -52,20 +51,6 @@ func peers(b *testing.B) (*e2b.Sandbox, *bare.Client) {
 	return sb, peer
 }
 
-// measure runs f b.N times and reports its median and 99th percentile.
-func measure(b *testing.B, f func()) {
-	b.Helper()
-	times := make([]time.Duration, 0, 1024)
-	for b.Loop() {
-		start := time.Now()
-		f()
-		times = append(times, time.Since(start))
-	}
-	slices.Sort(times)
-	b.ReportMetric(float64(times[len(times)/2].Nanoseconds())/1e3, "median-µs")
-	b.ReportMetric(float64(times[len(times)*99/100].Nanoseconds())/1e3, "p99-µs")
-}
-
 // BenchmarkEcho sends a line of 200 bytes through cat and waits for it.
 func BenchmarkEcho(b *testing.B) {
 	sb, peer := peers(b)
@@ -88,7 +73,7 @@ func BenchmarkEcho(b *testing.B) {
 		}
 		echo()
 		time.Sleep(300 * time.Millisecond) // until it knows that streams work here
-		measure(b, echo)
+		bare.Measure(b, echo)
 	})
 	b.Run("bare", func(b *testing.B) {
 		p, err := peer.Start(b.Context(), "cat")
@@ -96,7 +81,7 @@ func BenchmarkEcho(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer p.Close()
-		measure(b, func() {
+		bare.Measure(b, func() {
 			if err := p.Send(b.Context(), line); err != nil {
 				b.Fatal(err)
 			}

@@ -64,7 +64,8 @@ type HTTPFault struct {
 	Stall *int64
 
 	// LoseAnswer handles the request and then resets the connection in place
-	// of an answer.
+	// of an answer. A stream is handled only when it has ended; to lose its
+	// beginning use CutResponse with 0.
 	LoseAnswer bool
 
 	// Late reads the request, resets the connection, and only then, after
