@@ -34,6 +34,11 @@ func statOf(info fs.FileInfo) *syscall.Stat_t {
 	return st
 }
 
+// timesOf returns when a file was last read and written.
+func timesOf(st *syscall.Stat_t) []unix.Timespec {
+	return []unix.Timespec{unix.Timespec(st.Atim), unix.Timespec(st.Mtim)}
+}
+
 type copier struct {
 	from, to *tree
 	dev      uint64
@@ -103,7 +108,11 @@ func (c copier) link(name string, info fs.FileInfo) error {
 			return err
 		}
 		st := statOf(info)
-		return unix.Fchownat(int(dir.Fd()), base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+		err = unix.Fchownat(int(dir.Fd()), base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(int(dir.Fd()), base, timesOf(st), unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
 
@@ -147,6 +156,5 @@ func (c copier) adorn(name string, info fs.FileInfo) error {
 			return err
 		}
 	}
-	times := []unix.Timespec{{Sec: st.Atim.Sec, Nsec: st.Atim.Nsec}, {Sec: st.Mtim.Sec, Nsec: st.Mtim.Nsec}}
-	return pathError("chtimes", name, unix.UtimesNanoAt(unix.AT_FDCWD, procPath(f), times, 0))
+	return pathError("chtimes", name, unix.UtimesNanoAt(unix.AT_FDCWD, procPath(f), timesOf(st), 0))
 }

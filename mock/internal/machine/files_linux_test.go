@@ -390,7 +390,7 @@ func TestUsage(t *testing.T) {
 func TestClone(t *testing.T) {
 	t.Run("isolated", func(t *testing.T) {
 		m := newMachine(t, "isolated", machine.Options{})
-		run(t, m, shell(t, m, "mkdir -m 1701 d; echo text >d/f; chmod 4751 d/f; touch -d 2001-02-03 d/f; ln -s ../x d/l; mkfifo /var/tmp/p; ln -s /etc d/e"))
+		run(t, m, shell(t, m, "mkdir -m 1701 d; echo text >d/f; chmod 4751 d/f; touch -d 2001-02-03 d/f; ln -s ../x d/l; mkfifo /var/tmp/p; ln -s /etc d/e; touch -h -d 2002-03-04 d/l d/e"))
 		run(t, m, shell(t, m, "echo tmp >/tmp/t; echo shared >/dev/shm/s"))
 		if err := m.SetMetadata("/home/user/d/f", map[string]string{"k": "v"}); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
