@@ -95,18 +95,21 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 		pending: make(map[int64]*pendingCall),
 		early:   make(map[int64]struct{}),
 	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.silence.Store(int64(firstSilence))
+	// Both take some milliseconds to start, and a tail waits for its journal.
+	l.wg.Go(l.follow)
 	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
 	if err != nil {
+		l.cancel()
+		l.wg.Wait()
 		return nil, fmt.Errorf("remote: start worker: %w", err)
 	}
 	l.proc = proc
-	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	l.silence.Store(int64(firstSilence))
 	l.wg.Go(l.drainStdout)
 	l.wg.Go(l.await)
 	l.wg.Go(l.write)
 	l.wg.Go(l.relieve)
-	l.wg.Go(l.follow)
 	return l, nil
 }
 

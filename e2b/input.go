@@ -35,6 +35,7 @@ type input struct {
 	closed  atomic.Bool
 
 	mu      sync.Mutex // held while something is sent
+	begun   bool       // something was
 	stream  *inputStream
 	retryAt time.Time // when to try to open a stream again
 	lost    error     // why what was written may not have arrived; for the next Write
@@ -108,6 +109,7 @@ func (in *input) send(b []byte) error {
 	if in.stream == nil {
 		in.open()
 	}
+	in.begun = true
 	if in.stream == nil {
 		return in.call(data)
 	}
@@ -151,7 +153,9 @@ func (in *input) broken() error {
 // none afterwards.
 func (in *input) open() {
 	s := in.process.sandbox
-	if time.Now().Before(in.retryAt) || !s.streamsInput() {
+	// The first message is for a process that is still starting, as are those
+	// that come with it: the test, which takes one more, can wait.
+	if time.Now().Before(in.retryAt) || !s.streamsInput(in.begun) {
 		return
 	}
 	stream, err := in.dial()
@@ -279,12 +283,12 @@ type inputProbe struct {
 }
 
 // streamsInput reports whether input streams are known to work. Where that is
-// not known it starts to find out, and reports false until it is.
-func (s *Sandbox) streamsInput() bool {
+// not known and find is set, it starts to find out.
+func (s *Sandbox) streamsInput(find bool) bool {
 	probe := &s.probe
 	probe.mu.Lock()
 	defer probe.mu.Unlock()
-	if !probe.passed && !probe.running && time.Now().After(probe.next) {
+	if find && !probe.passed && !probe.running && time.Now().After(probe.next) {
 		probe.running = true
 		s.tasks.start(s.probeInput)
 	}

@@ -236,6 +236,31 @@ func TestInputBlocked(t *testing.T) {
 	}
 }
 
+// TestInputFirst checks that nothing is tried out while a process waits for its
+// first message.
+func TestInputFirst(t *testing.T) {
+	d := newInputDaemon()
+	p := d.process(t, false)
+	tried := func() bool {
+		probe := &p.sandbox.probe
+		probe.mu.Lock()
+		defer probe.mu.Unlock()
+		return probe.running || !probe.next.IsZero()
+	}
+	write(t, p, "a")
+	if tried() {
+		t.Error("the first message begins a test of input streams")
+	}
+	write(t, p, "b")
+	if !tried() {
+		t.Error("the second message begins no test of input streams")
+	}
+	close(d.ended)
+	if _, err := p.Wait(within(t)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestInputProbe checks that streams are used once they are known to work, and
 // that the order stays when that changes.
 func TestInputProbe(t *testing.T) {
