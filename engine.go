@@ -350,15 +350,11 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		return err
 	}
 	start := time.Now()
-	l, err := dial(ctx, pl, s, newTracer(s, env), e.cfg.MaxJournal)
+	l, hello, err := e.begin(ctx, p, pl, s, env)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	hello, err := e.handshake(ctx, l, p, pl, env)
-	if err != nil {
-		return err
-	}
 	pl.started = true
 	fields := map[string]any{
 		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
@@ -408,6 +404,41 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		err = endErr
 	}
 	return err
+}
+
+// begin starts the worker and waits for its first answer. A program that was
+// just uploaded may be busy: a process that the sandbox's daemon was starting
+// meanwhile holds it open for writing, until it is that process.
+func (e *engine) begin(ctx context.Context, p *PreparedRun, pl *place, s *session, env map[string]string) (*link, *rpc.HandshakeResult, error) {
+	const tries = 6 // 3 s in all
+	t := newTracer(s, env)
+	for try := 1; ; try++ {
+		l, err := dial(ctx, pl, s, t, e.cfg.MaxJournal)
+		if err != nil {
+			return nil, nil, err
+		}
+		hello, err := e.handshake(ctx, l, p, pl, env)
+		if err == nil {
+			return l, hello, nil
+		}
+		l.close()
+		if try == tries || !isBusy(err) {
+			return nil, nil, err
+		}
+		s.logf(slog.LevelWarn, "the worker program is still busy, starting it again")
+		select {
+		case <-time.After(50 * time.Millisecond << try):
+		case <-ctx.Done():
+			return nil, nil, err
+		}
+	}
+}
+
+// isBusy reports whether a worker has never run because its file was open for
+// writing, in the words that a shell has for it.
+func isBusy(err error) bool {
+	var c *WorkerCrashError
+	return errors.As(err, &c) && c.Status != nil && c.Status.Code == 126 && strings.Contains(c.Stderr, "Text file busy")
 }
 
 func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *place, env map[string]string) (*rpc.HandshakeResult, error) {

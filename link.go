@@ -325,9 +325,9 @@ func (l *link) readJournal() error {
 		if last && err == nil {
 			return l.crash(nil) // the journal ends without the worker's last word
 		}
-		if last && errors.Is(err, io.ErrUnexpectedEOF) {
+		if last && (errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, new(*tailError))) {
 			if final++; final >= 3 {
-				return l.crash(nil) // or in a frame that it was writing when it died
+				return l.crash(nil) // or in a frame that it was writing when it died, or no tail runs there
 			}
 		}
 		if silent := time.Since(heard); silent > deadSilence {
@@ -384,6 +384,11 @@ func (l *link) crash(err error) error {
 	return c
 }
 
+// tailError is why a tail ended early, in its own words.
+type tailError struct{ text string }
+
+func (e *tailError) Error() string { return e.text }
+
 // readTail starts a tail at the cursor and reads it to its end. It reports
 // whether that was the close frame.
 func (l *link) readTail(follow bool) (closed bool, err error) {
@@ -431,7 +436,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	if err == io.EOF || err == nil {
 		err = nil
 		if text := stderr.String(); text != "" {
-			err = errors.New(text)
+			err = &tailError{text}
 		}
 	}
 	return closed, err

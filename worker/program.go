@@ -106,7 +106,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 	switch args[0] {
 	case "serve":
 		w, err := New(Options{
-			Dir: *dir, Drivers: p.Drivers, FS: fsys, ownProcess: p.ownProcess,
+			Dir: *dir, Drivers: p.Drivers, FS: fsys, ownProcess: p.ownProcess, stderr: stderr,
 			Journal: &rpc.JournalOptions{MaxUnacked: *unread},
 		})
 		if err != nil {

@@ -40,6 +40,9 @@ type Options struct {
 	Journal *rpc.JournalOptions // nil means the defaults; Full is set by the worker
 	Memory  memory.Allocator    // for drivers; nil means the default allocator
 
+	// stderr is told why the journal failed; nil means this process's.
+	stderr io.Writer
+
 	// ownProcess: the process is the worker's alone, so that its environment
 	// and its standard streams are the worker's to set.
 	ownProcess bool
@@ -86,6 +89,9 @@ func New(opts Options) (*ProxyWorker, error) {
 	}
 	if opts.Memory == nil {
 		opts.Memory = memory.DefaultAllocator
+	}
+	if opts.stderr == nil {
+		opts.stderr = os.Stderr
 	}
 	w := &ProxyWorker{
 		opts:     opts,
@@ -162,7 +168,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	reason, _ := json.Marshal(rpc.Close{ExitCode: w.code, Reason: w.why})
 	if err := w.journal.Close(reason); err != nil && w.code == 0 {
 		w.code = 3
-		fmt.Fprintln(os.Stderr, "worker:", err)
+		fmt.Fprintln(w.opts.stderr, "worker:", err)
 	}
 	return w.code
 }
@@ -252,7 +258,7 @@ func (w *ProxyWorker) answer(resp *rpc.Response) {
 // journalFailed ends a worker that cannot speak any more.
 func (w *ProxyWorker) journalFailed(err error) {
 	if err != nil && !errors.Is(err, rpc.ErrJournalClosed) {
-		fmt.Fprintln(os.Stderr, "worker:", err)
+		fmt.Fprintln(w.opts.stderr, "worker:", err)
 		w.end(3, err.Error())
 	}
 }
