@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"time"
 
@@ -158,6 +159,9 @@ func (a *E2BTransparentProxy) Close() error {
 // settle makes a sandbox and sends the worker and the input files. What takes
 // time here happens while E2B makes the sandbox.
 func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *session) (*place, error) {
+	if a.cfg.Drivers == nil {
+		s.logf(slog.LevelWarn, "Config.Drivers is nil: files that configs name are not found here, and not sent to the sandbox")
+	}
 	root := a.cfg.sandboxRoot()
 	dir := path.Join(root, runFolder(s.id))
 	base := path.Join(dir, "base")
@@ -169,7 +173,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	group.Go(func() (err error) {
 		start := time.Now()
 		if sb, err = a.open(groupCtx, p.SandboxConfig); err != nil {
-			return fmt.Errorf("remote: create sandbox: %w", err)
+			return createError(err)
 		}
 		info := sb.Info()
 		s.event("sandbox_created", map[string]any{
@@ -194,6 +198,15 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		pl.sent = append(pl.sent, in.sum)
 	}
 	return pl, a.send(ctx, pl, inputs, s)
+}
+
+// createError is that of a sandbox that was not made. Those of E2B say so
+// themselves.
+func createError(err error) error {
+	if errors.As(err, new(*QuotaExceededError)) || errors.As(err, new(*TimeoutError)) || errors.As(err, new(*SandboxError)) {
+		return fmt.Errorf("remote: %w", err)
+	}
+	return fmt.Errorf("remote: create sandbox: %w", err)
 }
 
 // send uploads the worker and the input files.

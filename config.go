@@ -27,7 +27,7 @@ type Config struct {
 	// Drivers are those of the worker. An adapter that has them refuses a
 	// manifest that needs another in Prepare, and finds the files that
 	// configs refer to; without, an unknown driver is refused when the worker
-	// starts, before any step.
+	// starts, before any step, and a sandbox gets no input files.
 	Drivers *worker.Registry
 
 	// WorkerPath is a worker program on this machine: one whose main calls
@@ -150,7 +150,7 @@ func (c Config) validate() error {
 	}
 	for name := range c.Env {
 		if name == "" {
-			return invalid("Env has a variable without a name; --e2b-env wants NAME=VALUE")
+			return invalid("Env has a variable without a name, or --e2b-env was given without \"=\"; it wants NAME=VALUE")
 		}
 		if !validVariable(name) {
 			return invalid("Env has the name %q", name)

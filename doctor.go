@@ -53,14 +53,17 @@ const (
 // What is wrong is in the diagnosis. The error is ctx's, or says that the
 // sandbox could not be removed.
 func Doctor(ctx context.Context, cfg Config) (*Diagnosis, error) {
-	d := &doctor{cfg: cfg}
+	d := &doctor{cfg: cfg, found: make(map[string]Check)}
 	err := d.examine(ctx)
-	for _, name := range []string{checkConfig, checkKey, checkReach, checkTemplate, checkSizes, checkLife, checkDaemon, checkWorker} {
-		if !d.has(name) {
-			d.add(name, CheckSkipped, "not looked at", "")
+	all := new(Diagnosis)
+	for _, name := range []string{checkConfig, checkKey, checkReach, checkTemplate, checkDaemon, checkSizes, checkLife, checkWorker} {
+		c, ok := d.found[name]
+		if !ok {
+			c = Check{Name: name, Status: CheckSkipped, Detail: "not looked at"}
 		}
+		all.Checks = append(all.Checks, c)
 	}
-	return &d.Diagnosis, err
+	return all, err
 }
 
 // The names of the checks.
@@ -76,21 +79,13 @@ const (
 )
 
 type doctor struct {
-	Diagnosis
-	cfg Config
+	cfg    Config
+	found  map[string]Check
+	worker *workerProgram // nil when there is none
 }
 
 func (d *doctor) add(name string, status CheckStatus, detail, fix string) {
-	d.Checks = append(d.Checks, Check{Name: name, Status: status, Detail: detail, Fix: fix})
-}
-
-func (d *doctor) has(name string) bool {
-	for _, c := range d.Checks {
-		if c.Name == name {
-			return true
-		}
-	}
-	return false
+	d.found[name] = Check{Name: name, Status: status, Detail: detail, Fix: fix}
 }
 
 func (d *doctor) examine(ctx context.Context) error {
@@ -98,14 +93,15 @@ func (d *doctor) examine(ctx context.Context) error {
 		d.add(checkConfig, CheckFailed, err.Error(), "correct it")
 		return nil
 	}
-	d.add(checkConfig, CheckOK, "valid", "")
+	d.loadWorker()
 	client, err := d.cfg.e2bClient()
-	if errors.Is(err, e2b.ErrAuthentication) {
-		d.add(checkKey, CheckFailed, err.Error(), "set E2B_API_KEY; keys are made at https://e2b.dev/dashboard")
+	if err != nil && !errors.Is(err, e2b.ErrAuthentication) {
+		d.add(checkConfig, CheckFailed, err.Error(), "correct it")
 		return nil
 	}
+	d.add(checkConfig, CheckOK, "valid", "")
 	if err != nil {
-		d.add(checkReach, CheckFailed, err.Error(), "correct the URL")
+		d.add(checkKey, CheckFailed, err.Error(), "set E2B_API_KEY to a key of the account")
 		return nil
 	}
 	defer client.Close()
@@ -166,6 +162,11 @@ func (d *doctor) template(name string, err error) {
 
 // sandbox looks at what the template made.
 func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) {
+	if err := s.sb.Health(ctx); err != nil {
+		d.add(checkDaemon, CheckFailed, err.Error(), "check the way to the sandboxes: the network, E2B_DOMAIN and E2B_SANDBOX_URL")
+		return
+	}
+	d.add(checkDaemon, CheckOK, "envd "+s.sb.EnvdVersion(), "")
 	run := d.cfg.timeout()
 	info, err := s.sb.Info(ctx)
 	if err == nil {
@@ -186,36 +187,53 @@ func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) 
 		d.add(checkSizes, CheckOK, size, "")
 	}
 	if err := checkEnd(run, info); err != nil {
-		d.add(checkLife, CheckFailed, err.Error(), "set a shorter timeout")
+		fix := "set a shorter timeout"
+		if info.EndAt.Sub(info.StartedAt) <= collectLease {
+			fix = "use an account whose sandboxes may live longer"
+		}
+		d.add(checkLife, CheckFailed, err.Error(), fix)
 	} else {
 		d.add(checkLife, CheckOK, fmt.Sprintf("a run of %s and the time to collect fit", run), "")
 	}
-	d.add(checkDaemon, CheckOK, "envd "+s.sb.EnvdVersion(), "")
-	d.worker(ctx, s)
+	if d.worker != nil {
+		d.workerSuits(ctx, s)
+	}
 }
 
-func (d *doctor) worker(ctx context.Context, s *e2bSandbox) {
+// loadWorker looks at the worker program as far as that takes no sandbox.
+func (d *doctor) loadWorker() {
 	name, err := d.cfg.workerPath()
-	var w *workerProgram
-	if err == nil {
-		w, err = new(programs).load(name)
-	}
 	if err != nil {
 		d.add(checkWorker, CheckFailed, err.Error(), "name a worker program in Config.WorkerPath")
 		return
 	}
-	answer, err := ask(ctx, s, askPlatform)
+	w, err := new(programs).load(name)
 	if err != nil {
-		d.add(checkWorker, CheckFailed, err.Error(), "the sandbox runs no commands: try another template")
-		return
-	}
-	if err := w.suits(answer); err != nil {
-		d.add(checkWorker, CheckFailed, err.Error(), "build one for the sandbox")
+		d.add(checkWorker, CheckFailed, err.Error(), "name a worker program in Config.WorkerPath")
 		return
 	}
 	if !w.isWorker() {
 		d.add(checkWorker, CheckFailed, w.path+" is a program without this library, so it cannot be a worker", "name one whose main calls worker.Main in Config.WorkerPath")
 		return
 	}
-	d.add(checkWorker, CheckOK, fmt.Sprintf("%s, %.1f MB, runs on %s", w.path, float64(w.size)/1e6, strings.Join(strings.Fields(answer), " ")), "")
+	d.worker = w
+}
+
+// workerSuits asks a sandbox whether the worker program runs there.
+func (d *doctor) workerSuits(ctx context.Context, s *e2bSandbox) {
+	answer, err := ask(ctx, s, askPlatform)
+	if err != nil {
+		d.add(checkWorker, CheckFailed, err.Error(), "the sandbox runs no commands: try another template")
+		return
+	}
+	w := d.worker
+	if err := w.suits(answer); err != nil {
+		d.add(checkWorker, CheckFailed, err.Error(), "build one for the sandbox")
+		return
+	}
+	where := strings.Join(strings.Fields(answer), " ")
+	if where == "" {
+		where = "a sandbox that does not say what it is"
+	}
+	d.add(checkWorker, CheckOK, fmt.Sprintf("%s, %.1f MB, runs on %s", w.path, float64(w.size)/1e6, where), "")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 )
 
@@ -73,6 +75,9 @@ func TestDoctorFinds(t *testing.T) {
 		{"wrong configuration", func(c *remote.Config) { c.CPU = -1 }, nil, "configuration", "correct", "CPU is -1"},
 		{"nobody there", func(c *remote.Config) { c.APIURL = "http://127.0.0.1:1" }, nil, "reachability", "network", "refused"},
 		{"no template", func(c *remote.Config) { c.Template = "nowhere" }, nil, "template", "--e2b-template", "nowhere"},
+		{"sandboxes elsewhere", func(c *remote.Config) { c.SandboxURL = "http://127.0.0.1:1" }, nil, "daemon", "E2B_SANDBOX_URL", "refused"},
+		{"bad URL", func(c *remote.Config) { c.APIURL = "127.0.0.1" }, nil, "configuration", "correct", "Config.APIURL"},
+		{"hardly any time", nil, []mock.ServerOption{mock.WithMaxTimeout(2 * time.Minute)}, "time limit", "live longer", "there is no time for a run"},
 		{"other size", func(c *remote.Config) { c.CPU = 64 }, nil, "size", "another template", "the run asks for 64 CPUs"},
 		{"too long", func(c *remote.Config) { c.Timeout = 2 * time.Hour }, []mock.ServerOption{mock.WithMaxTimeout(time.Hour)}, "time limit", "shorter", "set Config.Timeout to 55m0s or less"},
 		{"no worker", func(c *remote.Config) { c.WorkerPath = "/nonexistent/worker" }, nil, "worker", "Config.WorkerPath", "is not a program"},
@@ -158,10 +163,12 @@ func TestOutputMissing(t *testing.T) {
 	if !errors.Is(err, remote.ErrCollect) || result.Success {
 		t.Fatalf("got %v, %+v", err, result)
 	}
-	contains(t, err.Error(), `the run left no artifact "d/nothing.txt"`)
+	contains(t, err.Error(), `the run left no artifact "d/nothing.txt"`, `it left "`, `"d/out/n.txt"`)
 
 	for name, outputs := range map[string]map[string]string{
 		"leaves": {"../x": "y"}, "absolute": {"/x": "y"}, "nowhere": {"x": ""}, "itself": {".": "y"},
+		"no step": {"zz/x.csv": "y"}, "no file": {"d": "y"}, "a directory": {"d/x": t.TempDir()},
+		"twice": {"d/x": "y", "a/x": "./y"},
 	} {
 		ec := newContext(t, "t")
 		ec.Outputs = outputs
@@ -211,6 +218,15 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 		}
 	}
 	contains(t, cfg.String(), "cpu:2", "env:NAME")
+
+	// Handlers of package slog print what encoding/json makes of a value.
+	var log strings.Builder
+	logger := slog.New(slog.NewJSONHandler(&log, nil))
+	logger.Info("configurations", "remote", cfg, "e2b", e2b.Config{APIKey: "e2b_5ec7e7", Retries: 3})
+	if strings.Contains(log.String(), "5ec7e7") {
+		t.Errorf("the log shows a secret: %s", &log)
+	}
+	contains(t, log.String(), `"cpu":2`, `"Retries":3`)
 }
 
 // A sandbox that is of no use is removed, also when E2B does not answer well

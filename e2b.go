@@ -133,7 +133,11 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 	if life+tolerance >= run+collectLease {
 		return nil
 	}
-	most := max(life-collectLease, 0).Round(time.Second)
+	most := (life - collectLease).Round(time.Second)
+	if most <= 0 {
+		return fmt.Errorf("%w: the account's limit ends the sandbox %s after its start, and %s of that are kept to collect the artifacts: there is no time for a run; use an account that allows more",
+			ErrInvalid, life.Round(time.Second), collectLease)
+	}
 	return fmt.Errorf("%w: the run may take %s, and %s more to collect, but the account's limit ends the sandbox %s after its start; set Config.Timeout to %s or less",
 		ErrInvalid, run, collectLease, life.Round(time.Second), most)
 }

@@ -92,6 +92,9 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
+	if err := checkOutputs(m, ec); err != nil {
+		return nil, err
+	}
 	started := ec.StartedAt
 	if started.IsZero() {
 		started = time.Now()
@@ -157,11 +160,17 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		return fail("its config %s is another step's, too", s.cfgPath())
 	}
 	config := s.Config
+	if config == nil && s.CfgPath != "" {
+		return fail("its config %s was not loaded; read the manifest by LoadManifest or ParseManifest, or set Step.Config", s.CfgPath)
+	}
 	if config == nil {
 		config = map[string]any{}
 	}
 	if inline := secrets.Inline(config); len(inline) > 0 {
-		return fail("the config holds a secret value under %q; use a connection, or a ${NAME} placeholder", inline[0])
+		return fail("the config holds a secret value under %q; use a connection, or a ${NAME} placeholder that the driver fills from its variables", inline[0])
+	}
+	if _, err := json.Marshal(config); err != nil {
+		return fail("the config cannot be written as JSON: %v", err)
 	}
 	p.CfgIndex[s.cfgPath()] = config
 	if ref, ok := config["connection"].(string); ok && strings.HasPrefix(ref, "@") {
@@ -241,7 +250,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("remote: %w: the run took longer than %s", ErrTimeout, d))
+		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
 		defer stop()
 	}
 
@@ -286,6 +295,9 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 		return fmt.Errorf("remote: execute: %w: %s holds a session that did not end (%s is not empty); use another directory", ErrInvalid, ec.LogsDir, eventsFile)
 	}
 	if err := p.Plan.Validate(); err != nil {
+		return err
+	}
+	if err := checkOutputs(p.Plan, ec); err != nil {
 		return err
 	}
 	return p.validate()
@@ -383,7 +395,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
 			result := new(rpc.StepResult)
 			if err := l.call(ctx, rpc.MethodExecuteStep, req, result); err != nil {
-				return nil, stepError(ctx, p.Plan.Steps[i], err)
+				return partial(err), stepError(ctx, p.Plan.Steps[i], err)
 			}
 			if result.Status != "success" {
 				return nil, &protocolError{fmt.Errorf("step %q has the result %.40q, which is neither success nor an error", req.StepID, result.Status)}
@@ -704,6 +716,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	got := &CollectedArtifacts{
 		EventsLog: s.path(eventsFile), MetricsLog: s.path(metricsFile), ExecutionLog: s.path(logFile),
 		ArtifactsDir: r.ec.artifactsDir(), Artifacts: []Artifact{},
+		Metadata: CollectMetadata{Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: start.UTC()},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
 		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)

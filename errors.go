@@ -98,6 +98,8 @@ func (e *ManifestError) Is(target error) bool { return target == ErrInvalid }
 
 // StepError reports a step that did not finish. It matches [ErrStepFailed],
 // and [ErrTimeout], [ErrUnknownDriver] or context.Canceled where that is why.
+// The driver's own error stays with the worker: of it there are the text and
+// the name of its type.
 type StepError struct {
 	StepID    string
 	Driver    string

@@ -145,6 +145,9 @@ func TestStepFails(t *testing.T) {
 					if diff := cmp.Diff(want, statuses); diff != "" {
 						t.Errorf("statuses (-want +got):\n%s", diff)
 					}
+					if b := result.StepResults[1]; b.DurationMS <= 0 {
+						t.Errorf("the failed step took no time: %+v", b)
+					}
 					failed := events(t, ec, "step_failed")
 					if len(failed) != 1 || failed[0]["step_id"] != "b" || failed[0]["error"] != tt.message || failed[0]["error_type"] != tt.errorType {
 						t.Errorf("step_failed %v", failed)

@@ -172,6 +172,9 @@ func (g *graph) run(ctx context.Context) error {
 			continue
 		}
 		r.Status, r.Error = StepFailed, f.err.Error()
+		if f.result != nil {
+			r.RowsIn, r.DurationMS, r.Metrics = f.result.RowsIn, f.result.DurationMS, f.result.Metrics
+		}
 		var step *StepError
 		if errors.As(f.err, &step) {
 			r.Error, r.ErrorType = step.Message, step.Type
@@ -211,6 +214,16 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 		Inputs:    inputs,
 		TimeoutMS: g.timeout.Milliseconds(),
 	}, nil
+}
+
+// partial is how far a step came that has failed; nil when that is not known.
+func partial(err error) *rpc.StepResult {
+	var answer *rpc.Error
+	if !errors.As(err, &answer) || answer.Data == nil {
+		return nil
+	}
+	d := answer.Data
+	return &rpc.StepResult{RowsIn: d.RowsIn, DurationMS: d.DurationMS, Metrics: d.Metrics}
 }
 
 // stepError turns an answer's error into the user's.

@@ -19,6 +19,10 @@ import (
 // LocalAdapter runs manifests on this machine, with the worker as a child
 // process. It does everything a sandbox does except confine: what a driver may
 // do here is what this process may do.
+//
+// The child's environment is not this process's: besides what Config.PassEnv
+// and Config.Env pass it has only PATH, HOME, USER, SHELL, the temporary
+// directory, locale and time zone, and on Windows what programs need there.
 type LocalAdapter struct{ engine }
 
 var _ ExecutionAdapter = (*LocalAdapter)(nil)

@@ -8,7 +8,39 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 )
+
+// checkOutputs refuses what placeOutputs could not do, before a run is made and
+// paid for.
+func checkOutputs(m *Manifest, ec *ExecutionContext) error {
+	taken := make(map[string]string, len(ec.Outputs))
+	for _, name := range slices.Sorted(maps.Keys(ec.Outputs)) {
+		refuse := func(format string, args ...any) error {
+			return fmt.Errorf("remote: %w: ExecutionContext.Outputs[%q]: %s", ErrInvalid, name, fmt.Sprintf(format, args...))
+		}
+		step, file, _ := strings.Cut(name, "/")
+		if !slices.ContainsFunc(m.Steps, func(s Step) bool { return s.ID == step }) {
+			return refuse("there is no step %q; an artifact's name begins with its step's id, as in \"step/file.csv\"", step)
+		}
+		if file == "" {
+			return refuse("it names a step and no file of it")
+		}
+		to := hostPath(ec, ec.Outputs[name])
+		if full, err := filepath.Abs(to); err == nil {
+			to = full
+		}
+		if other, ok := taken[to]; ok {
+			return refuse("it goes to %s, and so does %q", to, other)
+		}
+		taken[to] = name
+		if info, err := os.Stat(to); err == nil && info.IsDir() {
+			return refuse("it goes to %s, which is a directory; name a file", to)
+		}
+	}
+	return nil
+}
 
 // placeOutputs copies artifacts to where ExecutionContext.Outputs wants them.
 func placeOutputs(ctx context.Context, ec *ExecutionContext, got *CollectedArtifacts, complete bool) error {
@@ -19,7 +51,7 @@ func placeOutputs(ctx context.Context, ec *ExecutionContext, got *CollectedArtif
 		}
 		to := hostPath(ec, ec.Outputs[name])
 		if i < 0 {
-			return fmt.Errorf("the run left no artifact %q to copy to %s", name, to)
+			return fmt.Errorf("the run left no artifact %q to copy to %s; it left %s", name, to, artifactNames(got.Artifacts))
 		}
 		if err := copyFile(ctx, filepath.Join(got.ArtifactsDir, filepath.FromSlash(name)), to); err != nil {
 			return fmt.Errorf("copy artifact %q to %s: %w", name, to, cause(err))
@@ -27,6 +59,23 @@ func placeOutputs(ctx context.Context, ec *ExecutionContext, got *CollectedArtif
 		got.Artifacts[i].Output = to
 	}
 	return nil
+}
+
+// artifactNames lists the artifacts that a user may have meant.
+func artifactNames(artifacts []Artifact) string {
+	const most = 20
+	if len(artifacts) == 0 {
+		return "none"
+	}
+	var names []string
+	for i, a := range artifacts {
+		if i == most {
+			names = append(names, fmt.Sprintf("and %d more", len(artifacts)-most))
+			break
+		}
+		names = append(names, strconv.Quote(a.Path))
+	}
+	return strings.Join(names, ", ")
 }
 
 // copyFile makes a copy that appears whole or not at all.

@@ -135,8 +135,9 @@ func TestPrepareRefuses(t *testing.T) {
 		{"no path", extract(map[string]any{}), remote.ErrInvalid, []string{`"a"`, "path"}},
 		{"config path", &remote.Manifest{Steps: []remote.Step{{ID: "a", Driver: "d", CfgPath: "../../x"}}}, remote.ErrInvalid, []string{"below cfg/"}},
 		{"same config", &remote.Manifest{Steps: []remote.Step{
-			{ID: "a", Driver: "filesystem.csv_writer", CfgPath: "cfg/x.json"}, {ID: "b", Driver: "filesystem.csv_writer", CfgPath: "cfg/x.json"},
+			{ID: "a", Driver: "filesystem.csv_writer", CfgPath: "cfg/x.json", Config: map[string]any{}}, {ID: "b", Driver: "filesystem.csv_writer", CfgPath: "cfg/x.json", Config: map[string]any{}},
 		}}, remote.ErrInvalid, []string{"cfg/x.json"}},
+		{"config not loaded", &remote.Manifest{Steps: []remote.Step{{ID: "a", Driver: "filesystem.csv_writer", CfgPath: "cfg/x.json"}}}, remote.ErrInvalid, []string{"cfg/x.json was not loaded"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := a.Prepare(t.Context(), tt.m, newContext(t, "s"))

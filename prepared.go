@@ -496,9 +496,10 @@ func cause(err error) error {
 	return err
 }
 
-// PreparedRun is a run that is ready to be executed, here or on another host:
-// it holds no secret value and no host path except as given, and the same
-// manifest and context give the same bytes.
+// PreparedRun is a run that is ready to be executed, here or on another host, by
+// an adapter of the kind that prepared it: it holds no secret value and no host
+// path except as given, and the same manifest, context and Config give the same
+// bytes.
 type PreparedRun struct {
 	SchemaVersion int `json:"schema_version"`
 

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,8 +159,8 @@ func (s *session) logged(l rpc.Log) {
 	if l.Stream != "" {
 		r.AddAttrs(slog.String("stream", l.Stream))
 	}
-	for k, v := range l.Attrs {
-		r.AddAttrs(slog.Any(k, v))
+	for _, k := range slices.Sorted(maps.Keys(l.Attrs)) {
+		r.AddAttrs(slog.Any(k, l.Attrs[k]))
 	}
 	var b bytes.Buffer
 	if err := slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug - 100}).Handle(context.Background(), r); err != nil {

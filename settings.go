@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ type Setting struct {
 type settingValue interface {
 	flag.Value
 	setJSON(raw json.RawMessage) error
+	plain() any // for JSON
 }
 
 // Settings lists the settings that have a key in JSON. The decoder of
@@ -48,7 +50,7 @@ func Settings() []Setting {
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
 		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox; the drivers of this version need none",
-			field: func(c *Config) settingValue { return (*switchValue)(&c.InstallDeps) }},
+			field: func(c *Config) settingValue { return (*boolValue)(&c.InstallDeps) }},
 		{Key: "env", Flag: "e2b-env", Default: "none", Usage: "pass a variable to the run, as `NAME=VALUE`; may be repeated",
 			field: func(c *Config) settingValue { return (*pairsValue)(&c.Env) }},
 		{Key: "pass_env", Flag: "e2b-pass-env", Default: "none", Usage: "pass this variable of the environment, by its `NAME`; may be repeated",
@@ -70,7 +72,7 @@ func Settings() []Setting {
 		{Key: "gpu", Default: "0", Usage: "E2B has none: anything but 0 is refused",
 			field: func(c *Config) settingValue { return (*countValue)(&c.GPU) }},
 		{Key: "spot", Default: "false", Usage: "E2B has none: true is refused",
-			field: func(c *Config) settingValue { return (*switchValue)(&c.Spot) }},
+			field: func(c *Config) settingValue { return (*boolValue)(&c.Spot) }},
 	}
 }
 
@@ -103,6 +105,9 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 			byKey[key] = s
 		}
 	}
+	if string(bytes.TrimSpace(b)) == "null" {
+		return nil // by convention of encoding/json
+	}
 	seen := make(map[string]string) // setting, to the key it was given by
 	next := *c
 	err := eachKey(b, func(key string, raw json.RawMessage) error {
@@ -127,6 +132,21 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 	}
 	*c = next
 	return nil
+}
+
+// MarshalJSON writes the settings that are not zero, with the keys of
+// [Settings], but for those that hold secrets: api_key and env. What else a
+// Config has, as Drivers, is not written.
+func (c Config) MarshalJSON() ([]byte, error) {
+	out := make(map[string]any)
+	for _, s := range Settings() {
+		v := s.field(&c).plain()
+		if s.Key == "api_key" || s.Key == "env" || reflect.ValueOf(v).IsZero() {
+			continue
+		}
+		out[s.Key] = v
+	}
+	return json.Marshal(out)
 }
 
 // eachKey calls f with every key of a JSON object, in order.
@@ -167,29 +187,32 @@ type textValue string
 
 func (v *textValue) String() string     { return string(*v) }
 func (v *textValue) Set(s string) error { *v = textValue(s); return nil }
+func (v *textValue) plain() any         { return string(*v) }
 func (v *textValue) setJSON(raw json.RawMessage) error {
 	return decodeJSON(raw, (*string)(v), "a string")
 }
 
-type switchValue bool
+type boolValue bool
 
-func (v *switchValue) String() string { return strconv.FormatBool(bool(*v)) }
-func (v *switchValue) setJSON(raw json.RawMessage) error {
+func (v *boolValue) plain() any     { return bool(*v) }
+func (v *boolValue) String() string { return strconv.FormatBool(bool(*v)) }
+func (v *boolValue) setJSON(raw json.RawMessage) error {
 	return decodeJSON(raw, (*bool)(v), "true or false")
 }
-func (v *switchValue) IsBoolFlag() bool { return true }
+func (v *boolValue) IsBoolFlag() bool { return true }
 
-func (v *switchValue) Set(s string) error {
+func (v *boolValue) Set(s string) error {
 	b, err := strconv.ParseBool(s)
 	if err != nil {
 		return errors.New("want true or false")
 	}
-	*v = switchValue(b)
+	*v = boolValue(b)
 	return nil
 }
 
 type countValue int
 
+func (v *countValue) plain() any                        { return int(*v) }
 func (v *countValue) String() string                    { return strconv.Itoa(int(*v)) }
 func (v *countValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
 
@@ -204,6 +227,7 @@ func (v *countValue) Set(s string) error {
 
 type sizeValue float64
 
+func (v *sizeValue) plain() any                        { return float64(*v) }
 func (v *sizeValue) String() string                    { return strconv.FormatFloat(float64(*v), 'g', -1, 64) }
 func (v *sizeValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
 
@@ -226,6 +250,8 @@ func (v *secondsValue) setJSON(raw json.RawMessage) error {
 	}
 	return v.setSeconds(string(raw))
 }
+
+func (v *secondsValue) plain() any { return time.Duration(*v).Seconds() }
 
 // String is empty for zero, so that flag packages print no second default.
 func (v *secondsValue) String() string {
@@ -254,6 +280,7 @@ func (v *secondsValue) setSeconds(s string) error {
 
 type namesValue []string
 
+func (v *namesValue) plain() any         { return []string(*v) }
 func (v *namesValue) String() string     { return strings.Join(*v, ",") }
 func (v *namesValue) Set(s string) error { *v = append(slices.Clip(*v), s); return nil }
 
@@ -267,6 +294,8 @@ func (v *namesValue) setJSON(raw json.RawMessage) error {
 }
 
 type pairsValue map[string]string
+
+func (v *pairsValue) plain() any { return map[string]string(*v) }
 
 // String names the variables; their values may be secret.
 func (v *pairsValue) String() string { return strings.Join(slices.Sorted(maps.Keys(*v)), ",") }

@@ -29,7 +29,8 @@ func TestConfigJSON(t *testing.T) {
 			remote.Config{Template: "base", CPU: 2, MemoryGB: 4, Timeout: 300 * time.Second, InstallDeps: true, PassEnv: []string{"A", "B"}}},
 		{"alias mem_gb", `{"mem_gb":0.5}`, remote.Config{MemoryGB: 0.5}},
 		{"alias memory", `{"memory":8}`, remote.Config{MemoryGB: 8}},
-		{"null", `{"cpu":null,"env":null}`, remote.Config{}},
+		{"null", `null`, remote.Config{}},
+		{"nulls", `{"cpu":null,"env":null}`, remote.Config{}},
 		{"durations", `{"timeout":"10m","step_timeout":"90"}`, remote.Config{Timeout: 10 * time.Minute, StepTimeout: 90 * time.Second}},
 		{"fractions of a second", `{"timeout":1.5,"step_timeout":0.25}`, remote.Config{Timeout: 1500 * time.Millisecond, StepTimeout: 250 * time.Millisecond}},
 		{"the rest", `{"env":{"K":"V"},"concurrency":3,"on_failure":"stop_dependents","root":"/r","api_key":"e2b_0","domain":"d","api_url":"http://a","sandbox_url":"http://s","gpu":0,"spot":false}`,
@@ -42,6 +43,19 @@ func TestConfigJSON(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(test.want, got, ignoreFuncs); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			// And back, without what is secret.
+			b, err := json.Marshal(got)
+			if err != nil || strings.Contains(string(b), "e2b_0") || strings.Contains(string(b), `"V"`) {
+				t.Fatalf("marshalled: %s, %v", b, err)
+			}
+			var again remote.Config
+			if err := json.Unmarshal(b, &again); err != nil {
+				t.Fatal(err)
+			}
+			test.want.APIKey, test.want.Env = "", nil
+			if diff := cmp.Diff(test.want, again, ignoreFuncs); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
@@ -130,7 +144,7 @@ func TestFlagErrors(t *testing.T) {
 		{"cores", "--e2b-cpu", "two", "want a whole number"},
 		{"memory", "--e2b-mem", "NaN", "want a number of GiB"},
 		{"timeout", "--e2b-timeout", "-3s", "want a number of seconds"},
-		{"pair without a name", "--e2b-env", "s3cr3t", "--e2b-env wants NAME=VALUE"},
+		{"pair without a name", "--e2b-env", "s3cr3t", "it wants NAME=VALUE"},
 		{"the account's key", "--e2b-pass-env", "E2B_API_KEY", "it would give the sandbox your account"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

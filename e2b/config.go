@@ -15,10 +15,14 @@ import (
 // Config is what a client is made from. An empty field takes its value from
 // the environment variable that its comment names, and then the default.
 type Config struct {
-	APIKey     string // E2B_API_KEY; required. Made at https://e2b.dev/dashboard
+	APIKey     string `json:"-"` // E2B_API_KEY; required. Made at https://e2b.dev/dashboard
 	Domain     string // E2B_DOMAIN; default "e2b.app"
 	APIURL     string // E2B_API_URL; default "https://api." and the domain
 	SandboxURL string // E2B_SANDBOX_URL; default: by the domain. One URL for all sandboxes, which are told apart by header
+
+	// (Where APIURL leads away from E2B's cloud, Domain or SandboxURL must be
+	// set, too, or the server must name a domain: nothing is sent to sandboxes
+	// of another deployment.)
 
 	// RequestTimeout bounds one control-plane call with all its retries, and
 	// the wait for the first answer of any other. Zero means 60 s, as in the
@@ -73,7 +77,7 @@ func (c Config) fromEnvironment() Config {
 	set(&c.Domain, "E2B_DOMAIN")
 	set(&c.APIURL, "E2B_API_URL")
 	set(&c.SandboxURL, "E2B_SANDBOX_URL")
-	if c.Domain == "" {
+	if c.Domain == "" && !c.elsewhere() {
 		c.Domain = defaultDomain
 	}
 	if c.APIURL == "" {
@@ -97,6 +101,17 @@ func (c Config) fromEnvironment() Config {
 	return c
 }
 
+// elsewhere reports whether the API is named, and not that of E2B's cloud, whose
+// domain then says nothing about where sandboxes are.
+func (c Config) elsewhere() bool {
+	u, err := url.Parse(c.APIURL)
+	if c.APIURL == "" || err != nil {
+		return false
+	}
+	host := u.Hostname()
+	return host != defaultDomain && !strings.HasSuffix(host, "."+defaultDomain)
+}
+
 // validate looks at the configuration, of which given is what the caller set.
 func (c Config) validate(given Config) error {
 	if c.APIKey == "" {
@@ -105,7 +120,7 @@ func (c Config) validate(given Config) error {
 	if os.Getenv("E2B_VALIDATE_API_KEY") != "false" && !regexp.MustCompile(keyPattern).MatchString(c.APIKey) {
 		return fmt.Errorf("e2b: %w: the API key is not \"e2b_\" and hexadecimal digits; check E2B_API_KEY or Config.APIKey, or set E2B_VALIDATE_API_KEY=false for a server with other keys", ErrAuthentication)
 	}
-	if c.Domain == "" || strings.ContainsAny(c.Domain, "/@? ") {
+	if strings.ContainsAny(c.Domain, "/@? ") {
 		return fmt.Errorf("e2b: %w: the domain %q is not a host name; check %s", ErrInvalid, c.Domain, origin(given.Domain, "Domain", "E2B_DOMAIN"))
 	}
 	if fault := urlFault(c.APIURL); fault != "" {

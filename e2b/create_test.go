@@ -252,7 +252,7 @@ func TestCreateRefused(t *testing.T) {
 		is     []error
 		text   string
 	}{
-		{"quota", 429, `{"code":429,"message":"you have 20"}`, &QuotaExceededError{}, []error{ErrQuota}, "E2B quota exceeded: create sandbox: quota exceeded: 429 Too Many Requests: you have 20; kill"},
+		{"quota", 429, `{"code":429,"message":"you have 20"}`, &QuotaExceededError{}, []error{ErrQuota}, "E2B quota exceeded: quota exceeded: 429 Too Many Requests: you have 20; kill"},
 		{"throttled", 429, "slow down", &SandboxError{}, []error{ErrRateLimit}, "slow down"},
 		{"no template", 404, `{"code":404,"message":"template 'nope' not found"}`, &SandboxError{}, []error{ErrTemplate, ErrNotFound}, `"nope"`},
 		{"template of others", 403, `{"code":403,"message":"Team does not have access to the template"}`, &SandboxError{}, []error{ErrTemplate, ErrForbidden}, "e2b template list"},
@@ -513,7 +513,7 @@ func TestCreateTimeout(t *testing.T) {
 		c := newTestClient(t, serve(t, p), func(cfg *Config) { cfg.RequestTimeout = time.Second })
 		_, err := c.CreateSandbox(t.Context(), CreateOptions{})
 		e := (*TimeoutError)(nil)
-		if !errors.As(err, &e) || !errors.Is(err, ErrTimeout) || !strings.HasPrefix(err.Error(), "Sandbox creation timeout: create sandbox: ") {
+		if !errors.As(err, &e) || !errors.Is(err, ErrTimeout) || !strings.HasPrefix(err.Error(), "Sandbox creation timeout: ") {
 			t.Errorf("error %v", err)
 		}
 		if !e.Timeout() {

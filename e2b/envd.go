@@ -116,6 +116,9 @@ type daemonHTTP struct {
 }
 
 func (d *daemonHTTP) Do(req *http.Request) (*http.Response, error) {
+	if err := d.sandbox.placed(); err != nil {
+		return nil, err
+	}
 	d.sandbox.authorize(req.Header)
 	req.Header.Set("User-Agent", d.sandbox.client.userAgent())
 	resp, err := d.transport.RoundTrip(req)
@@ -167,7 +170,7 @@ func call[Req, Res any](ctx context.Context, s *Sandbox, op string, c *connect.C
 func mayRepeat(err error, safe bool) bool {
 	var api *APIError
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrTimeout):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrTimeout), errors.Is(err, ErrInvalid):
 		return false
 	case isDial(err):
 		return true
@@ -220,9 +223,15 @@ func (s *Sandbox) rpcError(ctx context.Context, op string, err error) error {
 		return fmt.Errorf("%s: %w", op, context.Cause(ctx))
 	case errors.As(err, &connectErr) && connectErr.Unwrap() != nil:
 		err = connectErr.Unwrap() // leaves out Connect's guess at a code
-		if !errors.As(err, new(*APIError)) {
-			err = &quoted{s.clean(err.Error()), err} // it may quote headers
+		if refused := (*APIError)(nil); errors.As(err, &refused) {
+			refused.Op = op
+			return err
 		}
+		text := s.clean(err.Error()) // it may quote headers
+		if isDial(err) {
+			text += networkHint(true)
+		}
+		err = &quoted{text, err}
 	}
 	return fmt.Errorf("%s: %w", op, err)
 }

@@ -105,5 +105,5 @@ func describe(what string, err error) string {
 	if err == nil {
 		return what
 	}
-	return what + ": " + err.Error()
+	return what + ": " + strings.TrimPrefix(err.Error(), "create sandbox: ") // which it says already
 }

@@ -107,6 +107,9 @@ func (s *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
 // Each try has another: what is left of one that was cut must not write over
 // the next.
 func (s *Sandbox) uploadPart(ctx context.Context, op, dir string, r io.Reader, size int64, opts uploadOptions) (parts []string, err error) {
+	if err := s.placed(); err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
 	src := newSource(r, size)
 	req := &request{
 		op: op, method: http.MethodPost, url: s.base + "/files", header: s.fileHeader(),
@@ -115,7 +118,7 @@ func (s *Sandbox) uploadPart(ctx context.Context, op, dir string, r io.Reader, s
 			parts = append(parts, part)
 			u.RawQuery = pathQuery(part)
 		},
-		body: src.open, size: size, once: !src.again, safe: true, idle: transferIdle,
+		body: src.open, size: size, inside: true, once: !src.again, safe: true, idle: transferIdle,
 	}
 	req.header.Set("Content-Type", "application/octet-stream")
 	if opts.gzip {
@@ -348,9 +351,12 @@ func (s *Sandbox) get(ctx context.Context, op, name, part string) (*http.Respons
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
 	}
+	if err := s.placed(); err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
 	req := &request{
 		op: op, method: http.MethodGet, url: s.fileURL(name), header: s.fileHeader(),
-		safe: true, ok: []int{http.StatusRequestedRangeNotSatisfiable}, idle: transferIdle,
+		inside: true, safe: true, ok: []int{http.StatusRequestedRangeNotSatisfiable}, idle: transferIdle,
 	}
 	if part != "" {
 		req.header.Set("Range", part)

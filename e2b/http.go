@@ -39,6 +39,8 @@ type request struct {
 	url    string      // absolute, with query
 	header http.Header // may be nil
 
+	inside bool // it is for a sandbox, not for the control plane
+
 	// target, unless nil, changes the URL for one try.
 	target func(*url.URL)
 
@@ -109,10 +111,11 @@ func (c *Client) userAgent() string {
 
 // sendError is a request that got no answer.
 type sendError struct {
-	op   string
-	err  error
-	sent bool  // it may have reached the server
-	last error // what the try before had met, if anything
+	op     string
+	err    error
+	inside bool  // it was for a sandbox
+	sent   bool  // it may have reached the server
+	last   error // what the try before had met, if anything
 }
 
 func (e *sendError) Error() string {
@@ -121,9 +124,17 @@ func (e *sendError) Error() string {
 		text += "; before that: " + e.last.Error()
 	}
 	if !e.sent && errors.As(e.err, new(net.Error)) {
-		text += "; check the network, E2B_DOMAIN and E2B_API_URL"
+		text += networkHint(e.inside)
 	}
 	return text
+}
+
+// networkHint is what to look at when there is no connection.
+func networkHint(inside bool) string {
+	if inside {
+		return "; check the network, E2B_DOMAIN and E2B_SANDBOX_URL"
+	}
+	return "; check the network, E2B_DOMAIN and E2B_API_URL"
 }
 
 func (e *sendError) Unwrap() []error {
@@ -297,7 +308,7 @@ func (x *exchange) backoff(shortest, longest time.Duration, try int, _ *http.Res
 }
 
 func (x *exchange) failure(ctx context.Context, err error) error {
-	e := &sendError{op: x.req.op, err: unwrapURL(err), sent: x.sent}
+	e := &sendError{op: x.req.op, err: unwrapURL(err), inside: x.req.inside, sent: x.sent}
 	if ctx.Err() != nil {
 		e.err = context.Cause(ctx)
 		if x.last != nil && !errors.Is(x.last, ctx.Err()) {

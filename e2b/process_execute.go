@@ -21,8 +21,12 @@ type CommandResult struct {
 }
 
 // ExecuteCommand runs a command to its end, and kills it when ctx ends first.
-// An exit code other than zero is no error. Where output is lost because the
-// connection was cut, the result has the rest along with the error.
+// An exit code other than zero is no error. Where ctx ended, Command.Timeout
+// did, or the connection was cut, the result has the output so far along with
+// the error.
+//
+// The end of a command is also that of the processes it has started in the
+// background and that still hold its output, as [Process.Wait] says.
 func (s *Sandbox) ExecuteCommand(ctx context.Context, cmd Command) (*CommandResult, error) {
 	var stdout, stderr capped
 	if cmd.Stderr == nil {
@@ -39,11 +43,14 @@ func (s *Sandbox) ExecuteCommand(ctx context.Context, cmd Command) (*CommandResu
 	}
 	_, readErr := io.Copy(&stdout, p.Stdout())
 	status, err := p.Wait(ctx)
-	if err != nil && err == ctx.Err() {
+	switch {
+	case err != nil && err == ctx.Err():
 		p.kill()
-		return nil, fmt.Errorf("execute %q: %w", cmd.Path, context.Cause(ctx))
-	}
-	if err == nil {
+		p.Close() // after which nothing writes to the outputs
+		stdout.Write(p.stdout.left())
+		err = fmt.Errorf("execute %q: %w", cmd.Path, context.Cause(ctx))
+		status = ExitStatus{Code: -1}
+	case err == nil:
 		err = readErr
 	}
 	return &CommandResult{

@@ -73,6 +73,24 @@ func (o *output) Close() error {
 	return nil
 }
 
+// left returns what came before Close and was not read. Nothing comes any more.
+func (o *output) left() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := o.rest
+	for {
+		select {
+		case chunk, ok := <-o.chunks:
+			if !ok {
+				return b
+			}
+			b = append(b, chunk...)
+		default:
+			return b
+		}
+	}
+}
+
 func errClosedOutput() error { return fmt.Errorf("read of a process's output: %w", os.ErrClosed) }
 
 var _ io.ReadCloser = (*output)(nil)

@@ -35,26 +35,46 @@ type Sandbox struct {
 }
 
 func newSandbox(c *Client, a sandboxAnswer) *Sandbox {
-	s := &Sandbox{client: c, answer: a, base: daemonURL(&c.cfg, a)}
+	s := &Sandbox{client: c, answer: a}
+	s.base = s.daemonURL()
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rpc = newDaemon(s)
 	return s
 }
 
-// daemonURL is where the daemon of a sandbox is reached.
-func daemonURL(cfg *Config, a sandboxAnswer) string {
-	domain := a.Domain
-	if domain == "" {
-		domain = cfg.Domain
+// domain is that of the sandbox's deployment; empty where it is not known.
+func (s *Sandbox) domain() string {
+	if s.answer.Domain != "" {
+		return s.answer.Domain
 	}
+	return s.client.cfg.Domain
+}
+
+// daemonURL is where the daemon of a sandbox is reached.
+func (s *Sandbox) daemonURL() string {
+	domain := s.domain()
 	switch {
-	case cfg.SandboxURL != "":
-		return cfg.SandboxURL
+	case s.client.cfg.SandboxURL != "":
+		return s.client.cfg.SandboxURL
+	case domain == "":
+		return nowhere
 	case slices.Contains(sharedDomains(), domain):
 		return "https://sandbox." + domain
 	default:
-		return "https://" + envdPort + "-" + a.SandboxID + "." + domain
+		return "https://" + envdPort + "-" + s.ID() + "." + domain
 	}
+}
+
+// nowhere stands for the daemon of a sandbox when it is not known where it is.
+// Nothing has a name under this domain (RFC 2606).
+const nowhere = "https://sandbox.invalid"
+
+// placed returns an error when it is not known where the sandbox is.
+func (s *Sandbox) placed() error {
+	if s.base != nowhere {
+		return nil
+	}
+	return fmt.Errorf("%w: the API is not that of E2B's cloud, and nothing says where its sandboxes are; set E2B_SANDBOX_URL or E2B_DOMAIN, or Config.SandboxURL or Config.Domain", ErrInvalid)
 }
 
 // authorize sets the headers that lead a request to this sandbox and let it

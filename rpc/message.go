@@ -92,6 +92,11 @@ type ErrorData struct {
 	Type      string   `json:"error_type,omitempty"` // of the driver's error, as "*fs.PathError", or "panic"
 	Traceback string   `json:"traceback,omitempty"`  // the stack of a panic
 	Available []string `json:"available,omitempty"`  // drivers, for CodeUnknownDriver
+
+	// Of a step, as far as it came: as in StepResult.
+	RowsIn     int64              `json:"rows_in,omitempty"`
+	DurationMS float64            `json:"duration_ms,omitempty"`
+	Metrics    map[string]float64 `json:"metrics,omitempty"`
 }
 
 func (e *Error) Error() string { return e.Message }

@@ -1,4 +1,11 @@
 // Package secrets keeps secret values out of what is written.
+//
+// A value is taken for a secret by its key. The keys, in any case and with
+// dashes or underscores, are: password, passwd, pwd, token, secret, secret_key,
+// service_key, service_role_key, api_key, apikey, access_token, refresh_token,
+// auth_token, bearer_token, client_secret, client_key, private_key, access_key,
+// secret_access_key, session_key, encryption_key, dsn, pg_dsn,
+// connection_string, anon_key, authorization.
 package secrets
 
 import (

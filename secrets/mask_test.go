@@ -3,6 +3,9 @@ package secrets_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -56,4 +59,24 @@ func ExampleMask() {
 	config := map[string]any{"user": "reader", "password": "hunter2"}
 	fmt.Println(secrets.Mask(config))
 	// Output: map[password:***MASKED*** user:reader]
+}
+
+// The package's documentation lists the keys.
+func TestKeysDocumented(t *testing.T) {
+	b, err := os.ReadFile("mask.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, code, _ := strings.Cut(string(b), "package secrets\n")
+	_, code, _ = strings.Cut(code, "func sensitive")
+	code, _, _ = strings.Cut(code, "return true")
+	keys := regexp.MustCompile(`"([a-z_]{3,})"`).FindAllStringSubmatch(code, -1)
+	if len(keys) < 20 {
+		t.Fatalf("found %d keys", len(keys))
+	}
+	for _, key := range keys {
+		if !regexp.MustCompile(`[ ,:]` + key[1] + `[,.]`).MatchString(doc) {
+			t.Errorf("%s is not in the documentation", key[1])
+		}
+	}
 }

@@ -51,12 +51,14 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 	if err != nil {
 		rpcErr := rpcError(p.StepID, err)
 		rpcErr.Data.Driver = p.Driver
+		rpcErr.Data.DurationMS = milliseconds(time.Since(start))
+		rpcErr.Data.RowsIn, rpcErr.Data.Metrics = s.sofar()
 		w.event(p.StepID, "step_failed", map[string]any{
 			"driver":      p.Driver,
 			"error":       rpcErr.Message,
 			"error_type":  rpcErr.Data.Type,
 			"traceback":   rpcErr.Data.Traceback,
-			"duration_ms": milliseconds(time.Since(start)),
+			"duration_ms": rpcErr.Data.DurationMS,
 		})
 		return nil, rpcErr
 	}
@@ -87,6 +89,7 @@ type stepRun struct {
 	inputs map[string]*DataFrame
 
 	mu      sync.Mutex
+	rowsIn  int64
 	metrics map[string]float64
 	done    bool // the step was answered: a driver left behind is not heard
 }
@@ -244,6 +247,9 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 			"from_spill":  false,
 		})
 	}
+	s.mu.Lock()
+	s.rowsIn = rows
+	s.mu.Unlock()
 	if len(reported) > 0 {
 		s.Metric("rows_in", float64(rows), "rows")
 	}
@@ -412,6 +418,15 @@ func (s *stepRun) Metric(name string, value float64, unit string) {
 	if heard {
 		s.w.metric(s.p.StepID, name, value, unit)
 	}
+}
+
+// sofar returns what a step that has failed has counted; nothing is counted any
+// more.
+func (s *stepRun) sofar() (rowsIn int64, metrics map[string]float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done = true
+	return s.rowsIn, s.metrics
 }
 
 func (s *stepRun) heard() bool {

@@ -48,7 +48,7 @@ func seal(ctx context.Context, fsys FS, root, rel string, result *rpc.SealResult
 				return err
 			}
 		case !e.Type().IsRegular():
-			result.Skipped = append(result.Skipped, rpc.SkippedArtifact{Path: name, Reason: "not a regular file: " + e.Type().String()})
+			result.Skipped = append(result.Skipped, rpc.SkippedArtifact{Path: name, Reason: "it is " + kind(e.Type()) + ", not a regular file"})
 		default:
 			a, err := sealFile(fsys, filepath.Join(root, filepath.FromSlash(name)))
 			if err != nil {
@@ -61,6 +61,21 @@ func seal(ctx context.Context, fsys FS, root, rel string, result *rpc.SealResult
 		}
 	}
 	return nil
+}
+
+// kind says what something is that is no regular file.
+func kind(t fs.FileMode) string {
+	switch {
+	case t&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case t&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case t&fs.ModeSocket != 0:
+		return "a socket"
+	case t&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "something else"
 }
 
 func sealFile(fsys FS, name string) (rpc.Artifact, error) {

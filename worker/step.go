@@ -28,7 +28,12 @@ type Step struct {
 	Connection string
 
 	// Inputs by name: "df_<step>" for every step this one needs, and "df" when
-	// there is exactly one. A driver must not release them.
+	// there is exactly one; or the names that the step's own inputs have in the
+	// manifest. In df_<step>, characters of the id outside [0-9A-Za-z_] are "_", a
+	// leading digit has "_" before it, and ids that would become the same name
+	// have 8 hex digits of their SHA-256 behind it: "df_extract_users" is from
+	// the step "extract-users". [Step.InputNames] lists what there is. A driver
+	// must not release them.
 	Inputs map[string]*DataFrame
 
 	// BasePath is where relative input paths start; empty means the current
@@ -100,14 +105,11 @@ func (s *Step) Input(name string) (*DataFrame, error) {
 	return nil, fmt.Errorf("input %q missing; the step has %s", name, s.inputList())
 }
 
-// OnlyInput returns the table of a driver that takes one. A step that has
-// several is an error: which one was meant cannot be known.
+// OnlyInput returns the table of a driver that takes one, whatever its name. A
+// step that has several is an error: which one was meant cannot be known.
 func (s *Step) OnlyInput() (*DataFrame, error) {
 	var only *DataFrame
 	for _, name := range s.InputNames() {
-		if name != DefaultOutput && !strings.HasPrefix(name, "df_") {
-			continue
-		}
 		if df := s.Inputs[name]; only != nil && df != only {
 			return nil, fmt.Errorf("one table is wanted; the step has %s", s.inputList())
 		}

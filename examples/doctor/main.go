@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/osiris-pipelines/remote"
@@ -28,7 +29,7 @@ func main() {
 	csv.Register(drivers)
 	worker.Main(drivers)
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(doctor(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -42,6 +43,10 @@ func doctor(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "doctor: unexpected argument %q\n", flags.Arg(0))
 		return 2
 	}
 	diagnosis, err := remote.Doctor(ctx, cfg)

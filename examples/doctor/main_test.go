@@ -35,6 +35,7 @@ func TestDoctor(t *testing.T) {
 		{"well", nil, server.APIKey(), 0, "runs can start"},
 		{"other size", []string{"--e2b-cpu", "32"}, server.APIKey(), 1, "-> name another template"},
 		{"no key", nil, "", 1, "E2B_API_KEY"},
+		{"argument", []string{"x"}, server.APIKey(), 2, ""},
 		{"unknown flag", []string{"--nope"}, server.APIKey(), 2, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

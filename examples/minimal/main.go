@@ -10,6 +10,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/worker"
@@ -22,7 +23,7 @@ func main() {
 	worker.Main(drivers) // started again as the worker, the program stays in here
 
 	// Ctrl-C stops the run in order: a sandbox must not be left behind.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, drivers, os.Args[1:]); err != nil {
 		log.Fatal(err)

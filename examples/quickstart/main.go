@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/osiris-pipelines/remote"
@@ -43,7 +44,7 @@ func main() {
 	csv.Register(drivers)
 	worker.Main(drivers) // started again as the worker, the program stays in here
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := quickstart(ctx, drivers); err != nil {
 		progress.Error(os.Stderr, "quickstart", err)

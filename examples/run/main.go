@@ -44,9 +44,12 @@ func main() {
 
 func program(drivers *worker.Registry) int {
 	// The first Ctrl-C stops the run in order, the second one the program.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	// Where nobody reads what is printed, as behind head, the run ends in order,
+	// too: the printer says so.
+	signal.Ignore(syscall.SIGPIPE)
 	return run(ctx, os.Args[1:], drivers, os.Stdout, os.Stderr)
 }
 

@@ -516,6 +516,41 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// Who stops reading what is printed, as head does, leaves no sandbox behind.
+func TestNobodyReads(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there are no such signals here")
+	}
+	server, err := mock.NewServer(mock.WithProcesses())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	dir := t.TempDir()
+	cmd := command(t, pipeline(t, "waits", "test.wait", map[string]any{}), "--e2b", "--session-dir", dir)
+	cmd.Env = append(append(cmd.Env, asProgram+"=drivers"), server.Env()...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	stdout.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("it ends with %v", err)
+	}
+	if n := len(server.Sandboxes()); n != 1 || len(server.Alive()) > 0 {
+		t.Errorf("%d sandboxes were made, %d are left", n, len(server.Alive()))
+	}
+	if ok, code := status(t, dir); ok || code != 1 {
+		t.Errorf("status.json says ok %t, exit code %d", ok, code)
+	}
+}
+
 // A config with a secret in it is refused, and the secret is not repeated.
 func TestInlineSecret(t *testing.T) {
 	manifest := pipeline(t, "secret", "filesystem.csv_extractor", map[string]any{"path": "csv/supabase_users.csv", "password": "hunter2"})

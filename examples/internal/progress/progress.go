@@ -3,10 +3,12 @@ package progress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -17,13 +19,14 @@ import (
 type Printer struct {
 	w     io.Writer
 	start time.Time
+	err   error // of the last line
 }
 
 // New returns a printer that writes to w and counts time from now.
 func New(w io.Writer) *Printer { return &Printer{w: w, start: time.Now()} }
 
 // Event prints an event; it is meant for [remote.ExecutionContext.OnEvent]. It
-// never fails, since an error would fail the run.
+// fails, and with it the run, only when nobody reads any more what is printed.
 func (p *Printer) Event(_ context.Context, e remote.Event) error {
 	var f struct {
 		PipelineID string  `json:"pipeline_id"`
@@ -55,11 +58,14 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 	case "collect_error":
 		p.line("artifacts NOT collected: %s", f.Error)
 	}
+	if errors.Is(p.err, syscall.EPIPE) {
+		return p.err
+	}
 	return nil
 }
 
 func (p *Printer) line(format string, args ...any) {
-	fmt.Fprintf(p.w, "%8.3fs  %s\n", time.Since(p.start).Seconds(), Clean(shorten(fmt.Sprintf(format, args...))))
+	_, p.err = fmt.Fprintf(p.w, "%8.3fs  %s\n", time.Since(p.start).Seconds(), Clean(shorten(fmt.Sprintf(format, args...))))
 }
 
 // Report prints a run's verdict, where its session is, and what it left there.

@@ -117,7 +117,7 @@ func New(opts Options) (*Machine, error) {
 			return nil, err
 		}
 	}
-	dir, err := makeDir(opts.Dir, "machine-")
+	dir, err := makeDir(opts.Dir, "osiris-sandbox-")
 	if err != nil {
 		return nil, err
 	}

@@ -491,7 +491,8 @@ func TestWriteErrors(t *testing.T) {
 		want   []string
 	}{
 		{"no path", map[string]*worker.DataFrame{"df": table}, map[string]any{}, []string{"'path' is required in config"}},
-		{"no input", map[string]*worker.DataFrame{"other": table}, map[string]any{"path": "o.csv"}, []string{"requires a table in inputs", "other"}},
+		{"no input", nil, map[string]any{"path": "o.csv"}, []string{"requires a table in inputs", "no inputs"}},
+		{"two inputs", map[string]*worker.DataFrame{"df": table, "other": binary}, map[string]any{"path": "o.csv"}, []string{"requires a table in inputs", "one table is wanted", "df, other"}},
 		{"outside", map[string]*worker.DataFrame{"df": table}, map[string]any{"path": "../o.csv"}, []string{"CSV writing failed", "../o.csv"}},
 		{"misfit", map[string]*worker.DataFrame{"df": table}, map[string]any{"path": "o.csv", "encoding": "latin-1"}, []string{"o.csv", "CSV encoding error (tried latin-1)", `column "name" in row 2`, "'ž'"}},
 		{"misfit other", map[string]*worker.DataFrame{"df": table}, map[string]any{"path": "o.csv", "encoding": "iso-8859-7"}, []string{`column "name" in row 2`, "'ž'"}},

@@ -1,0 +1,123 @@
+package remote_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/mock"
+)
+
+// docs/manifest.md has a manifest that works.
+func TestManifestDocumented(t *testing.T) {
+	b, err := os.ReadFile("docs/manifest.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "```yaml\n")
+	text, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("there is no example")
+	}
+	m, err := remote.ParseManifest([]byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := remote.NewLocalAdapter(remote.Config{Drivers: csvDrivers(), InProcess: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ec := newContext(t, "s")
+	ec.BasePath = t.TempDir()
+	if err := os.WriteFile(filepath.Join(ec.BasePath, "users.csv"), []byte("a,b\n1,2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, files, err := remote.Run(t.Context(), a, m, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(files.ArtifactsDir, "write", "out.csv"))
+	if string(got) != "a,b\n1,2\n" || err != nil {
+		t.Errorf("wrote %q, %v", got, err)
+	}
+}
+
+// docs/session.md names every event and metric with all their fields, and no
+// event that there is not.
+func TestSessionDocumented(t *testing.T) {
+	b, err := os.ReadFile("docs/session.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(b)
+	documented := func(kind, name string) {
+		t.Helper()
+		if !strings.Contains(doc, "`"+name+"`") {
+			t.Errorf("docs/session.md does not name the %s %q", kind, name)
+		}
+	}
+	seen := make(map[string]bool)
+	run := func(m *remote.Manifest, opts *mock.Options) {
+		t.Helper()
+		a, _ := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond}, opts)
+		ec := newContext(t, "s")
+		_, _, _ = remote.Run(t.Context(), a, m, ec)
+		for _, e := range events(t, ec, "") {
+			name, _ := e["event"].(string)
+			if name == "inputs_seen" { // a test driver's own
+				continue
+			}
+			seen[name] = true
+			documented("event", name)
+			for field := range e {
+				documented("field of "+name, field)
+			}
+		}
+		for _, e := range lines(t, filepath.Join(ec.LogsDir, "metrics.jsonl")) {
+			name, _ := e["metric"].(string)
+			documented("metric", name)
+			for field := range e {
+				documented("field of "+name, field)
+			}
+		}
+		status, err := os.ReadFile(filepath.Join(ec.LogsDir, "status.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(status, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for field := range fields {
+			documented("field of status.json", field)
+		}
+	}
+	good := join()
+	good.Steps[0].Config["component"] = "test.rows"
+	run(good, nil)
+	failing := join()
+	failing.Steps[1].Driver = "test.panic"
+	run(failing, nil)
+	run(join(), &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
+		if c.Op == mock.OpDownload {
+			return errors.New("no")
+		}
+		return nil
+	}})
+
+	_, tables, _ := strings.Cut(doc, "Of the run:")
+	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")
+	for _, row := range regexp.MustCompile("(?m)^\\|(?: \\*or\\*)? `([a-z_]+)`").FindAllStringSubmatch(tables, -1) {
+		if !seen[row[1]] {
+			t.Errorf("docs/session.md has the event %q, which no run of this test had", row[1])
+		}
+	}
+}
