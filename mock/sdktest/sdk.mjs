@@ -678,14 +678,22 @@ async function callbacks(sandbox) {
 }
 
 async function terminal(sandbox) {
-  let output = ''
-  const onData = (data) => (output += Buffer.from(data))
-  const handle = await sandbox.pty.create({ cols: 97, rows: 31, onData, envs: { PS1: '' } })
-  await sandbox.pty.sendInput(handle.pid, Buffer.from('stty size; sleep 0.3; stty size; exit 5\n'))
-  await sandbox.pty.resize(handle.pid, { cols: 120, rows: 40 })
-  const ended = await rejects(handle.wait(), CommandExitError)
-  assert.equal(ended.exitCode, 5)
-  assert.ok(output.includes('40 120'), output)
+  await inDirectory(sandbox, async (base) => {
+    const wait = (name) => `until test -e ${base}/${name}; do sleep 0.05; done`
+    let output = ''
+    const onData = (data) => (output += Buffer.from(data))
+    const handle = await sandbox.pty.create({ cols: 97, rows: 31, onData, envs: { PS1: '' } })
+    // It waits before it exits: the kernel throws away what of a terminal was not
+    // read by then.
+    const line = `stty size; ${wait('resized')}; stty size; ${wait('seen')}; exit 5\n`
+    await sandbox.pty.sendInput(handle.pid, Buffer.from(line))
+    await sandbox.pty.resize(handle.pid, { cols: 120, rows: 40 })
+    await sandbox.files.write(`${base}/resized`, '')
+    await eventually(() => output.includes('40 120'), 'the terminal has its new size')
+    await sandbox.files.write(`${base}/seen`, '')
+    const ended = await rejects(handle.wait(), CommandExitError)
+    assert.equal(ended.exitCode, 5)
+  })
 }
 
 const sections = [

@@ -758,13 +758,25 @@ def callbacks(bench, sandbox):
 
 
 def terminal(bench, sandbox):
-    handle = sandbox.pty.create(PtySize(rows=31, cols=97), envs={"PS1": ""})
-    sandbox.pty.send_stdin(handle.pid, b"stty size; sleep 0.3; stty size; exit 5\n")
-    sandbox.pty.resize(handle.pid, PtySize(rows=40, cols=120))
-    output = bytearray()
-    with raises(CommandExitException, "5"):
-        handle.wait(on_pty=output.extend)
-    assert b"40 120" in output, bytes(output)
+    with bench.directory(sandbox) as base:
+        handle = sandbox.pty.create(PtySize(rows=31, cols=97), envs={"PS1": ""})
+        wait = lambda name: f"until test -e {base}/{name}; do sleep 0.05; done"
+        # It waits before it exits: the kernel throws away what of a terminal was
+        # not read by then.
+        line = f"stty size; {wait('resized')}; stty size; {wait('seen')}; exit 5\n"
+        sandbox.pty.send_stdin(handle.pid, line.encode())
+        sandbox.pty.resize(handle.pid, PtySize(rows=40, cols=120))
+        sandbox.files.write(f"{base}/resized", "")
+        output = bytearray()
+
+        def on_pty(chunk):
+            before = b"40 120" in output
+            output.extend(chunk)
+            if not before and b"40 120" in output:
+                sandbox.files.write(f"{base}/seen", "")
+
+        with raises(CommandExitException, "5"):
+            handle.wait(on_pty=on_pty)
 
 
 def environment(bench):

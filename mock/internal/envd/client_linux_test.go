@@ -267,6 +267,18 @@ func (s *stream) event() *envdpb.ProcessEvent {
 	return res.GetEvent()
 }
 
+// saying reads what a process says until it is as long as want, for it may come
+// in pieces.
+func (s *stream) saying(want string) string {
+	s.t.Helper()
+	var got []byte
+	for len(got) < len(want) {
+		data := s.event().GetData()
+		got = append(append(got, data.GetStdout()...), data.GetPty()...)
+	}
+	return string(got)
+}
+
 // pid reads the first event of a process.
 func (s *stream) pid() uint32 {
 	s.t.Helper()
