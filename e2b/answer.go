@@ -3,6 +3,7 @@ package e2b
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -30,10 +31,30 @@ func refuse(op string, resp *http.Response) *APIError {
 		body = withoutSecrets(body, header)
 	}
 	e.judge(e.read(body))
+	switch {
+	case resp.StatusCode/100 == 3:
+		e.fix = redirected(resp, header)
+	case e.Status == http.StatusNotFound && !e.object && header.Get("X-Api-Key") != "":
+		e.fix = "this is not what E2B's API says; check E2B_API_URL"
+	}
 	if e.Status == http.StatusUnauthorized && header.Get("E2b-Sandbox-Id") != "" {
 		e.fix = "connect to the sandbox again"
 	}
 	return e
+}
+
+// redirected says what to do about an answer that leads elsewhere. It is not
+// followed: that would hand the key to another host.
+func redirected(resp *http.Response, header http.Header) string {
+	variable := "E2B_API_URL"
+	if header.Get("E2b-Sandbox-Id") != "" {
+		variable = "E2B_SANDBOX_URL"
+	}
+	to, err := resp.Location()
+	if err != nil {
+		return "check " + variable
+	}
+	return fmt.Sprintf("it redirects to %s; set %s to where it should be", clip(to.Scheme+"://"+to.Host), variable)
 }
 
 // refusal is the JSON of an answer that says no. Code is a number from the

@@ -469,6 +469,14 @@ func TestListWithoutEnd(t *testing.T) {
 	}
 }
 
+func TestListHugeToken(t *testing.T) {
+	h, queries := pager(func(token string) string { return strings.Repeat("x", maxToken) + token })
+	ids, err := collect(t, newTestClient(t, serve(t, h)), ListOptions{})
+	if !errors.Is(err, errEndless) || len(ids) != 2 || len(*queries) != 2 {
+		t.Errorf("%d sandboxes of %d pages, error %v", len(ids), len(*queries), err)
+	}
+}
+
 func TestListFails(t *testing.T) {
 	requests := 0
 	c := newTestClient(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -34,6 +34,7 @@ const (
 
 	lookFirst = 500 * time.Millisecond // between two looks, and then longer
 	lookMost  = 10 * time.Second
+	lastLook  = 5 * time.Second // for a look that begins in time
 )
 
 // CreateOptions says what sandbox is made. The zero value makes one from E2B's
@@ -238,7 +239,7 @@ func ambiguous(err error) bool {
 	case refused.Code == "sandbox_capacity_unavailable", refused.Code == "sandbox_no_compatible_node":
 		return false
 	}
-	return refused.Status >= 500 || refused.Status < 400
+	return refused.Status >= 500
 }
 
 // explain says what to do about a template that E2B refuses.
@@ -250,7 +251,7 @@ func (b *birth) explain(err error) error {
 	switch {
 	case e.Status == http.StatusTooManyRequests && e.RetryAfter == 0 && e.object:
 		e.about, e.fix = ErrQuota, "kill sandboxes that are not needed, or ask E2B for more"
-	case e.Status == http.StatusNotFound,
+	case e.Status == http.StatusNotFound && e.object,
 		(e.Status == http.StatusForbidden || e.Status == http.StatusBadRequest) && strings.Contains(strings.ToLower(e.Message), "template"):
 		return fmt.Errorf("%w %q: %w; list the account's templates with `e2b template list`, or see https://e2b.dev/dashboard",
 			ErrTemplate, b.body.TemplateID, err)
@@ -301,10 +302,10 @@ func (b *birth) RoundTrip(req *http.Request) (*http.Response, error) {
 	undo := context.AfterFunc(b.c.births.ctx, cancel)
 	b.stop = func() { undo(); cancel() }
 
-	var asked, got atomic.Bool
+	var asked, wrote atomic.Bool
 	out := req.Clone(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { asked.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { got.Store(true) },
+		GetConn:      func(string) { asked.Store(true) },
+		WroteHeaders: func() { wrote.Store(true) },
 	}))
 	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	out.Body, _ = out.GetBody()
@@ -317,8 +318,8 @@ func (b *birth) RoundTrip(req *http.Request) (*http.Response, error) {
 		return r.Response, r.err
 	case <-req.Context().Done():
 	}
-	if asked.Load() && !got.Load() {
-		cancel() // nothing was sent
+	if asked.Load() && !wrote.Load() {
+		cancel() // nothing was sent, or it is seen in the end that something was
 		r := <-answer
 		return r.Response, r.err
 	}
@@ -390,7 +391,7 @@ func (b *birth) settle() {
 	}
 	var err error
 	if b.made != "" {
-		err = b.kill(ctx, b.made)
+		err = b.killAll(ctx, []string{b.made})
 	} else {
 		err = b.hunt(ctx)
 	}
@@ -420,7 +421,9 @@ func (b *birth) hunt(ctx context.Context) error {
 	deadline := b.sent.Add(giveUp)
 	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
 		over := !time.Now().Before(deadline)
-		ids, err := b.look(ctx)
+		looking, cancel := context.WithDeadline(ctx, deadline.Add(lastLook))
+		ids, err := b.look(looking)
+		cancel()
 		if len(ids) > 0 {
 			return b.killAll(ctx, ids)
 		}
@@ -440,13 +443,22 @@ func (b *birth) killAll(ctx context.Context, ids []string) (err error) {
 	return err
 }
 
+// kill kills a sandbox, in as many tries as there is time for.
 func (b *birth) kill(ctx context.Context, id string) error {
-	err := b.c.Kill(ctx, id)
-	if err != nil {
-		return fmt.Errorf("%s: %w", id, err)
+	deadline := b.sent.Add(giveUp)
+	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+		limited, cancel := context.WithDeadline(ctx, deadline.Add(lastLook))
+		err := b.c.Kill(limited, id)
+		cancel()
+		if err == nil {
+			b.c.cfg.Logger.Warn("killed a sandbox whose creator did not wait for it", "sandbox", id)
+			return nil
+		}
+		final := errors.Is(err, ErrAuthentication) || errors.Is(err, ErrForbidden)
+		if final || !time.Now().Add(wait).Before(deadline) || !sleep(ctx, wait) {
+			return fmt.Errorf("%s: %w", id, err)
+		}
 	}
-	b.c.cfg.Logger.Warn("killed a sandbox whose creator did not wait for it", "sandbox", id)
-	return nil
 }
 
 // leave tells of a sandbox that there may be.

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -651,5 +652,94 @@ func TestCreateCancelledWhileDialling(t *testing.T) {
 	start := time.Now()
 	if err := c.Close(); err != nil || time.Since(start) > 5*time.Second {
 		t.Errorf("close: %v after %s", err, time.Since(start))
+	}
+}
+
+// A create whose sandbox cannot be killed at once is killed later.
+func TestLostSandboxIsKilledAfterOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t)
+		create := p.create
+		p.create = func(w http.ResponseWriter, made func() string) {
+			time.Sleep(2 * time.Second)
+			create(w, made)
+		}
+		start := time.Now()
+		c := newTestClient(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete && time.Since(start) < 30*time.Second {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			p.ServeHTTP(w, r)
+		})))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.CreateSandbox(ctx, CreateOptions{}); !errors.Is(err, ErrTimeout) {
+			t.Errorf("create: %v", err)
+		}
+		if err := c.Close(); err != nil || p.alive() != 0 {
+			t.Errorf("close: %v, %d sandboxes", err, p.alive())
+		}
+		if took := time.Since(start); took > 45*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// Close does not wait for a list without an end.
+func TestCloseIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pages atomic.Int64
+		c, err := NewClient(Config{APIKey: testKey, APIURL: "http://api.test", Transport: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				panic(http.ErrAbortHandler)
+			}
+			time.Sleep(20 * time.Second)
+			w.Header().Set("X-Next-Token", fmt.Sprint(pages.Add(1)))
+			_, _ = io.WriteString(w, "[]")
+		}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := c.CreateSandbox(t.Context(), CreateOptions{}); err == nil {
+			t.Error("create succeeds")
+		}
+		if err := c.Close(); err == nil {
+			t.Error("close does not tell that there may be a sandbox")
+		}
+		if took := time.Since(start); took > giveUp+2*lastLook {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// What is not E2B's API is not waited for, and named.
+func TestCreateElsewhere(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		handle http.HandlerFunc
+		want   []string
+	}{
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://api.example.com/x?y=z", http.StatusMovedPermanently)
+		}, []string{"301", "it redirects to https://api.example.com; set E2B_API_URL"}},
+		{"another server", http.NotFound, []string{"404", "this is not what E2B's API says; check E2B_API_URL"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				c := newTestClient(t, serve(t, test.handle))
+				_, err := c.CreateSandbox(t.Context(), CreateOptions{})
+				for _, want := range test.want {
+					if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, ErrTemplate) {
+						t.Errorf("error %v, want %q in it", err, want)
+					}
+				}
+				if err := c.Close(); err != nil || time.Since(start) > time.Second {
+					t.Errorf("close: %v after %s", err, time.Since(start))
+				}
+			})
+		})
 	}
 }

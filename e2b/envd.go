@@ -170,15 +170,27 @@ func call[Req, Res any](ctx context.Context, s *Sandbox, op string, c *connect.C
 func mayRepeat(err error, safe bool) bool {
 	var api *APIError
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrTimeout), errors.Is(err, ErrInvalid):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false
+	case errors.As(err, &api):
+		return api.RetryAfter > 0 && errors.Is(err, ErrRateLimit) || safe && isPassing(api)
+	case errors.Is(err, ErrTimeout), errors.Is(err, ErrInvalid): // our own words
 		return false
 	case isDial(err):
 		return true
-	case errors.As(err, &api):
-		return api.RetryAfter > 0 && errors.Is(err, ErrRateLimit) || safe && errors.Is(err, ErrPortClosed)
 	default:
 		return safe
 	}
+}
+
+// isPassing reports whether an answer of what stands in front of a sandbox may
+// be another one soon.
+func isPassing(e *APIError) bool {
+	switch e.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return !errors.Is(e, ErrSandboxGone)
+	}
+	return false
 }
 
 // isDial reports whether there was not even a connection.

@@ -33,7 +33,8 @@ const (
 	// getting on.
 	resumeTries = 4
 	// cleanUpTime bounds the removal of what a failed upload has left.
-	cleanUpTime = 10 * time.Second
+	cleanUpTime        = 10 * time.Second
+	hurriedCleanUpTime = 2 * time.Second
 )
 
 // UploadOption changes how [Sandbox.Upload] works.
@@ -77,9 +78,11 @@ func (s *Sandbox) Upload(ctx context.Context, name string, r io.Reader, size int
 		}
 	}
 	if !errors.Is(err, ErrSandboxGone) {
+		var removing sync.WaitGroup
 		for _, part := range parts {
-			s.removePart(ctx, part)
+			removing.Go(func() { s.removePart(ctx, part) })
 		}
+		removing.Wait()
 	}
 	return err
 }
@@ -166,7 +169,11 @@ func (s *Sandbox) place(ctx context.Context, op, part, name string, size int64) 
 // removePart removes what a failed upload has left, also after its context has
 // ended.
 func (s *Sandbox) removePart(ctx context.Context, part string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+	limit := cleanUpTime
+	if ctx.Err() != nil { // the caller is in a hurry
+		limit = hurriedCleanUpTime
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := s.Remove(ctx, part); err != nil {
 		s.client.cfg.Logger.Warn("e2b: a failed upload has left a file", "sandbox", s.ID(), "path", part, "error", err)
@@ -338,6 +345,10 @@ func (s *Sandbox) Download(ctx context.Context, name string) (*Download, error) 
 		d.cancel()
 		return nil, err
 	}
+	if resp.StatusCode != http.StatusOK {
+		d.cancel()
+		return nil, fmt.Errorf("%s: %w", d.op, answerError("", resp))
+	}
 	if resp.ContentLength < 0 {
 		d.cancel()
 		_ = resp.Body.Close()
@@ -356,9 +367,10 @@ func (s *Sandbox) get(ctx context.Context, op, name, part string) (*http.Respons
 	}
 	req := &request{
 		op: op, method: http.MethodGet, url: s.fileURL(name), header: s.fileHeader(),
-		inside: true, safe: true, ok: []int{http.StatusRequestedRangeNotSatisfiable}, idle: transferIdle,
+		inside: true, safe: true, idle: transferIdle,
 	}
 	if part != "" {
+		req.ok = []int{http.StatusRequestedRangeNotSatisfiable}
 		req.header.Set("Range", part)
 	}
 	resp, err := s.client.do(ctx, s.client.files, req)

@@ -3,9 +3,11 @@ package e2b
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,7 +134,8 @@ func TestUsage(t *testing.T) {
 // What a command wrote before it was given up is not lost.
 func TestExecuteCommandKeepsOutput(t *testing.T) {
 	ctx, cancel := context.WithCancel(within(t))
-	wrote := make(chan struct{})
+	wrote, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
 	d := &script{}
 	d.start = func(_ http.Header, _ *envdpb.StartRequest, send func(*envdpb.ProcessEvent)) error {
 		send(startEvent())
@@ -140,7 +143,7 @@ func TestExecuteCommandKeepsOutput(t *testing.T) {
 		send(stderrEvent("warning"))
 		<-wrote
 		cancel()
-		<-ctx.Done()
+		<-over // it goes on
 		return nil
 	}
 	s := sandboxOf(t, d)
@@ -161,4 +164,56 @@ func TestExecuteCommandKeepsOutput(t *testing.T) {
 func stderrEvent(s string) *envdpb.ProcessEvent {
 	data := &envdpb.ProcessEvent_DataEvent{Output: &envdpb.ProcessEvent_DataEvent_Stderr{Stderr: []byte(s)}}
 	return &envdpb.ProcessEvent{Event: &envdpb.ProcessEvent_Data{Data: data}}
+}
+
+// What stands in front of a sandbox may fail for a moment.
+func TestPassingRefusals(t *testing.T) {
+	for _, test := range []struct {
+		status int
+		header string // Retry-After
+		body   string
+		again  bool
+	}{
+		{http.StatusBadGateway, "", "<html>bad gateway</html>", true},
+		{http.StatusServiceUnavailable, "1", "", true},
+		{http.StatusGatewayTimeout, "", "", true},
+		{http.StatusBadGateway, "", `{"sandboxId":"itest","message":"The sandbox was not found","code":502}`, false},
+		{http.StatusForbidden, "", "", false},
+	} {
+		t.Run(fmt.Sprint(test.status, test.again), func(t *testing.T) {
+			var calls atomic.Int64
+			next := diskDaemon(nil)
+			s := sandboxOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) > 1 {
+					next.ServeHTTP(w, r)
+					return
+				}
+				if test.header != "" {
+					w.Header().Set("Retry-After", test.header)
+				}
+				w.WriteHeader(test.status)
+				io.WriteString(w, test.body)
+			}))
+			_, err := s.Stat(within(t), t.TempDir())
+			if (err == nil) != test.again || (calls.Load() > 1) != test.again {
+				t.Errorf("%d calls, error %v", calls.Load(), err)
+			}
+		})
+	}
+}
+
+// A part of a file, or none, is not taken for the file.
+func TestDownloadOfAPart(t *testing.T) {
+	for _, status := range []int{http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable, http.StatusNoContent} {
+		s := sandboxOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Range", "bytes 0-4/1000")
+			w.WriteHeader(status)
+			if status != http.StatusNoContent {
+				io.WriteString(w, "hello")
+			}
+		}))
+		if b, err := s.ReadFile(within(t), "f"); err == nil {
+			t.Errorf("%d: read %q", status, b)
+		}
+	}
 }

@@ -340,8 +340,8 @@ type try struct {
 	idle   time.Duration
 	timer  *time.Timer // fires after idle; nil for none
 
-	asked, got atomic.Bool // a connection was asked for, and there
-	answered   atomic.Bool // the rest is up to the reader of the answer
+	asked, wrote atomic.Bool // a connection was asked for; the header was written to it
+	answered     atomic.Bool // the rest is up to the reader of the answer
 }
 
 func newTry(parent context.Context, req *request) *try {
@@ -351,8 +351,8 @@ func newTry(parent context.Context, req *request) *try {
 		t.timer = time.AfterFunc(req.idle, func() { cancel(timeoutAfter("no byte", req.idle)) })
 	}
 	t.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { t.asked.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { t.got.Store(true) },
+		GetConn:      func(string) { t.asked.Store(true) },
+		WroteHeaders: func() { t.wrote.Store(true) },
 	})
 	return t
 }
@@ -390,10 +390,10 @@ func (t *try) explain(err error) error {
 }
 
 // reached says whether the request may have reached the server. A transport
-// that does not say when it has a connection is judged by its error.
+// that does not say what it does is judged by its error.
 func (t *try) reached(err error) bool {
 	if t.asked.Load() {
-		return t.got.Load()
+		return t.wrote.Load() // which goes before the first byte
 	}
 	op := (*net.OpError)(nil)
 	return !errors.As(err, &op) || op.Op != "dial" && op.Op != "proxyconnect"

@@ -2,6 +2,7 @@ package e2b
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"iter"
@@ -14,8 +15,9 @@ import (
 )
 
 const (
-	pageSize = 100    // the most that E2B gives
-	maxPages = 10_000 // of a list; no account has so many sandboxes
+	pageSize = 100     // the most that E2B gives
+	maxPages = 10_000  // of a list; no account has so many sandboxes
+	maxToken = 4 << 10 // bytes of that for a page; E2B's have some 80
 )
 
 // ListOptions says which sandboxes are listed. The zero value means all, the
@@ -83,7 +85,7 @@ func pages[T any](ctx context.Context, c *Client, op, path string, query url.Val
 		var zero T
 		query := maps.Clone(query) // the sequence may be used again
 		query.Set("limit", fmt.Sprint(pageSize))
-		seen := make(map[string]bool)
+		seen := make(map[[sha256.Size]byte]bool)
 		for range maxPages {
 			page, next, err := onePage[T](ctx, c, op, path, query)
 			if err != nil {
@@ -98,10 +100,11 @@ func pages[T any](ctx context.Context, c *Client, op, path string, query url.Val
 			if next == "" {
 				return
 			}
-			if seen[next] {
+			token := sha256.Sum256([]byte(next))
+			if seen[token] || len(next) > maxToken {
 				break
 			}
-			seen[next] = true
+			seen[token] = true
 			query.Set("nextToken", next)
 		}
 		yield(zero, fmt.Errorf("%s: %w", op, errEndless))
