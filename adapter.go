@@ -72,11 +72,16 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 		if r, ok := a.(interface {
 			remove(ctx context.Context, sessionID string) error
 		}); ok {
-			collectErr = errors.Join(collectErr, r.remove(after.start(), ec.SessionID))
+			removeErr := r.remove(after.start(), ec.SessionID)
+			if errors.Is(collectErr, errNotRemoved) && removeErr == nil { // now all is done
+				files, collectErr = a.Collect(after.start(), p, ec)
+			} else {
+				collectErr = errors.Join(collectErr, removeErr)
+			}
 		}
-		if result.Success {
-			result.Success, result.ExitCode, result.ErrorMessage = false, 1, collectErr.Error()
-		}
+	}
+	if collectErr != nil && result.Success {
+		result.Success, result.ExitCode, result.ErrorMessage = false, 1, collectErr.Error()
 	}
 	return result, files, errors.Join(err, collectErr)
 }
@@ -136,7 +141,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		}
 		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
 	}
-	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", settle: a.settle}
+	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
 	return a, nil
 }
 
@@ -252,7 +257,7 @@ func (a *E2BTransparentProxy) sendWorker(ctx context.Context, sb Sandbox) (rpc.F
 	if err != nil {
 		return rpc.FileSum{}, err
 	}
-	w, err := a.programs.load(name)
+	w, err := a.programs.load(ctx, name)
 	if err != nil {
 		return rpc.FileSum{}, err
 	}

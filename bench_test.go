@@ -36,7 +36,7 @@ func connectTo(tb testing.TB, a *engine) *link {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := a.enter("s", &run{ec: ec, prepared: p, executed: make(chan struct{})}); err != nil {
+	if err := a.enter("s", newRun(ec, p, nil)); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { a.leave("s") })

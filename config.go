@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/osiris-pipelines/remote/worker"
 )
@@ -169,7 +170,7 @@ func validVariable(name string) bool {
 		return false
 	}
 	for _, r := range name {
-		if r <= ' ' || r == '=' || r == 0x7f {
+		if r <= ' ' || r == '=' || r == 0x7f || r == utf8.RuneError {
 			return false
 		}
 	}
@@ -230,6 +231,9 @@ func (c Config) lookupEnv(names []string) (map[string]string, error) {
 		}
 		if !ok {
 			v, ok = os.LookupEnv(name)
+		}
+		if !utf8.ValidString(v) {
+			return nil, fmt.Errorf("remote: %w: the variable %s is not UTF-8, and would arrive changed", ErrInvalid, name)
 		}
 		if len(name)+len(v) > maxVariable {
 			return nil, fmt.Errorf("remote: %w: the variable %s has %d bytes, limit is %d", ErrInvalid, name, len(v), maxVariable)

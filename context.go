@@ -47,9 +47,10 @@ type ExecutionContext struct {
 	// in order, each item once. They run on one goroutine of their own; one
 	// that is slow first fills a small buffer and then slows the run down. An
 	// error fails the run. After the run's end or cancellation they have ten
-	// seconds for what is left, then their context is cancelled. They must not
-	// wait for their own run, as Collect and Close do. Nil means nobody is
-	// told; the session's files are written either way.
+	// seconds for what is left, then their context is cancelled, which they
+	// must heed: Execute and Collect wait for them. They must not wait for
+	// their own run, as Collect and Close do. Nil means nobody is told; the
+	// session's files are written either way.
 	OnEvent  func(ctx context.Context, e Event) error
 	OnMetric func(ctx context.Context, m Metric) error
 

@@ -88,12 +88,12 @@ func (d *doctor) add(name string, status CheckStatus, detail, fix string) {
 	d.found[name] = Check{Name: name, Status: status, Detail: detail, Fix: fix}
 }
 
-func (d *doctor) examine(ctx context.Context) error {
+func (d *doctor) examine(ctx context.Context) (err error) {
 	if err := d.cfg.validate(); err != nil {
 		d.add(checkConfig, CheckFailed, err.Error(), "correct it")
 		return nil
 	}
-	d.loadWorker()
+	d.loadWorker(ctx)
 	client, err := d.cfg.e2bClient()
 	if err != nil && !errors.Is(err, e2b.ErrAuthentication) {
 		d.add(checkConfig, CheckFailed, err.Error(), "correct it")
@@ -104,7 +104,13 @@ func (d *doctor) examine(ctx context.Context) error {
 		d.add(checkKey, CheckFailed, err.Error(), "set E2B_API_KEY to a key of the account")
 		return nil
 	}
-	defer client.Close()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+		defer cancel()
+		if closeErr := client.Shutdown(ctx); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("remote: doctor: %w", closeErr))
+		}
+	}()
 	if !d.reach(ctx, client) {
 		return ctx.Err()
 	}
@@ -119,9 +125,7 @@ func (d *doctor) examine(ctx context.Context) error {
 	s := &e2bSandbox{sb: sb, info: SandboxInfo{ID: sb.ID()}, uploaded: make(map[string]bool)}
 	d.sandbox(ctx, s, cfg)
 
-	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
-	defer cancel()
-	if err := killSurely(killCtx, s); err != nil {
+	if err := killSurely(context.WithoutCancel(ctx), s, cleanupGrace); err != nil {
 		return fmt.Errorf("remote: doctor: %w", err)
 	}
 	return ctx.Err()
@@ -201,13 +205,13 @@ func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) 
 }
 
 // loadWorker looks at the worker program as far as that takes no sandbox.
-func (d *doctor) loadWorker() {
+func (d *doctor) loadWorker(ctx context.Context) {
 	name, err := d.cfg.workerPath()
 	if err != nil {
 		d.add(checkWorker, CheckFailed, err.Error(), "name a worker program in Config.WorkerPath")
 		return
 	}
-	w, err := new(programs).load(name)
+	w, err := new(programs).load(ctx, name)
 	if err != nil {
 		d.add(checkWorker, CheckFailed, err.Error(), "name a worker program in Config.WorkerPath")
 		return

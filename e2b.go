@@ -56,9 +56,7 @@ func openE2B(client *e2b.Client, near bool) OpenSandbox {
 		s := &e2bSandbox{sb: sb, near: near, uploaded: make(map[string]bool)}
 		s.info.ID = sb.ID()
 		if err := s.fit(ctx, cfg); err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
-			defer cancel()
-			return nil, errors.Join(err, killSurely(ctx, s))
+			return nil, errors.Join(err, killSurely(context.WithoutCancel(ctx), s, cleanupGrace))
 		}
 		return s, nil
 	}
@@ -95,7 +93,7 @@ func (s *e2bSandbox) lengthen(ctx context.Context, run time.Duration) error {
 }
 
 func (s *e2bSandbox) describe(info *e2b.SandboxInfo, template string) {
-	s.info = SandboxInfo{ID: info.ID, Template: template, CPU: info.CPU, MemoryGB: float64(info.MemoryMB) / 1024}
+	s.info = SandboxInfo{ID: s.sb.ID(), Template: template, CPU: info.CPU, MemoryGB: float64(info.MemoryMB) / 1024}
 }
 
 // checkSize refuses a sandbox that has another size than the run asks for.
@@ -129,8 +127,8 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 	if info.StartedAt.IsZero() || info.EndAt.IsZero() {
 		return nil
 	}
-	life := info.EndAt.Sub(info.StartedAt)
-	if life+tolerance >= run+collectLease {
+	life := info.EndAt.Sub(info.StartedAt) // at most 292 years, also where there is no limit
+	if life >= run+collectLease-tolerance {
 		return nil
 	}
 	most := (life - collectLease).Round(time.Second)

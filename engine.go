@@ -32,6 +32,8 @@ type engine struct {
 	cfg  Config
 	name string // of the adapter, in files and errors
 
+	ships bool // input files are sent to where it runs
+
 	// settle makes the place of a run. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
 
@@ -59,10 +61,11 @@ type run struct {
 
 	stopCollect context.CancelCauseFunc // of a Collect that is running; guarded by the engine's lock
 
-	mu        sync.Mutex // serialises Collect and removal
-	removed   bool       // the place is gone, and its artifacts with it
+	mu        mutex // serialises Execute, Collect and removal
+	removed   bool  // the place is gone, and its artifacts with it
 	ec        *ExecutionContext
 	prepared  *PreparedRun
+	ended     time.Time // of Execute
 	seq       int64
 	place     *place // nil when nothing was made, or all is removed
 	sandboxID string
@@ -80,6 +83,13 @@ const cleanupGrace = 30 * time.Second
 
 // collectLease is how long a sandbox lives after Execute, for Collect.
 const collectLease = 5 * time.Minute
+
+// extendPatience bounds a change of a sandbox's end that may fail.
+const extendPatience = 5 * time.Second
+
+// killPatience bounds one try to remove a sandbox: another may go over a
+// connection that is well.
+const killPatience = 10 * time.Second
 
 // Prepare implements [ExecutionAdapter].
 func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext) (*PreparedRun, error) {
@@ -201,8 +211,11 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		if err != nil {
 			return fmt.Errorf("remote: prepare: step %q: input file %s: %w", s.ID, name, cause(err))
 		}
-		if info.IsDir() {
+		switch {
+		case info.IsDir():
 			return fail("input file %s is a directory", name)
+		case e.ships && !info.Mode().IsRegular():
+			return fail("input file %s is a pipe or device, which cannot be sent to a sandbox", name)
 		}
 		p.InputFiles = append(p.InputFiles, name)
 	}
@@ -242,7 +255,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{cancel: cancel, executed: make(chan struct{}), ec: ec, prepared: p}
+	r := newRun(ec, p, cancel)
 	if err := e.enter(p.RunParams.SessionID, r); err != nil {
 		return nil, err
 	}
@@ -254,16 +267,20 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		defer stop()
 	}
 
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, err := openSession(ec)
+	if err := r.mu.lock(context.Background()); err != nil { // nobody else has it yet
+		return nil, err
+	}
+	defer r.mu.unlock()
+	s, err := newSession(ec)
 	if err != nil {
 		e.leave(p.RunParams.SessionID)
 		return nil, err
 	}
+	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	start := time.Now()
 	runErr := e.execute(ctx, r, s, env)
+	r.ended = time.Now()
 	if runErr != nil && ctx.Err() != nil {
 		// What the run ended of, rather than what broke when it was stopped.
 		if why := context.Cause(ctx); !errors.Is(runErr, why) {
@@ -517,9 +534,15 @@ func splitEnv(env map[string]string) []map[string]string {
 func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
-	if err := l.sandbox.Extend(ctx, collectLease); err != nil {
-		l.session.logf(slog.LevelWarn, "extend sandbox: %v", err)
-	}
+	var extending sync.WaitGroup
+	defer extending.Wait()
+	extending.Go(func() { // what it fails to do, or does late, is no fault of the run
+		ctx, cancel := context.WithTimeout(ctx, extendPatience)
+		defer cancel()
+		if err := l.sandbox.Extend(ctx, collectLease); err != nil {
+			l.session.logf(slog.LevelWarn, "extend sandbox: %v", err)
+		}
+	})
 	var sealed rpc.SealResult
 	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
 	if err == nil && sealed.Artifacts == nil {
@@ -660,13 +683,15 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if err := r.mu.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.mu.unlock()
 	if r.collected != nil {
 		c := *r.collected
 		return &c, nil
 	}
-	if r.removed {
+	if r.removed && !r.fetched {
 		return nil, fmt.Errorf("remote: %w: the run's place was removed before they were fetched", ErrCollect)
 	}
 	if ec.LogsDir != r.ec.LogsDir {
@@ -723,12 +748,17 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
+	if r.fetched {
+		got.Artifacts, got.Skipped = r.artifacts, r.skipped
+	}
 	if r.place != nil {
 		if err := r.fetch(ctx, got); err != nil {
 			return fail(err)
 		}
-		if err := r.place.sandbox.Kill(ctx); err != nil {
-			return fail(fmt.Errorf("remove sandbox: %w", err))
+		if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
+			err = fmt.Errorf("remote: %w: %w", errNotRemoved, err)
+			s.event("collect_error", map[string]any{"error": err.Error()})
+			return got, err
 		}
 		r.place = nil
 	}
@@ -757,13 +787,28 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	return got, nil
 }
 
+// errNotRemoved: the artifacts are here, and the sandbox is, too.
+var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not removed")
+
+// lengthen gives a sandbox time for a Collect that comes late.
+func (r *run) lengthen(ctx context.Context) {
+	if time.Since(r.ended) < collectLease/5 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, extendPatience)
+	defer cancel()
+	if err := r.place.sandbox.Extend(ctx, collectLease); err != nil {
+		r.ec.logger().Warn("extend sandbox", "session", r.ec.SessionID, "error", err)
+	}
+}
+
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
 func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
 	if r.fetched {
-		got.Artifacts, got.Skipped = r.artifacts, r.skipped
 		return nil
 	}
+	r.lengthen(ctx)
 	if !r.place.started {
 		r.sealed = &rpc.SealResult{} // nothing can have been left
 	}
@@ -861,16 +906,18 @@ func download(ctx context.Context, pl *place, sealed *rpc.SealResult, got *Colle
 	}
 	defer os.RemoveAll(staging)
 	seen := make(map[string]bool, len(sealed.Artifacts))
-	var group errgroup.Group
+	for _, a := range sealed.Artifacts {
+		if !filepath.IsLocal(filepath.FromSlash(a.Path)) || path.Clean(a.Path) != a.Path || seen[a.Path] ||
+			a.Path == systemArtifacts || strings.HasPrefix(a.Path, systemArtifacts+"/") || a.Size < 0 {
+			return fmt.Errorf("the sandbox announces the artifact %.200q, which no run can leave", a.Path)
+		}
+		seen[a.Path] = true
+	}
+	var group errgroup.Group // what fails keeps nothing else from coming home
 	group.SetLimit(8)
 	var mu sync.Mutex
 	for i, a := range sealed.Artifacts {
 		local := filepath.FromSlash(a.Path)
-		if !filepath.IsLocal(local) || path.Clean(a.Path) != a.Path || seen[a.Path] ||
-			a.Path == systemArtifacts || strings.HasPrefix(a.Path, systemArtifacts+"/") || a.Size < 0 {
-			return fmt.Errorf("the sandbox announces the artifact %q, which no run can leave", a.Path)
-		}
-		seen[a.Path] = true
 		group.Go(func() error {
 			part := filepath.Join(staging, fmt.Sprint(i))
 			if err := fetch(ctx, pl, a, part); err != nil {
@@ -931,22 +978,28 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	if r == nil {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if err := r.mu.lock(ctx); err != nil {
+		return fmt.Errorf("remote: remove sandbox: %w", err)
+	}
+	defer r.mu.unlock()
 	if r.place == nil {
 		return nil
 	}
-	if err := killSurely(ctx, r.place.sandbox); err != nil {
+	if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
 	return nil
 }
 
-// killSurely removes a sandbox, in as many tries as ctx gives time for.
-func killSurely(ctx context.Context, sb Sandbox) error {
+// killSurely removes a sandbox, in as many tries as there is time for.
+func killSurely(ctx context.Context, sb Sandbox, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := sb.Kill(ctx)
+		try, cancel := context.WithTimeout(ctx, killPatience)
+		err := sb.Kill(try)
+		cancel()
 		if err == nil {
 			return nil
 		}
@@ -968,7 +1021,6 @@ func (e *engine) Close() error {
 		runs[id] = r
 	}
 	e.mu.Unlock()
-	var errs []error
 	for _, r := range runs {
 		r.cancel(ErrClosed)
 		e.mu.Lock()
@@ -977,13 +1029,43 @@ func (e *engine) Close() error {
 		}
 		e.mu.Unlock()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupGrace)
-	defer cancel()
+	var removing errgroup.Group
+	removing.SetLimit(32)
+	var mu sync.Mutex
+	var errs []error
 	for id, r := range runs {
-		<-r.executed
-		errs = append(errs, e.remove(ctx, id))
+		removing.Go(func() error {
+			<-r.executed
+			ctx, cancel := context.WithTimeout(context.Background(), cleanupGrace)
+			defer cancel()
+			if err := e.remove(ctx, id); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+			return nil
+		})
 	}
+	_ = removing.Wait() // the errors are in errs
 	return errors.Join(errs...)
+}
+
+// mutex is a lock that can be waited for with a context.
+type mutex chan struct{}
+
+func (m mutex) lock(ctx context.Context) error {
+	select {
+	case m <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (m mutex) unlock() { <-m }
+
+func newRun(ec *ExecutionContext, p *PreparedRun, cancel context.CancelCauseFunc) *run {
+	return &run{ec: ec, prepared: p, cancel: cancel, executed: make(chan struct{}), mu: make(mutex, 1)}
 }
 
 // runFolder names a run's folder: the session, and a token that keeps two runs

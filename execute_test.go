@@ -835,6 +835,7 @@ func TestTamperedRun(t *testing.T) {
 		"a secret":    func(p *remote.PreparedRun) { p.CfgIndex["cfg/a.json"]["password"] = "x" },
 		"a policy":    func(p *remote.PreparedRun) { p.RunParams.OnFailure = "explode" },
 		"a timeout":   func(p *remote.PreparedRun) { p.Constraints.TimeoutSeconds = 1e300 },
+		"more time":   func(p *remote.PreparedRun) { p.Constraints.TimeoutSeconds = 3600 },
 		"a session":   func(p *remote.PreparedRun) { p.RunParams.SessionID = "other" },
 		"a version":   func(p *remote.PreparedRun) { p.SchemaVersion = 99 },
 		"an adapter":  func(p *remote.PreparedRun) { p.RunParams.Adapter = "other" },

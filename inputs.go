@@ -35,7 +35,7 @@ func findInputs(ctx context.Context, ec *ExecutionContext, names []string, dir, 
 				return err
 			}
 			in := input{name: name, file: hostPath(ec, name)}
-			if err := in.read(); err != nil {
+			if err := in.read(ctx); err != nil {
 				return fmt.Errorf("remote: input file %s: %w", name, cause(err))
 			}
 			in.sum.Path = path.Join(base, filepath.ToSlash(name))
@@ -49,21 +49,26 @@ func findInputs(ctx context.Context, ec *ExecutionContext, names []string, dir, 
 	return inputs, group.Wait()
 }
 
-func (in *input) read() error {
-	f, err := os.Open(in.file)
+func (in *input) read(ctx context.Context) error {
+	f, err := in.open()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	in.sum.Size, in.sum.XXH3, err = rpc.XXH3(&contextReader{ctx, f})
+	return err
+}
+
+// open opens a regular file: to open a pipe would wait for who writes to it.
+func (in *input) open() (*os.File, error) {
+	info, err := os.Stat(in.file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return errors.New("it is not a regular file")
+		return nil, errors.New("it is not a regular file")
 	}
-	in.sum.Size, in.sum.XXH3, err = rpc.XXH3(f)
-	return err
+	return os.Open(in.file)
 }
 
 // sendInputs uploads what the sandbox has not got, each place once, and
@@ -91,7 +96,7 @@ func sendInputs(ctx context.Context, sb Sandbox, inputs []input) (int64, error) 
 }
 
 func (in *input) send(ctx context.Context, sb Sandbox) error {
-	f, err := os.Open(in.file)
+	f, err := in.open()
 	if err != nil {
 		return err
 	}

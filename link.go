@@ -472,7 +472,9 @@ func (l *link) watch(stop <-chan struct{}, stdout *idleReader, follow bool) stri
 
 // idle is called before every read that may wait.
 func (l *link) idle(lastAck *time.Time, ackedTo *int64) {
-	l.session.flush()
+	if l.session.flush() != nil {
+		return // what could not be written must not be dropped
+	}
 	cursor := l.cursor.Load()
 	if cursor-*ackedTo >= ackBytes || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
 		*lastAck, *ackedTo = time.Now(), cursor
@@ -511,6 +513,12 @@ func (l *link) handle(f rpc.Frame) error {
 		if err != nil {
 			return err
 		}
+		if e := resp.Error; e != nil {
+			e.Message = clip(e.Message, maxReason)
+			if e.Data != nil {
+				e.Data.Type, e.Data.Traceback = clip(e.Data.Type, maxReason/16), clip(e.Data.Traceback, maxReason)
+			}
+		}
 		return l.deliver(resp)
 	case rpc.FrameArrow:
 		return nil // the host asks for none yet
@@ -544,6 +552,7 @@ func (l *link) handle(f rpc.Frame) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("close: %w", err)
 		}
+		m.Reason = clip(m.Reason, maxReason)
 		l.mu.Lock()
 		l.farewell = &m
 		l.mu.Unlock()
@@ -577,6 +586,17 @@ func (l *link) deliver(resp *rpc.Response) error {
 	}
 	call.answer <- resp
 	return nil
+}
+
+// maxReason bounds what a worker may put into an error.
+const maxReason = 64 << 10
+
+// clip shortens foreign text.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + fmt.Sprintf("... (%d bytes)", len(s))
 }
 
 // errCallCancelled: the call's context ended, and its answer did not come in

@@ -537,6 +537,9 @@ func (p *PreparedRun) validate() error {
 			return fail("has no config %s", s.cfgPath())
 		}
 	}
+	if float64(p.SandboxConfig.TimeoutSeconds) < p.Constraints.TimeoutSeconds {
+		return fail("may take %g seconds, and its sandbox has %d", p.Constraints.TimeoutSeconds, p.SandboxConfig.TimeoutSeconds)
+	}
 	for _, seconds := range []float64{p.Constraints.TimeoutSeconds, p.RunParams.StepTimeoutSeconds} {
 		if !(seconds >= 0 && seconds < 1e9) {
 			return fail("has a timeout of %g seconds", seconds)

@@ -42,7 +42,7 @@ type programs struct {
 	last *workerProgram
 }
 
-func (p *programs) load(name string) (*workerProgram, error) {
+func (p *programs) load(ctx context.Context, name string) (*workerProgram, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	info, err := os.Stat(name)
@@ -55,7 +55,7 @@ func (p *programs) load(name string) (*workerProgram, error) {
 	if w := p.last; w != nil && w.path == name && w.size == info.Size() && w.modTime.Equal(info.ModTime()) {
 		return w, nil
 	}
-	w, err := readProgram(name)
+	w, err := readProgram(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (p *programs) load(name string) (*workerProgram, error) {
 	return w, nil
 }
 
-func readProgram(name string) (*workerProgram, error) {
+func readProgram(ctx context.Context, name string) (*workerProgram, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func readProgram(name string) (*workerProgram, error) {
 	defer f.Close()
 	w := &workerProgram{path: name}
 	h := sha256.New()
-	if w.size, w.xxh3, err = rpc.XXH3(io.TeeReader(f, h)); err != nil {
+	if w.size, w.xxh3, err = rpc.XXH3(io.TeeReader(&contextReader{ctx, f}, h)); err != nil {
 		return nil, err
 	}
 	w.sha256 = hex.EncodeToString(h.Sum(nil))
@@ -90,7 +90,7 @@ func (w *workerProgram) inspect(r io.ReaderAt) error {
 	}
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: it is no whole program: %w", ErrWorkerPlatform, err)
 	}
 	w.platform = "linux/" + elfArch(f)
 	for _, p := range f.Progs {

@@ -69,7 +69,7 @@ func TestInspect(t *testing.T) {
 		if b, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, b)
 		}
-		w, err := readProgram(out)
+		w, err := readProgram(t.Context(), out)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestWorkerSize(t *testing.T) {
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
-	w, err := readProgram(out)
+	w, err := readProgram(t.Context(), out)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,8 @@ type session struct {
 	seq     int64
 	out     *delivery // nil when nobody is told
 	err     error     // first failure to write
+
+	failed func(error) // told of err once; may be nil
 }
 
 // lineFile is a file of lines behind a buffer.
@@ -70,7 +72,22 @@ func (l *lineFile) line(b []byte) error {
 
 func (l *lineFile) close() error { return errors.Join(l.w.Flush(), l.f.Close()) }
 
-// openSession makes the session directory, or opens it again.
+// newSession makes the session directory of a run.
+func newSession(ec *ExecutionContext) (*session, error) {
+	s, err := openSession(ec)
+	if err != nil {
+		return nil, err
+	}
+	// Looked at again, now that it is ours alone.
+	if info, err := s.events.f.Stat(); err != nil || info.Size() > 0 {
+		s.close()
+		return nil, fmt.Errorf("remote: execute: %w: %s holds another session; use another directory", ErrInvalid, ec.LogsDir)
+	}
+	return s, nil
+}
+
+// openSession makes the session directory, or opens it again, and keeps others
+// from doing so until it is closed.
 func openSession(ec *ExecutionContext) (*session, error) {
 	for _, dir := range []string{ec.LogsDir, ec.artifactsDir()} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -85,6 +102,10 @@ func openSession(ec *ExecutionContext) (*session, error) {
 			return nil, fmt.Errorf("remote: session directory: %w", err)
 		}
 		*target = f
+	}
+	if !tryLock(s.events.f) {
+		s.close()
+		return nil, fmt.Errorf("remote: %w: the session directory %s is being written by another run", ErrInvalid, ec.LogsDir)
 	}
 	return s, nil
 }
@@ -183,6 +204,9 @@ func (s *session) logf(level slog.Level, format string, args ...any) {
 func (s *session) keep(err error) {
 	if err != nil && s.err == nil {
 		s.err = fmt.Errorf("remote: session directory: %w", err)
+		if s.failed != nil {
+			s.failed(s.err)
+		}
 	}
 }
 
@@ -305,9 +329,32 @@ func (s *session) writeStatus(st status) error {
 	_, err := os.Stat(s.path(eventsFile))
 	st.EventsJSONLExists = err == nil
 	if err := writeJSON(s.path(statusFile), st); err != nil {
-		return fmt.Errorf("remote: session directory: %w", err)
+		err = fmt.Errorf("remote: session directory: %w", err)
+		if st.OK { // whoever gets the error takes it for a failure
+			st.OK, st.ExitCode, st.Reason = false, 1, err.Error()
+		}
+		s.retract(st)
+		return err
 	}
 	return nil
+}
+
+// retract sees to it that a success does not stand that is none: where there is
+// no room for another file the verdict goes over the old one, or that goes.
+func (s *session) retract(st status) {
+	name := s.path(statusFile)
+	b, err := json.MarshalIndent(st, "", "  ")
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(name, os.O_WRONLY, 0)
+	}
+	if err == nil {
+		_, err = f.Write(append(b, '\n'))
+		err = errors.Join(err, f.Truncate(int64(len(b)+1)), f.Close())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		os.Remove(name)
+	}
 }
 
 // runCard is artifacts/_system/run_card.json.
@@ -412,6 +459,8 @@ func (d *delivery) drain() error {
 	if d == nil {
 		return nil
 	}
+	timer := time.AfterFunc(sinkGrace, d.cancel)
+	defer timer.Stop()
 	b := make(chan struct{})
 	select {
 	case d.items <- item{barrier: b}:
@@ -421,6 +470,7 @@ func (d *delivery) drain() error {
 				return nil
 			}
 		case <-d.done:
+		case <-d.ctx.Done():
 		}
 	case <-d.ctx.Done():
 	}
