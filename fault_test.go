@@ -249,6 +249,44 @@ func TestSlowSinkAtTheEnd(t *testing.T) {
 	}
 }
 
+// A run that takes long to be stopped tells its sinks all the same.
+func TestSinksOfASlowStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var deaf atomic.Bool
+		a, _ := newAdapter(t, "proxy", remote.Config{}, &mock.Options{Fault: func(ctx context.Context, c mock.Call) error {
+			if deaf.Load() && (c.Op == mock.OpStdin || c.Op == mock.OpSignal) {
+				time.Sleep(4 * time.Second)
+				return errors.New("not now")
+			}
+			return nil
+		}})
+		ec := newContext(t, "s")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var told []string
+		ec.OnEvent = func(_ context.Context, e remote.Event) error {
+			told = append(told, e.Name)
+			if e.Name == "waiting" {
+				deaf.Store(true)
+				cancel()
+			}
+			return nil
+		}
+		start := time.Now()
+		result, _, err := remote.Run(ctx, a, one("test.wait"), ec)
+		if !errors.Is(err, context.Canceled) || errors.Is(err, remote.ErrSink) {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took < 11*time.Second {
+			t.Errorf("it took only %s", took)
+		}
+		agree(t, ec, result, err)
+		if !slices.Contains(told, "run_error") || !slices.Contains(told, "run_end") {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
 // Pipes cannot be sent, and reading one would never end.
 func TestPipeAsInput(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "pipe")

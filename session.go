@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -384,9 +385,10 @@ type delivery struct {
 	ctx     context.Context
 	items   chan item
 	done    chan struct{}
-	once    sync.Once   // closes items
-	failed  func(error) // told once
-	unwatch func() bool // of the run's context, whose end starts the grace, too
+	once    sync.Once    // closes items
+	failed  func(error)  // told once
+	calling atomic.Int64 // since when a sink is at work, in Unix nanoseconds; zero when none is
+	watch   sync.WaitGroup
 
 	err error // set before done is closed
 }
@@ -413,9 +415,33 @@ func startDelivery(ctx context.Context, ec *ExecutionContext, failed func(error)
 	}
 	d := &delivery{ec: ec, items: make(chan item, sinkBuffer), done: make(chan struct{}), failed: failed}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	d.unwatch = context.AfterFunc(ctx, func() { time.AfterFunc(sinkGrace, d.cancel) })
+	d.watch.Go(func() { d.hurry(ctx) })
 	go d.run()
 	return d
+}
+
+// hurry gives a sink no longer than the grace for one item once the run's
+// context has ended: it would hold up the stopping of the run.
+func (d *delivery) hurry(run context.Context) {
+	select {
+	case <-run.Done():
+	case <-d.done:
+		return
+	}
+	end := time.Now().UnixNano()
+	tick := time.NewTicker(sinkGrace / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.done:
+			return
+		case now := <-tick.C:
+			if since := d.calling.Load(); since != 0 && now.UnixNano()-max(since, end) >= int64(sinkGrace) {
+				d.cancel()
+				return
+			}
+		}
+	}
 }
 
 // send queues an item, and blocks while the queue is full. It copies the line.
@@ -445,7 +471,10 @@ func (d *delivery) run() {
 		if d.err != nil {
 			continue
 		}
-		if err := d.tell(it); err != nil {
+		d.calling.Store(time.Now().UnixNano())
+		err := d.tell(it)
+		d.calling.Store(0)
+		if err != nil {
 			d.err = fmt.Errorf("remote: %w: %w", ErrSink, err)
 			d.cancel() // nobody waits for this queue any more
 			d.failed(d.err)
@@ -454,10 +483,11 @@ func (d *delivery) run() {
 	ended = true
 }
 
-// drain waits until the sinks have what is queued, and returns their error.
-func (d *delivery) drain() error {
+// drain waits until the sinks have what is queued. It reports false, and why,
+// when nothing more can be told.
+func (d *delivery) drain() (bool, error) {
 	if d == nil {
-		return nil
+		return true, nil
 	}
 	timer := time.AfterFunc(sinkGrace, d.cancel)
 	defer timer.Stop()
@@ -467,14 +497,14 @@ func (d *delivery) drain() error {
 		select {
 		case <-b:
 			if d.ctx.Err() == nil {
-				return nil
+				return true, nil
 			}
 		case <-d.done:
 		case <-d.ctx.Done():
 		}
 	case <-d.ctx.Done():
 	}
-	return d.stop() // it has failed
+	return false, d.stop()
 }
 
 func (d *delivery) tell(it item) (err error) {
@@ -521,8 +551,8 @@ func (s *session) drain() error {
 	s.mu.Lock()
 	out := s.out
 	s.mu.Unlock()
-	err := out.drain()
-	if err != nil {
+	more, err := out.drain()
+	if !more {
 		s.mu.Lock()
 		s.out = nil
 		s.mu.Unlock()
@@ -565,13 +595,11 @@ func (d *delivery) stop() error {
 	if d == nil {
 		return nil
 	}
-	d.once.Do(func() {
-		d.unwatch()
-		close(d.items)
-	})
+	d.once.Do(func() { close(d.items) })
 	timer := time.AfterFunc(sinkGrace, d.cancel)
 	<-d.done
 	timer.Stop()
+	d.watch.Wait()
 	d.cancel()
 	return d.err
 }
