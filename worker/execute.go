@@ -62,7 +62,7 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 		})
 		return nil, rpcErr
 	}
-	result.Status = "success"
+	result.StepID, result.Status = p.StepID, "success"
 	result.DurationMS = milliseconds(time.Since(start))
 	processed := result.RowsOut
 	if result.Mode == string(Write) {
