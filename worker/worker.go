@@ -669,6 +669,10 @@ func (s journalStore) Create(name string) (rpc.SegmentWriter, error) {
 	return s.fs.Create(filepath.Join(s.dir, name))
 }
 
+func (s journalStore) Append(name string, size int64) (rpc.SegmentWriter, error) {
+	return s.fs.Append(filepath.Join(s.dir, name), size)
+}
+
 func (s journalStore) Open(name string) (rpc.SegmentReader, error) {
 	return s.fs.Open(filepath.Join(s.dir, name))
 }
