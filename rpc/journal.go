@@ -149,7 +149,7 @@ func OpenJournal(store Store, opts *JournalOptions) (*Journal, error) {
 		return nil, fmt.Errorf("rpc: open journal: %w: there is no segment", fs.ErrNotExist)
 	}
 	base := bases[len(bases)-1]
-	length, err := scanSegment(store, base)
+	length, _, err := scanSegment(store, base)
 	if err != nil {
 		return nil, fmt.Errorf("rpc: open journal: %w", err)
 	}
@@ -162,6 +162,31 @@ func OpenJournal(store Store, opts *JournalOptions) (*Journal, error) {
 	j.size, j.acked = base+length, bases[0]
 	go j.write()
 	return j, nil
+}
+
+// CutJournal does of [OpenJournal] what must not happen under the eyes of a
+// reader: it cuts off a torn last frame. It returns the journal's length, and
+// OpenJournal's errors.
+func CutJournal(store Store) (size int64, err error) {
+	bases, err := segmentBases(store)
+	if err != nil {
+		return 0, err
+	}
+	if len(bases) == 0 {
+		return 0, fmt.Errorf("rpc: cut journal: %w: there is no segment", fs.ErrNotExist)
+	}
+	base := bases[len(bases)-1]
+	length, torn, err := scanSegment(store, base)
+	if err == nil && torn {
+		var w SegmentWriter
+		if w, err = store.Append(segmentName(base), length); err == nil {
+			err = w.Close()
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("rpc: cut journal: %w", err)
+	}
+	return base + length, nil
 }
 
 func newJournal(store Store, opts *JournalOptions) *Journal {
@@ -189,14 +214,15 @@ func newJournal(store Store, opts *JournalOptions) *Journal {
 // appended must not overflow.
 const maxOffset = math.MaxInt64 - 1<<50
 
-// scanSegment returns the length of a segment's whole frames. Writes are whole
+// scanSegment returns the length of a segment's whole frames, and whether there
+// is more behind them. Writes are whole
 // frames one after the other, so that a writer's death leaves the beginning of
 // one at the most: anything else is damage, which must not be cut off with what
 // the host has not read.
-func scanSegment(store Store, base int64) (int64, error) {
+func scanSegment(store Store, base int64) (length int64, torn bool, err error) {
 	seg, err := store.Open(segmentName(base))
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer seg.Close()
 	frames := NewFrameReader(io.NewSectionReader(seg, 0, math.MaxInt64), base, 0)
@@ -205,13 +231,13 @@ func scanSegment(store Store, base int64) (int64, error) {
 		switch {
 		case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 			if frames.Offset() > maxOffset {
-				return 0, fmt.Errorf("%w: a segment ends at %d", ErrFrameOffset, frames.Offset())
+				return 0, false, fmt.Errorf("%w: a segment ends at %d", ErrFrameOffset, frames.Offset())
 			}
-			return frames.Offset() - base, nil
+			return frames.Offset() - base, err != io.EOF, nil
 		case err != nil:
-			return 0, err
+			return 0, false, err
 		case f.Type == FrameClose:
-			return 0, fmt.Errorf("%w at %d", ErrJournalClosed, f.Offset)
+			return 0, false, fmt.Errorf("%w at %d", ErrJournalClosed, f.Offset)
 		}
 	}
 }

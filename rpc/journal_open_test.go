@@ -79,6 +79,11 @@ func TestOpenJournalTornAtEveryByte(t *testing.T) {
 			for n+1 < len(starts) && starts[n+1] <= int64(cut) {
 				n++
 			}
+			if cut%2 == 0 { // it makes no difference
+				if size, err := rpc.CutJournal(store); err != nil || size != starts[n] {
+					t.Errorf("cut at %d: %d bytes are left, %v, want %d", cut, size, err, starts[n])
+				}
+			}
 			j, err := rpc.OpenJournal(store, nil)
 			if err != nil {
 				t.Fatalf("cut at %d: %v", cut, err)
@@ -190,6 +195,9 @@ func TestOpenJournalRefuses(t *testing.T) {
 			before := store.bytes()
 			if _, err := rpc.OpenJournal(store, nil); !errors.Is(err, test.want) {
 				t.Errorf("error %v, want %v", err, test.want)
+			}
+			if _, err := rpc.CutJournal(store); !errors.Is(err, test.want) {
+				t.Errorf("cut: error %v, want %v", err, test.want)
 			}
 			if diff := cmp.Diff(before, store.bytes()); diff != "" {
 				t.Errorf("it was changed (-before +after):\n%s", diff)

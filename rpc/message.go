@@ -187,6 +187,7 @@ type InputRef struct {
 
 // StepResult answers an [ExecuteStep] that succeeded.
 type StepResult struct {
+	StepID     string               `json:"step_id"`
 	Status     string               `json:"status"` // "success"
 	Outputs    map[string]OutputRef `json:"outputs"`
 	Metrics    map[string]float64   `json:"metrics"` // rows_read, rows_written and what else the driver counted
@@ -241,6 +242,20 @@ type SealResult struct {
 // pipe, a file that cannot be read.
 type SkippedArtifact struct {
 	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// RecoverResult says what a worker that died has left: what another one that
+// is started with -resume can go on with.
+type RecoverResult struct {
+	Journal  int64      `json:"journal"`        // its length, without a torn last frame
+	Finished []string   `json:"finished"`       // steps whose results are on disk with what is still needed of their outputs, sorted
+	Lost     []LostStep `json:"lost,omitempty"` // steps that finished, and left damage
+}
+
+// LostStep is a step whose result or outputs did not survive.
+type LostStep struct {
+	StepID string `json:"step_id"`
 	Reason string `json:"reason"`
 }
 

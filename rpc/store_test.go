@@ -303,10 +303,10 @@ func (discardStore) Create(string) (rpc.SegmentWriter, error) { return discardSe
 func (discardStore) Append(string, int64) (rpc.SegmentWriter, error) {
 	return discardSegment{}, nil
 }
-func (discardStore) Open(string) (rpc.SegmentReader, error)   { return nil, fs.ErrNotExist }
-func (discardStore) Remove(string) error                      { return nil }
-func (discardStore) List() ([]string, error)                  { return nil, nil }
-func (discardStore) Watch() (<-chan struct{}, func(), error)  { return nil, func() {}, nil }
+func (discardStore) Open(string) (rpc.SegmentReader, error)  { return nil, fs.ErrNotExist }
+func (discardStore) Remove(string) error                     { return nil }
+func (discardStore) List() ([]string, error)                 { return nil, nil }
+func (discardStore) Watch() (<-chan struct{}, func(), error) { return nil, func() {}, nil }
 
 type discardSegment struct{}
 
