@@ -511,8 +511,23 @@ func (v *view) Create(name string) (worker.File, error) {
 	return v.handle("create", name, v.disk.create)
 }
 
+// Append implements [worker.FS].
+func (v *view) Append(name string, size int64) (worker.File, error) {
+	f, err := v.handle("append", name, v.disk.open)
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Truncate(size); err == nil {
+		_, err = f.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 func (v *view) handle(op, name string, open func(string) (*node, error)) (worker.File, error) {
-	h := &handle{view: v, name: name, writable: op == "create"}
+	h := &handle{view: v, name: name, writable: op != "open"}
 	err := v.use(func() (err error) {
 		h.node, err = open(name)
 		return err

@@ -446,3 +446,28 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// What is appended follows what is kept, and the rest is gone.
+func TestFSAppend(t *testing.T) {
+	both(t, func(t *testing.T, fsys worker.FS, dir string) {
+		name := dir + "/file"
+		put(t, fsys, name, "kept and cut").Close()
+		for _, part := range []string{"then", "again"} {
+			f, err := fsys.Append(name, 5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.WriteString(f, part)
+			if err = errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if got := get(t, fsys, name); got != "kept "+part {
+				t.Errorf("the file holds %q", got)
+			}
+		}
+		if f, err := fsys.Append(dir+"/none", 0); !errors.Is(err, fs.ErrNotExist) {
+			closeIf(f, err)
+			t.Errorf("append to nothing: %v", err)
+		}
+	})
+}

@@ -16,6 +16,9 @@ import (
 type Store interface {
 	// Create makes a segment that does not exist yet.
 	Create(name string) (SegmentWriter, error)
+	// Append opens a segment that exists for writing behind its first size
+	// bytes. What is behind them is cut off.
+	Append(name string, size int64) (SegmentWriter, error)
 	// Open opens a segment for reading, also while it is written. The error
 	// matches fs.ErrNotExist when there is none.
 	Open(name string) (SegmentReader, error)
@@ -108,24 +111,6 @@ type Journal struct {
 // NewJournal starts a journal at offset 0 in an empty store; the error for one
 // that is not empty matches fs.ErrExist. The caller must Close it.
 func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
-	if opts == nil {
-		opts = &JournalOptions{}
-	}
-	j := &Journal{
-		store:      store,
-		segment:    opts.SegmentBytes,
-		maxUnacked: opts.MaxUnacked,
-		full:       opts.Full,
-		segments:   []int64{0},
-		stopped:    make(chan struct{}),
-	}
-	if j.segment <= 0 {
-		j.segment = 8 << 20
-	}
-	if j.maxUnacked <= 0 {
-		j.maxUnacked = 256 << 20
-	}
-	j.work, j.change = sync.NewCond(&j.mu), sync.NewCond(&j.mu)
 	// Segments of another journal would be taken for a part of this one.
 	bases, err := segmentBases(store)
 	if err != nil {
@@ -138,9 +123,123 @@ func NewJournal(store Store, opts *JournalOptions) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc: create journal: %w", err)
 	}
-	j.w = w
+	j := newJournal(store, opts)
+	j.w, j.segments = w, []int64{0}
 	go j.write()
 	return j, nil
+}
+
+// OpenJournal goes on with a journal whose writer has died. A last frame that
+// it left torn is cut off, and the next one takes its offset, so that whatever
+// offset of a whole frame's end a reader has is one to continue from. A reader
+// that has a part of the torn frame must start again from the end of the frame
+// before: there must be no other writer, and should be no tail, meanwhile. What
+// was dropped before the first segment counts as acknowledged.
+//
+// The error matches fs.ErrNotExist when there is no journal, [ErrJournalClosed]
+// when it has its close frame, and [ErrFrameCorrupt], [ErrFrameTooLarge] or
+// [ErrFrameOffset] when its last segment holds what no writer that dies leaves
+// behind. Nothing is changed then. The caller must Close the journal.
+func OpenJournal(store Store, opts *JournalOptions) (*Journal, error) {
+	bases, err := segmentBases(store)
+	if err != nil {
+		return nil, err
+	}
+	if len(bases) == 0 {
+		return nil, fmt.Errorf("rpc: open journal: %w: there is no segment", fs.ErrNotExist)
+	}
+	base := bases[len(bases)-1]
+	length, _, err := scanSegment(store, base)
+	if err != nil {
+		return nil, fmt.Errorf("rpc: open journal: %w", err)
+	}
+	w, err := store.Append(segmentName(base), length)
+	if err != nil {
+		return nil, fmt.Errorf("rpc: open journal: %w", err)
+	}
+	j := newJournal(store, opts)
+	j.w, j.base, j.length, j.segments = w, base, length, bases
+	j.size, j.acked = base+length, bases[0]
+	go j.write()
+	return j, nil
+}
+
+// CutJournal does of [OpenJournal] what must not happen under the eyes of a
+// reader: it cuts off a torn last frame. It returns the journal's length, and
+// OpenJournal's errors.
+func CutJournal(store Store) (size int64, err error) {
+	bases, err := segmentBases(store)
+	if err != nil {
+		return 0, err
+	}
+	if len(bases) == 0 {
+		return 0, fmt.Errorf("rpc: cut journal: %w: there is no segment", fs.ErrNotExist)
+	}
+	base := bases[len(bases)-1]
+	length, torn, err := scanSegment(store, base)
+	if err == nil && torn {
+		var w SegmentWriter
+		if w, err = store.Append(segmentName(base), length); err == nil {
+			err = w.Close()
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("rpc: cut journal: %w", err)
+	}
+	return base + length, nil
+}
+
+func newJournal(store Store, opts *JournalOptions) *Journal {
+	if opts == nil {
+		opts = &JournalOptions{}
+	}
+	j := &Journal{
+		store:      store,
+		segment:    opts.SegmentBytes,
+		maxUnacked: opts.MaxUnacked,
+		full:       opts.Full,
+		stopped:    make(chan struct{}),
+	}
+	if j.segment <= 0 {
+		j.segment = 8 << 20
+	}
+	if j.maxUnacked <= 0 {
+		j.maxUnacked = 256 << 20
+	}
+	j.work, j.change = sync.NewCond(&j.mu), sync.NewCond(&j.mu)
+	return j
+}
+
+// maxOffset is the end of the longest journal that is opened again: what is
+// appended must not overflow.
+const maxOffset = math.MaxInt64 - 1<<50
+
+// scanSegment returns the length of a segment's whole frames, and whether there
+// is more behind them. Writes are whole
+// frames one after the other, so that a writer's death leaves the beginning of
+// one at the most: anything else is damage, which must not be cut off with what
+// the host has not read.
+func scanSegment(store Store, base int64) (length int64, torn bool, err error) {
+	seg, err := store.Open(segmentName(base))
+	if err != nil {
+		return 0, false, err
+	}
+	defer seg.Close()
+	frames := NewFrameReader(io.NewSectionReader(seg, 0, math.MaxInt64), base, 0)
+	for {
+		f, err := frames.Next()
+		switch {
+		case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
+			if frames.Offset() > maxOffset {
+				return 0, false, fmt.Errorf("%w: a segment ends at %d", ErrFrameOffset, frames.Offset())
+			}
+			return frames.Offset() - base, err != io.EOF, nil
+		case err != nil:
+			return 0, false, err
+		case f.Type == FrameClose:
+			return 0, false, fmt.Errorf("%w at %d", ErrJournalClosed, f.Offset)
+		}
+	}
 }
 
 // Append adds a frame whose payload is the concatenation of parts. It returns
@@ -270,6 +369,24 @@ func (j *Journal) Lift() {
 	defer j.mu.Unlock()
 	j.maxUnacked = math.MaxInt64
 	j.change.Broadcast()
+}
+
+// Flush returns once every frame appended before is in the store.
+func (j *Journal) Flush() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	end := j.size
+	for j.err == nil {
+		switch {
+		case j.writing:
+			j.change.Wait()
+		case j.base+j.length >= end:
+			return nil
+		default:
+			j.flushLocked()
+		}
+	}
+	return j.err
 }
 
 // Size returns the offset behind the last frame.

@@ -263,6 +263,20 @@ type SkippedArtifact struct {
 	Reason string `json:"reason"`
 }
 
+// RecoverResult says what a worker that died has left: what another one that
+// is started with -resume can go on with.
+type RecoverResult struct {
+	Journal  int64      `json:"journal"`        // its length, without a torn last frame
+	Finished []string   `json:"finished"`       // steps whose results are on disk with what is still needed of their outputs, sorted
+	Lost     []LostStep `json:"lost,omitempty"` // steps that finished, and left damage
+}
+
+// LostStep is a step whose result or outputs did not survive.
+type LostStep struct {
+	StepID string `json:"step_id"`
+	Reason string `json:"reason"`
+}
+
 // Log is a log record, or a line that a driver printed.
 type Log struct {
 	Time    time.Time      `json:"ts"`

@@ -72,7 +72,7 @@ func TestProtocolDocument(t *testing.T) {
 			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Environment{},
 			rpc.VerifyFiles{}, rpc.FileSum{},
 			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
-			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
+			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.RecoverResult{}, rpc.LostStep{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
 		} {
 			for i := range reflect.TypeOf(v).NumField() {
 				f := reflect.TypeOf(v).Field(i)

@@ -1,6 +1,7 @@
 package rpc_test
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -60,6 +61,19 @@ func (s *memStore) Create(name string) (rpc.SegmentWriter, error) {
 	s.created = append(s.created, name)
 	s.noticeLocked()
 	return seg, nil
+}
+
+func (s *memStore) Append(name string, size int64) (rpc.SegmentWriter, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.segments[name]
+	if old == nil {
+		return nil, &fs.PathError{Op: "append", Path: name, Err: fs.ErrNotExist}
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	old.data, old.closed = old.data[:size], false
+	return old, nil
 }
 
 func (s *memStore) Open(name string) (rpc.SegmentReader, error) {
@@ -214,6 +228,20 @@ func (d dirStore) Create(name string) (rpc.SegmentWriter, error) {
 	return f, nil
 }
 
+func (d dirStore) Append(name string, size int64) (rpc.SegmentWriter, error) {
+	f, err := os.OpenFile(d.path(name), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(size, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 func (d dirStore) Open(name string) (rpc.SegmentReader, error) {
 	f, err := os.Open(d.path(name))
 	if err != nil {
@@ -272,10 +300,13 @@ func (d dirStore) Watch() (<-chan struct{}, func(), error) {
 type discardStore struct{}
 
 func (discardStore) Create(string) (rpc.SegmentWriter, error) { return discardSegment{}, nil }
-func (discardStore) Open(string) (rpc.SegmentReader, error)   { return nil, fs.ErrNotExist }
-func (discardStore) Remove(string) error                      { return nil }
-func (discardStore) List() ([]string, error)                  { return nil, nil }
-func (discardStore) Watch() (<-chan struct{}, func(), error)  { return nil, func() {}, nil }
+func (discardStore) Append(string, int64) (rpc.SegmentWriter, error) {
+	return discardSegment{}, nil
+}
+func (discardStore) Open(string) (rpc.SegmentReader, error)  { return nil, fs.ErrNotExist }
+func (discardStore) Remove(string) error                     { return nil }
+func (discardStore) List() ([]string, error)                 { return nil, nil }
+func (discardStore) Watch() (<-chan struct{}, func(), error) { return nil, func() {}, nil }
 
 type discardSegment struct{}
 

@@ -27,9 +27,78 @@ import (
 // ExecuteStep runs a step: it resolves the inputs, hands them to the driver,
 // keeps the outputs, and reports all of it as events and metrics. The error is
 // an [*rpc.Error]; a driver's panic is one too.
+//
+// A step runs once in a worker's life, whoever asks for it: while it runs,
+// others who ask wait for its end, and afterwards they get the same answer.
 func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc.StepResult, error) {
-	start := time.Now()
 	defer w.release(p.Release)
+	ctx, call, first := w.enter(ctx, p)
+	if call == nil {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Data: &rpc.ErrorData{StepID: p.StepID, Driver: p.Driver},
+			Message: fmt.Sprintf("step %q was executed with another driver, config or inputs", p.StepID)}
+	}
+	if !first {
+		return call.join(ctx)
+	}
+	defer close(call.done)
+	defer call.cancel(nil)
+	call.err = &rpc.Error{Code: rpc.CodeInternal, Message: fmt.Sprintf("step %q did not end", p.StepID)}
+	call.result, call.err = w.executeStep(ctx, p, call.request)
+	return call.result, call.err
+}
+
+// stepCall is the one execution of a step.
+type stepCall struct {
+	request string                  // what was asked, see requestSum
+	cancel  context.CancelCauseFunc // stops it
+	done    chan struct{}           // it has ended
+
+	result *rpc.StepResult // valid when done is closed
+	err    error
+}
+
+// join waits for the end of a step that somebody else has begun. Who gives up
+// waiting stops it, as if he had begun it.
+func (c *stepCall) join(ctx context.Context) (*rpc.StepResult, error) {
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		c.cancel(context.Cause(ctx))
+		<-c.done // soon: a driver that ignores its context is left behind
+	}
+	return c.result, c.err
+}
+
+// enter books the execution of a step. The first who asks for it has to execute
+// it with the context that is returned; the call is nil when what he asks for is
+// not what was asked before.
+func (w *ProxyWorker) enter(ctx context.Context, p *rpc.ExecuteStep) (context.Context, *stepCall, bool) {
+	request := requestSum(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call := w.steps[p.StepID]; call != nil {
+		if call.request != request {
+			return ctx, nil, false
+		}
+		return ctx, call, false
+	}
+	call := &stepCall{request: request, done: make(chan struct{})}
+	ctx, call.cancel = context.WithCancelCause(ctx)
+	w.steps[p.StepID] = call
+	return ctx, call, true
+}
+
+// requestSum tells what a step is asked to do from other things it might be.
+func requestSum(p *rpc.ExecuteStep) string {
+	b, err := json.Marshal([]any{p.Driver, p.Config, p.Inputs})
+	if err != nil { // the config is no JSON
+		b = fmt.Appendf(nil, "%q %q %q", p.Driver, p.Config, p.Inputs)
+	}
+	return sum(b)
+}
+
+func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, request string) (*rpc.StepResult, error) {
+	start := time.Now()
 	s := &stepRun{w: w, p: p, metrics: make(map[string]float64)}
 	defer s.releaseInputs()
 
@@ -79,7 +148,19 @@ func (w *ProxyWorker) ExecuteStep(ctx context.Context, p *rpc.ExecuteStep) (*rpc
 		"rows_processed": processed,
 		"duration_ms":    result.DurationMS,
 	})
+	if s.keeps {
+		if err := w.keepStep(&keptStep{StepID: p.StepID, Request: request, Result: result, Outputs: s.kept}); err != nil {
+			s.notKept(err)
+		}
+	}
 	return result, nil
+}
+
+// notKept says that a step will not survive the worker's death. That is no
+// failure of the step.
+func (s *stepRun) notKept(err error) {
+	s.keeps = false
+	s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: s.p.StepID, Message: fmt.Sprintf("the step is not kept on disk, and lost if the worker dies: %v", err)}, false)
 }
 
 // stepRun is one execution of a step.
@@ -87,6 +168,8 @@ type stepRun struct {
 	w      *ProxyWorker
 	p      *rpc.ExecuteStep
 	inputs map[string]*DataFrame
+	keeps  bool         // the step is being kept on disk
+	kept   []keptOutput // on disk
 
 	mu      sync.Mutex
 	rowsIn  int64
@@ -96,7 +179,7 @@ type stepRun struct {
 
 func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	w, p := s.w, s.p
-	if p.StepID == "" || !filepath.IsLocal(p.StepID) || path.Base(filepath.ToSlash(p.StepID)) != p.StepID {
+	if !validStepID(p.StepID) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("step id %q cannot name a folder", p.StepID)}
 	}
 	if p.TimeoutMS > 0 {
@@ -120,6 +203,11 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
 
 	dir := w.path(artifactsDir, p.StepID)
+	if w.opts.Resume { // what an earlier try has left would pass for this one's
+		if err := w.opts.FS.RemoveAll(dir); err != nil {
+			return nil, err
+		}
+	}
 	if err := w.opts.FS.MkdirAll(dir); err != nil {
 		return nil, err
 	}
@@ -162,7 +250,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		return nil, err
 	}
 
-	result := &rpc.StepResult{RowsIn: rowsIn, Mode: string(entry.Mode), Outputs: make(map[string]rpc.OutputRef)}
+	result := &rpc.StepResult{StepID: p.StepID, RowsIn: rowsIn, Mode: string(entry.Mode), Outputs: make(map[string]rpc.OutputRef)}
 	for key, out := range outputs {
 		result.RowsOut += out.ref.Rows
 		result.Outputs[key] = out.ref
@@ -194,7 +282,20 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 			df.Release()
 		}
 	}
+	if s.keeps = w.opts.Keep; s.keeps {
+		w.mu.Lock()
+		kept := maps.Clone(w.outputs[p.StepID])
+		w.mu.Unlock()
+		if s.kept, err = w.keepOutputs(p.StepID, kept); err != nil {
+			s.notKept(err)
+		}
+	}
 	return result, nil
+}
+
+// validStepID reports whether an id can name a folder.
+func validStepID(id string) bool {
+	return id != "" && id != "." && id != ".." && filepath.IsLocal(id) && path.Base(filepath.ToSlash(id)) == id
 }
 
 // config decodes the step's config.
@@ -220,17 +321,18 @@ func (s *stepRun) config() (map[string]any, error) {
 // "df" and "df_<step>", is reported and counted once, under the longer name.
 func (s *stepRun) resolveInputs() (rows int64, err error) {
 	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
+	spilled := make(map[string]bool, len(s.p.Inputs))
 	seen := make(map[rpc.InputRef]bool)
 	names := slices.Sorted(maps.Keys(s.p.Inputs))
 	slices.Reverse(names) // "df_a" before "df"
 	var reported []string
 	for _, name := range names {
 		ref := s.p.Inputs[name]
-		df, err := s.w.output(ref)
+		df, fromDisk, err := s.w.output(ref)
 		if err != nil {
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
-		s.inputs[name] = df
+		s.inputs[name], spilled[name] = df, fromDisk
 		if !seen[ref] {
 			seen[ref] = true
 			rows += df.Rows()
@@ -243,8 +345,8 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 			"from_step":   s.p.Inputs[name].FromStep,
 			"key":         name,
 			"rows":        s.inputs[name].Rows(),
-			"from_memory": true,
-			"from_spill":  false,
+			"from_memory": !spilled[name],
+			"from_spill":  spilled[name],
 		})
 	}
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -14,6 +15,9 @@ type FS interface {
 	Open(name string) (File, error)
 	// Create makes or truncates a file and opens it for writing. Its directory must exist.
 	Create(name string) (File, error)
+	// Append opens a file that exists for writing behind its first size
+	// bytes. What is behind them is cut off.
+	Append(name string, size int64) (File, error)
 	// MkdirAll makes a directory and its parents; one that exists is no error.
 	MkdirAll(name string) error
 	// RemoveAll removes a file or a whole directory; a missing one is no error.
@@ -50,6 +54,21 @@ func (OSFS) Open(name string) (File, error) { return osFile(os.Open(name)) }
 
 // Create implements [FS].
 func (OSFS) Create(name string) (File, error) { return osFile(os.Create(name)) }
+
+// Append implements [FS].
+func (OSFS) Append(name string, size int64) (File, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY, 0) // a file opened with O_APPEND cannot be truncated on Windows
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Truncate(size); err == nil {
+		_, err = f.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
 
 // MkdirAll implements [FS]. Directories are for their owner and group alone.
 func (OSFS) MkdirAll(name string) error { return os.MkdirAll(name, 0o750) }

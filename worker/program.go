@@ -55,8 +55,10 @@ type Program struct {
 }
 
 const usageText = `usage:
-  serve -dir DIR [-max-journal BYTES]   run steps as the requests on stdin say
+  serve -dir DIR [-max-journal BYTES] [-keep] [-resume]
+                                        run steps as the requests on stdin say
   tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout
+  recover -dir DIR                      make the folder of a worker that died ready for serve -resume
   seal -dir DIR                         list the artifacts as JSON
   version                               print the worker's version
 `
@@ -64,8 +66,10 @@ const usageText = `usage:
 // Run runs the program with its arguments, without its name and with or
 // without [Arg], and returns its exit code:
 //
-//	serve -dir DIR [-max-journal BYTES]   run steps as the requests on stdin say
+//	serve -dir DIR [-max-journal BYTES] [-keep] [-resume]
+//	                                      run steps as the requests on stdin say, see Options.Keep and Resume
 //	tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout, from offset N; F is true or false
+//	recover -dir DIR                      make the folder of a worker that died ready for serve -resume; print JSON, see Recover
 //	seal -dir DIR                         list the artifacts with their checksums as JSON
 //	version                               print the worker's version
 //
@@ -86,6 +90,8 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		dir    = flags.String("dir", "", "the run's folder")
 		from   = flags.Int64("from", 0, "offset in the journal")
 		follow = flags.Bool("follow", true, "wait for more")
+		keep   = flags.Bool("keep", false, "write outputs of finished steps to disk")
+		resume = flags.Bool("resume", false, "go on after another worker's death")
 		unread = flags.Int64("max-journal", 0, "bytes of the journal that may wait for the host")
 	)
 	if err := flags.Parse(args[1:]); err != nil {
@@ -107,6 +113,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 	case "serve":
 		w, err := New(Options{
 			Dir: *dir, Drivers: p.Drivers, FS: fsys, ownProcess: p.ownProcess, stderr: stderr,
+			Keep: *keep, Resume: *resume,
 			Journal: &rpc.JournalOptions{MaxUnacked: *unread},
 		})
 		if err != nil {
@@ -123,17 +130,24 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
 	case "seal":
 		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))
-		if err == nil {
-			err = json.NewEncoder(stdout).Encode(result)
-		}
-		if err != nil {
-			fmt.Fprintln(stderr, "worker:", err)
-			return 1
-		}
-		return 0
+		return printJSON(result, err, stdout, stderr)
+	case "recover":
+		result, err := Recover(ctx, fsys, *dir)
+		return printJSON(result, err, stdout, stderr)
 	}
 	io.WriteString(stderr, usageText)
 	return 2
+}
+
+func printJSON(v any, err error, stdout, stderr io.Writer) int {
+	if err == nil {
+		err = json.NewEncoder(stdout).Encode(v)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "worker:", err)
+		return 1
+	}
+	return 0
 }
 
 func (p Program) tail(ctx context.Context, store rpc.Store, from int64, follow bool, stdin io.Reader, stdout, stderr io.Writer) int {

@@ -37,6 +37,12 @@ type Options struct {
 	Drivers *Registry // nil means none
 	FS      FS        // nil means this machine's
 
+	// Keep writes what finished steps have put out to disk, so that a worker
+	// that is made after this one's death can go on with it. Resume makes such a
+	// worker, in a folder that [Recover] has looked at; it keeps, too.
+	Keep   bool
+	Resume bool
+
 	Journal *rpc.JournalOptions // nil means the defaults; Full is set by the worker
 	Memory  memory.Allocator    // for drivers; nil means the default allocator
 
@@ -56,7 +62,7 @@ type ProxyWorker struct {
 	prints  *printCapture // nil when prints are not captured
 	lines   sync.Pool     // of *[]byte, for events and metrics
 
-	steps sync.WaitGroup // requests being handled
+	tasks sync.WaitGroup // requests being handled
 	stop  chan struct{}  // closed when the worker has to end
 	once  sync.Once      // guards stop and the two below
 	code  int            // exit code
@@ -64,6 +70,8 @@ type ProxyWorker struct {
 
 	counting  sync.Mutex
 	completed int // steps
+
+	loading sync.Mutex // held while outputs are read from disk
 
 	mu        sync.Mutex
 	session   string // empty before the handshake
@@ -74,6 +82,8 @@ type ProxyWorker struct {
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
+	steps     map[string]*stepCall               // by step id, for the worker's life
+	kept      map[string]*keptStep               // on disk, by step id
 	abandoned int                                // drivers that were left behind
 }
 
@@ -95,12 +105,15 @@ func New(opts Options) (*ProxyWorker, error) {
 	if opts.stderr == nil {
 		opts.stderr = os.Stderr
 	}
+	opts.Keep = opts.Keep || opts.Resume
 	w := &ProxyWorker{
 		opts:     opts,
 		stop:     make(chan struct{}),
 		outputs:  make(map[string]map[string]*DataFrame),
 		requests: make(map[string]context.CancelCauseFunc),
 		running:  make(map[string]int),
+		steps:    make(map[string]*stepCall),
+		kept:     make(map[string]*keptStep),
 		env:      make(map[string]string),
 	}
 	for _, dir := range []string{journalDir, artifactsDir} {
@@ -118,11 +131,23 @@ func New(opts Options) (*ProxyWorker, error) {
 			Message: fmt.Sprintf("journal full: %d bytes are not acknowledged; the run waits for the host", unacked),
 		}, true)
 	}
-	journal, err := rpc.NewJournal(journalStore{opts.FS, w.path(journalDir)}, &journalOpts)
+	var (
+		steps []*keptStep
+		lost  []rpc.LostStep
+		err   error
+	)
+	open := rpc.NewJournal
+	if opts.Resume {
+		open = rpc.OpenJournal
+		if steps, lost, err = readSteps(opts.FS, opts.Dir); err != nil {
+			return nil, fmt.Errorf("worker: resume: %w", err)
+		}
+	}
+	w.journal, err = open(journalStore{opts.FS, w.path(journalDir)}, &journalOpts)
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	w.journal = journal
+	w.resume(steps, lost)
 	return w, nil
 }
 
@@ -161,7 +186,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	}
 	cancel(errStopping)
 	w.journal.Lift() // what waits for a host that is gone must end, too
-	w.steps.Wait()   // ExecuteStep gives up on drivers that ignore their context
+	w.tasks.Wait()   // ExecuteStep gives up on drivers that ignore their context
 	<-beats
 	if w.prints != nil {
 		w.prints.stop()
@@ -232,7 +257,7 @@ func (w *ProxyWorker) dispatch(ctx context.Context, req *rpc.Request) {
 	w.mu.Lock()
 	w.requests[req.ID] = cancel
 	w.mu.Unlock()
-	w.steps.Go(func() {
+	w.tasks.Go(func() {
 		if verdict == rpc.Execute {
 			answer = w.HandleRPC(ctx, req)
 			w.calls.End(answer)
@@ -508,7 +533,7 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
-	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
+	df, _, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
 	if err != nil {
 		return nil, err
 	}
@@ -538,31 +563,38 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 	return &rpc.FetchOutputResult{Rows: out.Rows(), Batches: out.Batches(), Bytes: payload.Bytes()}, nil
 }
 
-// output returns what a reference names. The caller must Release it.
-func (w *ProxyWorker) output(ref rpc.InputRef) (*DataFrame, error) {
+// output returns what a reference names, and whether it had to be read from
+// disk. The caller must Release it.
+func (w *ProxyWorker) output(ref rpc.InputRef) (df *DataFrame, fromDisk bool, err error) {
 	key := ref.Key
 	if key == "" {
 		key = DefaultOutput
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	df, ok := w.outputs[ref.FromStep][key]
-	if !ok {
-		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("step %q has no output %q", ref.FromStep, key)}
+	df = w.outputs[ref.FromStep][key]
+	if df != nil {
+		df.Retain()
 	}
-	df.Retain()
-	return df, nil
+	w.mu.Unlock()
+	if df != nil {
+		return df, false, nil
+	}
+	df, err = w.load(ref.FromStep, key)
+	return df, true, err
 }
 
 // release frees the outputs of steps that nobody reads any more.
 func (w *ProxyWorker) release(steps []string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	for _, id := range steps {
 		for _, df := range w.outputs[id] {
 			df.Release()
 		}
 		delete(w.outputs, id)
+	}
+	w.mu.Unlock()
+	if w.opts.Keep {
+		w.unkeep(steps)
 	}
 }
 
@@ -705,6 +737,10 @@ type journalStore struct {
 
 func (s journalStore) Create(name string) (rpc.SegmentWriter, error) {
 	return s.fs.Create(filepath.Join(s.dir, name))
+}
+
+func (s journalStore) Append(name string, size int64) (rpc.SegmentWriter, error) {
+	return s.fs.Append(filepath.Join(s.dir, name), size)
 }
 
 func (s journalStore) Open(name string) (rpc.SegmentReader, error) {

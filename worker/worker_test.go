@@ -58,8 +58,13 @@ type host struct {
 
 func start(t *testing.T, drivers map[string]driverFunc, args ...string) *host {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), exit: make(chan int, 1)}
-	program := worker.Program{Drivers: registry(drivers)}
+	return startIn(t, worker.Program{Drivers: registry(drivers)}, t.TempDir(), 0, args...)
+}
+
+// startIn starts a worker in a folder, and reads its journal from an offset.
+func startIn(t *testing.T, program worker.Program, dir string, from int64, args ...string) *host {
+	t.Helper()
+	h := &host{t: t, dir: dir, exit: make(chan int, 1)}
 	in, stdin := io.Pipe()
 	h.stdin = stdin
 	go func() {
@@ -70,11 +75,12 @@ func start(t *testing.T, drivers map[string]driverFunc, args ...string) *host {
 	tailed := make(chan struct{})
 	go func() {
 		defer close(tailed)
-		code := program.Run(context.Background(), []string{"tail", "-dir", h.dir}, tailIn, w, os.Stderr)
+		tail := worker.Program{} // it outlives the worker's file system
+		code := tail.Run(context.Background(), []string{"tail", "-dir", h.dir, "-from", fmt.Sprint(from)}, tailIn, w, os.Stderr)
 		w.CloseWithError(fmt.Errorf("tail ended with %d: %w", code, io.EOF))
 		tailIn.Close()
 	}()
-	h.frames = rpc.NewFrameReader(out, 0, 0)
+	h.frames = rpc.NewFrameReader(out, from, 0)
 	t.Cleanup(func() {
 		stdin.Close()
 		tailEnd.Close()

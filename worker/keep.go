@@ -1,0 +1,347 @@
+package worker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/osiris-pipelines/remote/rpc"
+)
+
+// outputsDir is where a worker that keeps ([Options.Keep]) puts what finished
+// steps have put out: a folder a step, with an Arrow stream for every output and
+// stepFile, which is written last.
+const (
+	outputsDir = "outputs"
+	stepFile   = "step.json"
+)
+
+// maxStepFile bounds what is read of a stepFile.
+const maxStepFile = 8 << 20
+
+// keptStep is a step that has finished, as its stepFile has it.
+type keptStep struct {
+	StepID   string          `json:"step_id"`
+	Request  string          `json:"request"` // see requestSum
+	Result   *rpc.StepResult `json:"result"`
+	Released bool            `json:"released,omitempty"` // nobody reads the outputs any more, and they may be gone
+	Outputs  []keptOutput    `json:"outputs,omitempty"`
+}
+
+// keptOutput is an output on disk. A stream that was cut between two messages
+// looks like a shorter table, so that all there is to count is counted.
+type keptOutput struct {
+	Key     string `json:"key"`
+	File    string `json:"file"`
+	Rows    int64  `json:"rows"`
+	Batches int64  `json:"batches"`
+	Bytes   int64  `json:"bytes"`
+	SHA256  string `json:"sha256"`
+}
+
+func (k *keptStep) output(key string) (keptOutput, bool) {
+	for _, out := range k.Outputs {
+		if out.Key == key && !k.Released {
+			return out, true
+		}
+	}
+	return keptOutput{}, false
+}
+
+// keepOutputs writes a step's outputs. Whatever an earlier try has left goes.
+func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) ([]keptOutput, error) {
+	dir := w.path(outputsDir, stepID)
+	if err := w.opts.FS.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := w.opts.FS.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	var kept []keptOutput
+	for i, key := range slices.Sorted(maps.Keys(outputs)) {
+		out := keptOutput{Key: key, File: strconv.Itoa(i) + ".arrow"} // a key may not be a name for a file
+		if err := writeKept(w.opts.FS, filepath.Join(dir, out.File), outputs[key], w.opts.Memory, &out); err != nil {
+			return nil, fmt.Errorf("output %q: %w", key, err)
+		}
+		kept = append(kept, out)
+	}
+	return kept, nil
+}
+
+func writeKept(fsys FS, name string, df *DataFrame, mem memory.Allocator, out *keptOutput) error {
+	f, err := fsys.Create(name)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	count := &byteCount{}
+	arrow := rpc.NewArrowWriter(io.MultiWriter(f, h, count), df.Schema(), mem)
+	r := df.Reader()
+	defer r.Release()
+	for err == nil && r.Next() {
+		err = arrow.Write(r.Record())
+	}
+	if err = errors.Join(err, arrow.Close(), f.Close()); err != nil {
+		return err
+	}
+	out.Rows, out.Batches, out.Bytes = arrow.Rows(), arrow.Batches(), count.n
+	out.SHA256 = hex.EncodeToString(h.Sum(nil))
+	return nil
+}
+
+type byteCount struct{ n int64 }
+
+func (c *byteCount) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return len(p), nil
+}
+
+// keepStep notes that a step has finished. What it has reported must be in the
+// journal before: nobody will report it again.
+func (w *ProxyWorker) keepStep(k *keptStep) error {
+	if err := w.journal.Flush(); err != nil {
+		return err
+	}
+	if err := writeStep(w.opts.FS, w.path(outputsDir, k.StepID), k); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.kept[k.StepID] = k
+	w.mu.Unlock()
+	return nil
+}
+
+func writeStep(fsys FS, dir string, k *keptStep) error {
+	b, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	part := filepath.Join(dir, stepFile+".part")
+	f, err := fsys.Create(part)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return fsys.Rename(part, filepath.Join(dir, stepFile))
+}
+
+// unkeep removes the outputs of steps that nobody reads any more. What stays
+// behind because of an error goes with the run's folder.
+func (w *ProxyWorker) unkeep(steps []string) {
+	for _, id := range steps {
+		w.mu.Lock()
+		k := w.kept[id]
+		if k == nil || k.Released {
+			w.mu.Unlock()
+			continue
+		}
+		released := *k
+		released.Released = true
+		w.kept[id] = &released
+		w.mu.Unlock()
+		dir := w.path(outputsDir, id)
+		if err := writeStep(w.opts.FS, dir, &released); err != nil {
+			continue // they count as needed, so they have to stay
+		}
+		for _, out := range k.Outputs {
+			_ = w.opts.FS.RemoveAll(filepath.Join(dir, out.File))
+		}
+	}
+}
+
+// readSteps reads what finished steps have left in a run's folder. The steps
+// whose files are damaged are returned in lost.
+func readSteps(fsys FS, dir string) (steps []*keptStep, lost []rpc.LostStep, err error) {
+	entries, err := fsys.ReadDir(filepath.Join(dir, outputsDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		k, err := readStep(fsys, filepath.Join(dir, outputsDir, e.Name()), e.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it has not finished
+		case err != nil:
+			lost = append(lost, rpc.LostStep{StepID: e.Name(), Reason: err.Error()})
+		default:
+			steps = append(steps, k)
+		}
+	}
+	return steps, lost, nil
+}
+
+func readStep(fsys FS, dir, stepID string) (*keptStep, error) {
+	f, err := fsys.Open(filepath.Join(dir, stepFile))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxStepFile+1))
+	if err != nil {
+		return nil, err
+	}
+	var k keptStep
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&k); err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", stepFile, err)
+	}
+	if len(b) > maxStepFile || k.StepID != stepID || k.Result == nil {
+		return nil, fmt.Errorf("%s is damaged: it is not of this step", stepFile)
+	}
+	for _, out := range k.Outputs {
+		if !validStepID(out.File) || out.Rows < 0 || out.Batches < 0 || out.Bytes < 0 {
+			return nil, fmt.Errorf("%s is damaged: output %q cannot be", stepFile, out.Key)
+		}
+	}
+	return &k, nil
+}
+
+// Recover makes the folder of a run whose worker died ready for another one
+// ([Options.Resume]): it cuts a torn last frame off the journal, and says which
+// steps need not run again. No worker may run, and no tail should.
+func Recover(ctx context.Context, fsys FS, dir string) (*rpc.RecoverResult, error) {
+	size, err := rpc.CutJournal(journalStore{fsys, filepath.Join(dir, journalDir)})
+	if err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	steps, lost, err := readSteps(fsys, dir)
+	if err != nil {
+		return nil, fmt.Errorf("recover: %w", err)
+	}
+	result := &rpc.RecoverResult{Journal: size, Finished: []string{}, Lost: lost}
+	for _, k := range steps {
+		if err := checkKept(ctx, fsys, filepath.Join(dir, outputsDir, k.StepID), k); err != nil {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("recover: %w", context.Cause(ctx))
+			}
+			result.Lost = append(result.Lost, rpc.LostStep{StepID: k.StepID, Reason: err.Error()})
+			continue
+		}
+		result.Finished = append(result.Finished, k.StepID)
+	}
+	return result, nil
+}
+
+// checkKept compares a step's outputs on disk with what was written.
+func checkKept(ctx context.Context, fsys FS, dir string, k *keptStep) error {
+	if k.Released {
+		return nil
+	}
+	for _, out := range k.Outputs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		a, err := sealFile(fsys, filepath.Join(dir, out.File))
+		if err == nil && (a.Size != out.Bytes || a.SHA256 != out.SHA256) {
+			err = fmt.Errorf("%s has %d bytes with sha256 %s, it was written with %d and %.64s", out.File, a.Size, a.SHA256, out.Bytes, out.SHA256)
+		}
+		if err != nil {
+			return fmt.Errorf("output %q: %w", out.Key, err)
+		}
+	}
+	return nil
+}
+
+// resume takes over what finished steps have left.
+func (w *ProxyWorker) resume(steps []*keptStep, lost []rpc.LostStep) {
+	for _, k := range steps {
+		w.kept[k.StepID] = k
+		w.steps[k.StepID] = &stepCall{request: k.Request, cancel: func(error) {}, done: closedChannel(), result: k.Result}
+	}
+	w.completed = len(steps)
+	for _, l := range lost {
+		w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: l.StepID, Message: "what the step has left is lost: " + l.Reason}, true)
+	}
+}
+
+func closedChannel() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// load reads an output that an earlier worker has kept into memory, once. The
+// caller must Release it.
+func (w *ProxyWorker) load(stepID, key string) (*DataFrame, error) {
+	w.loading.Lock()
+	defer w.loading.Unlock()
+	w.mu.Lock()
+	df := w.outputs[stepID][key]
+	var out keptOutput
+	var kept bool
+	if k := w.kept[stepID]; k != nil {
+		out, kept = k.output(key)
+	}
+	if df != nil {
+		df.Retain() // another step has loaded it meanwhile
+	}
+	w.mu.Unlock()
+	if df != nil {
+		return df, nil
+	}
+	if !kept {
+		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("step %q has no output %q", stepID, key)}
+	}
+	df, err := readKept(w.opts.FS, w.path(outputsDir, stepID, out.File), out, w.opts.Memory)
+	if err != nil {
+		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("output %q of step %q did not survive the worker's death: %v", key, stepID, err)}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outputs[stepID] == nil {
+		w.outputs[stepID] = make(map[string]*DataFrame)
+	}
+	w.outputs[stepID][key] = df
+	df.Retain()
+	return df, nil
+}
+
+func readKept(fsys FS, name string, out keptOutput, mem memory.Allocator) (*DataFrame, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	count := &byteCount{}
+	src := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, out.Bytes+1), io.MultiWriter(h, count)), 256<<10)
+	// What this machine has written may be as large as it was.
+	limit := 256<<20 + 8*out.Bytes
+	r, err := rpc.NewArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Release()
+	df, err := ReadDataFrame(r)
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, src)
+	if sum := hex.EncodeToString(h.Sum(nil)); err == nil && (count.n != out.Bytes || sum != out.SHA256 || r.Rows() != out.Rows || r.Batches() != out.Batches) {
+		err = fmt.Errorf("%s is not what was written: %d rows in %d batches, %d bytes or more", out.File, r.Rows(), r.Batches(), count.n)
+	}
+	if err != nil {
+		df.Release()
+		return nil, err
+	}
+	return df, nil
+}
