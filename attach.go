@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/osiris-pipelines/remote/e2b"
@@ -65,6 +67,7 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	if err != nil {
 		return nil, nil, errors.Join(err, s.close())
 	}
+	s.tidy(ec)
 	switch c.Phase {
 	case phaseCreating:
 		result, err := a.restart(ctx, p, ec, s, c)
@@ -75,6 +78,27 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	}
 	result, err := a.pickUp(ctx, p, ec, s, c)
 	return p, result, err
+}
+
+// tidy removes the files that a dead host was writing. Their names are those of
+// os.CreateTemp and os.MkdirTemp in this package.
+func (s *session) tidy(ec *ExecutionContext) {
+	for _, left := range [...]struct{ dir, prefix string }{
+		{ec.LogsDir, ".tmp-"},
+		{s.path("cfg"), ".tmp-"},
+		{ec.artifactsDir(), ".collect-"},
+		{filepath.Join(ec.artifactsDir(), systemArtifacts), ".tmp-"},
+	} {
+		entries, _ := os.ReadDir(left.dir) // where there is none, nothing was left
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), left.prefix) {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(left.dir, e.Name())); err != nil {
+				s.logf(slog.LevelWarn, "what the host before was writing: %v", err)
+			}
+		}
+	}
 }
 
 // attachError says why there is nothing to attach to.

@@ -44,21 +44,21 @@ const (
 // checkpoint is sandbox.json: a state of the run from which another host can go
 // on. It holds no token and no secret value.
 type checkpoint struct {
-	SchemaVersion int               `json:"schema_version"`
-	SessionID     string            `json:"session_id"`
-	Adapter       string            `json:"adapter"`
-	Phase         phase             `json:"phase"`
-	Epoch         int64             `json:"epoch"`
-	Owner         owner             `json:"owner"`
-	LeaseSeconds  float64           `json:"lease_seconds"` // that the sandbox outlives its host
-	StartedAt     time.Time         `json:"started_at"`    // of Execute
-	SavedAt       time.Time         `json:"saved_at"`
-	BasePath      string            `json:"base_path"` // of the dead host
-	Sandboxes     []sandboxRecord   `json:"sandboxes"`
-	Files         map[string]int64  `json:"files"` // lengths in bytes of what belongs to this state
-	Seq           int64             `json:"seq"`   // of the last event or metric in them
-	Result        *ExecResult       `json:"result,omitempty"`
-	Status        *status           `json:"status,omitempty"`
+	SchemaVersion int              `json:"schema_version"`
+	SessionID     string           `json:"session_id"`
+	Adapter       string           `json:"adapter"`
+	Phase         phase            `json:"phase"`
+	Epoch         int64            `json:"epoch"`
+	Owner         owner            `json:"owner"`
+	LeaseSeconds  float64          `json:"lease_seconds"` // that the sandbox outlives its host
+	StartedAt     time.Time        `json:"started_at"`    // of Execute
+	SavedAt       time.Time        `json:"saved_at"`
+	BasePath      string           `json:"base_path"` // of the dead host
+	Sandboxes     []sandboxRecord  `json:"sandboxes"`
+	Files         map[string]int64 `json:"files"` // lengths in bytes of what belongs to this state
+	Seq           int64            `json:"seq"`   // of the last event or metric in them
+	Result        *ExecResult      `json:"result,omitempty"`
+	Status        *status          `json:"status,omitempty"`
 }
 
 // owner is the host that a run has.

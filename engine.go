@@ -71,7 +71,7 @@ type run struct {
 	ended     time.Time // of Execute
 	seq       int64
 	check     *checkpoint // nil when nobody could go on with the run
-	place     *place // nil when nothing was made, or all is removed
+	place     *place      // nil when nothing was made, or all is removed
 	sandboxID string
 	sealed    *rpc.SealResult // nil: to be asked for
 	steps     []StepResult
