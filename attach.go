@@ -233,7 +233,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 // find connects to the sandbox of a dead host, and wakes it if it is paused.
 func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, error) {
 	rec := c.last()
-	sb, err := a.client.Connect(ctx, rec.ID, createLease)
+	sb, err := a.connect(ctx, rec.ID)
 	if err != nil {
 		return nil, fmt.Errorf("remote: attach: %w", err)
 	}
@@ -242,6 +242,24 @@ func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, 
 	return &place{
 		sandbox: box, program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,
 	}, nil
+}
+
+// connect waits for a sandbox to be one thing or the other: one that is being
+// killed, or paused, is neither here nor gone.
+func (a *E2BTransparentProxy) connect(ctx context.Context, id string) (*e2b.Sandbox, error) {
+	limited, cancel := context.WithTimeout(ctx, cleanupGrace)
+	defer cancel()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		sb, err := a.client.Connect(ctx, id, createLease)
+		if err == nil || !errors.Is(err, e2b.ErrConflict) {
+			return sb, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-limited.Done():
+			return nil, err
+		}
+	}
 }
 
 // attachProcess connects to a process of a sandbox. One that has ended is no

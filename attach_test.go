@@ -11,9 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -346,5 +348,323 @@ func TestAttachAtEveryRequest(t *testing.T) {
 			t.Logf("OSIRIS_SEED=%d: killed at %s", seed, hit)
 			suite.survive(t, server, n+1, dir, died)
 		})
+	}
+}
+
+// orphan starts a run and kills its host as soon as a step runs. It returns the
+// session directory.
+func orphan(t *testing.T, server *mock.Server, marks string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "s")
+	host := hostProcess(t, server, dir, marks)
+	for {
+		b, _ := os.ReadFile(filepath.Join(dir, "events.jsonl"))
+		if strings.Contains(string(b), `"tick"`) && readPhase(dir) == "running" {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	_ = host.Process.Kill()
+	if host.Wait() == nil {
+		t.Fatal("the host was too fast")
+	}
+	return dir
+}
+
+// What happens to a sandbox while it has no host.
+func TestAttachLater(t *testing.T) {
+	only := func(t *testing.T, server *mock.Server) string {
+		t.Helper()
+		alive := server.Alive()
+		if len(alive) != 1 {
+			t.Fatalf("sandboxes: %v", alive)
+		}
+		return alive[0].ID
+	}
+	for _, test := range []struct {
+		name    string
+		kinds   []string
+		happens func(t *testing.T, server *mock.Server)
+		want    error
+	}{
+		{name: "nothing", kinds: servedKinds, happens: func(*testing.T, *mock.Server) {}},
+		{name: "paused", kinds: []string{"embedded"}, happens: func(t *testing.T, server *mock.Server) {
+			if err := server.Pause(only(t, server)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "lease over", kinds: servedKinds, want: remote.ErrSandboxGone, happens: func(t *testing.T, server *mock.Server) {
+			if err := server.Expire(only(t, server)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "killed", kinds: servedKinds, want: remote.ErrSandboxGone, happens: func(t *testing.T, server *mock.Server) {
+			if err := server.Kill(only(t, server)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "worker dead", kinds: []string{"served"}, want: remote.ErrWorkerCrash, happens: func(t *testing.T, server *mock.Server) {
+			sb := server.Sandbox(only(t, server))
+			for _, p := range sb.Processes() {
+				if !p.Exited {
+					sb.KillProcess(p.PID)
+				}
+			}
+		}},
+	} {
+		for _, kind := range test.kinds {
+			t.Run(test.name+"/"+kind, func(t *testing.T) {
+				t.Parallel()
+				server := newServer(t, kind, testDrivers())
+				dir := orphan(t, server, "")
+				before := lines(t, filepath.Join(dir, "events.jsonl"))
+				test.happens(t, server)
+				a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.Close()
+				var last int64
+				next := func(seq int64) error {
+					if last != 0 && seq != last+1 {
+						return fmt.Errorf("seq %d after %d", seq, last)
+					}
+					last = seq
+					return nil
+				}
+				ec := &remote.ExecutionContext{
+					OnEvent:  func(_ context.Context, e remote.Event) error { return next(e.Seq) },
+					OnMetric: func(_ context.Context, m remote.Metric) error { return next(m.Seq) },
+				}
+				p, result, err := a.Attach(t.Context(), dir, ec)
+				if !errors.Is(err, test.want) {
+					t.Fatalf("attach: %v", err)
+				}
+				agree(t, ec, result, err)
+				after := events(t, ec, "")
+				if len(after) < 12 || cmp.Diff(before[:12], after[:12]) != "" {
+					t.Errorf("of %d events %d are left, the first are %v", len(before), len(after), after[:min(12, len(after))])
+				}
+				if n := len(events(t, ec, "run_start")); n != 1 {
+					t.Errorf("%d events run_start", n)
+				}
+				_, err = a.Collect(t.Context(), p, ec)
+				switch {
+				case test.want == remote.ErrSandboxGone:
+					if !errors.Is(err, remote.ErrCollect) {
+						t.Errorf("collect: %v", err)
+					}
+				case err != nil:
+					t.Errorf("collect: %v", err)
+				}
+				if total := int64(len(events(t, ec, "")) + len(lines(t, filepath.Join(dir, "metrics.jsonl")))); last != total {
+					t.Errorf("last seq is %d of %d lines", last, total)
+				}
+				for _, name := range []string{"sandbox.json", "prepared.json", "answers.jsonl", "collected.json"} {
+					if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+						t.Errorf("%s is left", name)
+					}
+				}
+				if err := a.Close(); err != nil {
+					t.Error(err)
+				}
+				if err := attach(t.Context(), connect(remote.Config{Drivers: testDrivers()}, server), dir); !errors.Is(err, remote.ErrAlreadyExecuted) {
+					t.Errorf("attach once more: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// Of two hosts that believe the run theirs the later has it, and the earlier
+// one leaves the sandbox alone.
+func TestTwoHosts(t *testing.T) {
+	for _, kind := range servedKinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			server := newServer(t, kind, testDrivers())
+			cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1, Heartbeat: 50 * time.Millisecond}, server)
+			first, err := remote.NewE2BTransparentProxy(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer first.Close()
+			ec := attachContext(filepath.Join(t.TempDir(), "s"))
+			m := attachManifest("")
+			m.Steps[3].Config["ms"] = 1000
+			ticking := make(chan struct{})
+			var once sync.Once
+			ec.OnEvent = func(_ context.Context, e remote.Event) error {
+				if e.Name == "tick" && e.StepID == "mark-2" {
+					once.Do(func() { close(ticking) })
+				}
+				return nil
+			}
+			p, err := first.Prepare(t.Context(), m, ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lost := make(chan error, 1)
+			go func() {
+				_, err := first.Execute(t.Context(), p, ec)
+				lost <- err
+			}()
+			<-ticking
+			// On this machine a directory has one host.
+			second, err := remote.NewE2BTransparentProxy(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer second.Close()
+			if _, _, err := second.Attach(t.Context(), ec.LogsDir, &remote.ExecutionContext{}); !errors.Is(err, remote.ErrInvalid) {
+				t.Errorf("attach to a directory that is being written: %v", err)
+			}
+			// On another one, with what it has of the directory, nothing stops it.
+			elsewhere := filepath.Join(t.TempDir(), "copy")
+			copyTree(t, ec.LogsDir, elsewhere)
+			own := &remote.ExecutionContext{}
+			q, result, err := second.Attach(t.Context(), elsewhere, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			agree(t, own, result, err)
+			if err := <-lost; !errors.Is(err, remote.ErrOwnershipLost) {
+				t.Errorf("first host: %v", err)
+			}
+			if _, err := first.Collect(t.Context(), p, ec); !errors.Is(err, remote.ErrOwnershipLost) {
+				t.Errorf("first host collects: %v", err)
+			}
+			if err := first.Close(); err != nil {
+				t.Error(err)
+			}
+			files, err := second.Collect(t.Context(), q, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(files.Artifacts) != 7 {
+				t.Errorf("artifacts: %v", files.Artifacts)
+			}
+			for i, e := range events(t, own, "tick") {
+				want := i
+				if i >= 200 {
+					want = i - 200
+				}
+				if want >= 2000 {
+					want = 0
+				}
+				if e["n"] != float64(want) {
+					t.Fatalf("tick %d is %v", i, e)
+				}
+			}
+		})
+	}
+}
+
+// copyTree copies a directory that is being written: a line may be cut at the
+// end of a file.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	// The checkpoint first: what is written after it is longer.
+	b, err := os.ReadFile(filepath.Join(from, "sandbox.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(to, "sandbox.json"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A session directory that is none, or not whole, is refused, and left as it
+// is.
+func TestAttachInvalid(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	dir := orphan(t, server, "")
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	write := func(name, text string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	change := func(old, new string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, "sandbox.json"))
+			if err != nil || !strings.Contains(string(b), old) {
+				t.Fatalf("%v: %s", err, b)
+			}
+			write("sandbox.json", strings.Replace(string(b), old, new, 1))(t, dir)
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, dir string)
+		ec    *remote.ExecutionContext
+		want  error
+	}{
+		{name: "no context", ec: nil, spoil: func(*testing.T, string) {}, want: remote.ErrInvalid},
+		{name: "another session", ec: &remote.ExecutionContext{SessionID: "other"}, spoil: func(*testing.T, string) {}, want: remote.ErrInvalid},
+		{name: "another directory", ec: &remote.ExecutionContext{LogsDir: "elsewhere"}, spoil: func(*testing.T, string) {}, want: remote.ErrInvalid},
+		{name: "empty", spoil: func(t *testing.T, dir string) {
+			if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}, want: remote.ErrNotExecuted},
+		{name: "no checkpoint", spoil: func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "sandbox.json")); err != nil {
+				t.Fatal(err)
+			}
+		}, want: remote.ErrNotExecuted},
+		{name: "no JSON", spoil: write("sandbox.json", "{"), want: remote.ErrInvalid},
+		{name: "another version", spoil: change(`"schema_version": 1`, `"schema_version": 99`), want: remote.ErrInvalid},
+		{name: "another adapter", spoil: change(`"adapter": "e2b`, `"adapter": "x`), want: remote.ErrInvalid},
+		{name: "no sandbox", spoil: change(`"sandboxes": [`, `"others": [`), want: remote.ErrInvalid},
+		{name: "not prepared", spoil: write("prepared.json", "{}"), want: remote.ErrInvalid},
+		{name: "events lost", spoil: write("events.jsonl", ""), want: remote.ErrInvalid},
+		{name: "a negative length", spoil: change(`"events.jsonl": `, `"events.jsonl": -`), want: remote.ErrInvalid},
+		{name: "no answers", spoil: func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, "sandbox.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = regexp.MustCompile(`"answers.jsonl": \d+`).ReplaceAll(b, []byte(`"answers.jsonl": 3`))
+			write("sandbox.json", string(b))(t, dir)
+			write("answers.jsonl", "{}\n")(t, dir)
+		}, want: remote.ErrInvalid},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			copied := filepath.Join(t.TempDir(), "s")
+			copyTree(t, dir, copied)
+			test.spoil(t, copied)
+			before := tree(t, copied)
+			ec := test.ec
+			if ec == nil && test.name != "no context" {
+				ec = &remote.ExecutionContext{}
+			}
+			if _, _, err := a.Attach(t.Context(), copied, ec); !errors.Is(err, test.want) {
+				t.Errorf("attach: %v", err)
+			}
+			after := tree(t, copied)
+			for name, text := range before {
+				if after[name] != text {
+					t.Errorf("%s has changed", name)
+				}
+			}
+		})
+	}
+	memory, _ := newAdapter(t, "proxy", remote.Config{}, nil)
+	if _, _, err := memory.(*remote.E2BTransparentProxy).Attach(t.Context(), dir, &remote.ExecutionContext{}); !errors.Is(err, remote.ErrUnsupported) {
+		t.Errorf("sandboxes that cannot be found again: %v", err)
+	}
+	if err := attach(t.Context(), cfg, dir); err != nil { // after all that
+		t.Error(err)
 	}
 }

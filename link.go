@@ -169,8 +169,12 @@ func (l *link) close() {
 		}
 	}
 	l.cancel()
-	l.proc.Stdin().Close()
-	l.proc.Stdout().Close()
+	if p, ok := l.proc.(io.Closer); ok && l.disowns.Load() {
+		p.Close() // lets go: to end its input would end it
+	} else {
+		l.proc.Stdin().Close()
+		l.proc.Stdout().Close()
+	}
 	l.wg.Wait()
 }
 
@@ -622,6 +626,9 @@ func (l *link) deliver(resp *rpc.Response) error {
 	defer l.mu.Unlock()
 	if n >= rpc.FirstRequest(l.epoch+1) {
 		return l.disown(l.epoch + 1)
+	}
+	if n > l.last && l.epoch > 1 {
+		return l.disown(l.epoch) // a rival has come as the same successor
 	}
 	if n > l.last {
 		return fmt.Errorf("answer to %s, which was not asked", resp.ID)
