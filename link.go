@@ -99,7 +99,7 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 	l.silence.Store(int64(firstSilence))
 	// Both take some milliseconds to start, and a tail waits for its journal.
 	l.wg.Go(l.follow)
-	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
+	proc, err := l.start(ctx, l.stderr, "supervise", "-max-journal", strconv.FormatInt(maxJournal, 10))
 	if err != nil {
 		l.cancel()
 		l.wg.Wait()
