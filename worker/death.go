@@ -90,6 +90,9 @@ func (p Program) status(dir string, fsys FS, reap bool, stdout, stderr io.Writer
 	s := rpc.WorkerStatus{Time: time.Now().UTC(), JournalEnd: journalEnd(fsys, dir), Death: readDeath(fsys, dir)}
 	if p.ownProcess {
 		look(fsys, dir, reap, &s)
+		if s.Death == nil && s.Supervisor != nil && !s.Supervisor.Alive {
+			s.Death = readDeath(fsys, dir) // written in between
+		}
 	} else if reap {
 		s.Remains = &rpc.Remains{Observed: true} // functions start no processes
 	}

@@ -70,6 +70,7 @@ const usageText = `usage:
   reap -dir DIR                             end what is left of the run, then status
   version                                   print the worker's version
 `
+
 // Run runs the program with its arguments, without its name and with or
 // without [Arg], and returns its exit code:
 //
