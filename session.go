@@ -229,10 +229,15 @@ func (s *session) flushLocked() error {
 func (s *session) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
-		if f != nil {
-			s.keep(f.close())
+	for _, f := range []*lineFile{s.log, s.metrics, s.events} {
+		if f == nil {
+			continue
 		}
+		if f == s.events { // the last one, since it has the lock
+			s.keep(f.w.Flush())
+			unlock(f.f)
+		}
+		s.keep(f.close())
 	}
 	return s.err
 }

@@ -236,10 +236,15 @@ func (c *hostClock) stood(now time.Time) time.Duration {
 	if last.IsZero() {
 		return 0
 	}
-	ran := now.Sub(last) // monotonic
-	gap := max(ran-c.tick, now.Round(0).Sub(last.Round(0))-ran)
-	if gap < hostGap {
+	return gap(c.tick, now.Sub(last), now.Round(0).Sub(last.Round(0)))
+}
+
+// gap returns for how long a host stood still that was to look after a tick,
+// and did when so much had passed by the monotonic clock and the wall's.
+func gap(tick, monotonic, wall time.Duration) time.Duration {
+	stood := max(monotonic-tick, wall-monotonic)
+	if stood < hostGap {
 		return 0
 	}
-	return gap
+	return stood
 }
