@@ -129,7 +129,7 @@ type WorkerCrashError struct {
 	Status          *ExitStatus // how the process ended; nil when that is not known
 	PeakMemoryBytes int64       // the most it had; zero when that is not known
 	Reason          string      // the worker's own last word, or what was observed
-	Stderr          string      // the last lines it wrote to its standard error
+	Stderr          string      // the last lines it wrote to its standard error, or those where Go's runtime says why it crashed
 	OpenSteps       []string    // running when it was last heard of
 	Err             error       // what went wrong on the way to it; may be nil
 }

@@ -198,8 +198,8 @@ func (d diagnosis) crash(o observation, err error) *WorkerCrashError {
 			c.Status = &ExitStatus{Code: death.ExitCode, Signal: death.Signal}
 		}
 		c.PeakMemoryBytes = death.PeakRSSBytes
-		if c.Stderr == "" {
-			c.Stderr = lastOf(death.Stderr)
+		if words := lastWords(death.Stderr); words != "" {
+			c.Stderr = words
 		}
 	}
 	if d.verdict.final() && !errors.Is(err, ErrSandboxGone) {
@@ -208,11 +208,20 @@ func (d diagnosis) crash(o observation, err error) *WorkerCrashError {
 	return c
 }
 
-// lastOf returns the last lines of a text, as many as are kept of a process's
-// standard error.
-func lastOf(text string) string {
+// lastWords returns the last lines of a process's standard error, or, where
+// Go's runtime has crashed, those from where it says why: after them come the
+// stacks of all goroutines.
+func lastWords(stderr string) string {
 	var l lastLines
-	_, _ = l.Write([]byte(text))
+	_, _ = l.Write([]byte(stderr))
+	all := strings.Split(stderr, "\n")
+	for i, line := range all {
+		for _, prefix := range []string{"panic: ", "fatal error: ", "runtime: ", "SIG"} {
+			if strings.HasPrefix(line, prefix) && len(all)-i > keepLines {
+				return clip(strings.Join(all[i:i+keepLines], "\n"), keepLineLen)
+			}
+		}
+	}
 	return l.String()
 }
 
