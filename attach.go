@@ -214,7 +214,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	}
 	l := redial(ctx, pl, s, newTracer(s, nil), proc, c.last().Cursor, answers)
 	defer l.close()
-	l.silence.Store(int64(max(2*a.cfg.heartbeat(), time.Second) + a.cfg.heartbeat()))
+	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {
 		return err
 	}
@@ -265,14 +265,12 @@ func (a *E2BTransparentProxy) connect(ctx context.Context, id string) (*e2b.Sand
 // attachProcess connects to a process of a sandbox. One that has ended is no
 // error: it is one that nothing is known of.
 func attachProcess(ctx context.Context, sb Sandbox, pid int) (Process, error) {
-	box, ok := sb.(interface {
-		Attach(ctx context.Context, pid int) (Process, error)
-	})
+	box, ok := sb.(attacher)
 	if !ok {
 		return nil, fmt.Errorf("remote: attach: %w", ErrUnsupported)
 	}
-	proc, err := box.Attach(ctx, pid)
-	if errors.Is(err, e2b.ErrNotFound) {
+	proc, err := box.attach(ctx, pid)
+	if errors.Is(err, errExitUnknown) {
 		return lostProcess(pid), nil
 	}
 	if err != nil {
@@ -290,7 +288,7 @@ func (p lostProcess) Stdout() io.ReadCloser                { return io.NopCloser
 func (p lostProcess) Signal(context.Context, Signal) error { return nil }
 
 func (p lostProcess) Wait(context.Context) (ExitStatus, error) {
-	return ExitStatus{}, e2b.ErrExitUnknown
+	return ExitStatus{}, errExitUnknown
 }
 
 type lostInput struct{}

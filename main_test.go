@@ -73,6 +73,7 @@ func testDrivers() *worker.Registry {
 	add := func(name string, mode worker.Mode, f driverFunc) {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}
+	addProcessDrivers(add)
 	// Stands in for the database of the compiled example pipelines.
 	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		if s.Connection != "@mysql.db_movies" {

@@ -249,14 +249,15 @@ func (s *session) files() map[string]*lineFile {
 func (s *session) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.events != nil {
-		s.keep(s.events.w.Flush())
-		unlock(s.events.f)
-	}
-	for _, f := range [...]*lineFile{s.events, s.metrics, s.log, s.answers} {
-		if f != nil {
-			s.keep(f.close())
+	for _, f := range [...]*lineFile{s.log, s.metrics, s.answers, s.events} {
+		if f == nil {
+			continue
 		}
+		if f == s.events { // the last one, since it has the lock
+			s.keep(f.w.Flush())
+			unlock(f.f)
+		}
+		s.keep(f.close())
 	}
 	return s.err
 }

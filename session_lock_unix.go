@@ -16,6 +16,6 @@ func tryLock(f *os.File) bool {
 	return !errors.Is(err, unix.EWOULDBLOCK)
 }
 
-// unlock gives a file free at once: closing it does not where a process that
-// is just being started has a copy.
+// unlock gives a file back: closing it would not, while a process that is being
+// started has it, too.
 func unlock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }

@@ -16,5 +16,5 @@ func tryLock(f *os.File) bool {
 	return !errors.Is(err, windows.ERROR_LOCK_VIOLATION)
 }
 
-// unlock leaves it to the closing of the file.
+// unlock does nothing: what is closed is unlocked.
 func unlock(*os.File) {}
