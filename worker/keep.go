@@ -326,7 +326,7 @@ func readKept(fsys FS, name string, out keptOutput, mem memory.Allocator) (*Data
 	src := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, out.Bytes+1), io.MultiWriter(h, count)), 256<<10)
 	// What this machine has written may be as large as it was.
 	limit := 256<<20 + 8*out.Bytes
-	r, err := rpc.NewArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
+	r, err := rpc.NewPlainArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
 	if err != nil {
 		return nil, err
 	}
