@@ -2,9 +2,11 @@ package remote
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
 	"time"
 
@@ -141,7 +143,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		}
 		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
 	}
-	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
+	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, attachable: a.client != nil, settle: a.settle}
 	return a, nil
 }
 
@@ -175,12 +177,19 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		inputs []input
 	)
 	group, groupCtx := errgroup.WithContext(ctx)
+	cfg, err := s.intend(p.SandboxConfig, dir, base)
+	if err != nil {
+		return nil, err
+	}
 	group.Go(func() (err error) {
 		start := time.Now()
-		if sb, err = a.open(groupCtx, p.SandboxConfig); err != nil {
+		if sb, err = a.open(groupCtx, cfg); err != nil {
 			return createError(err)
 		}
 		info := sb.Info()
+		if err := s.save(func(c *checkpoint) { c.last().ID, c.last().Template = info.ID, info.Template }); err != nil {
+			return err
+		}
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 		})
@@ -190,7 +199,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		inputs, err = findInputs(groupCtx, a.contextOf(p), p.InputFiles, dir, base)
 		return err
 	})
-	err := group.Wait()
+	err = group.Wait()
 	if sb == nil {
 		return nil, err
 	}
@@ -202,7 +211,25 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		pl.files[in.name] = in.sum.Path
 		pl.sent = append(pl.sent, in.sum)
 	}
-	return pl, a.send(ctx, pl, inputs, s)
+	if err := a.send(ctx, pl, inputs, s); err != nil {
+		return pl, err
+	}
+	return pl, s.save(func(c *checkpoint) { c.last().Program, c.last().Inputs = pl.program, pl.files })
+}
+
+// intend writes down that a sandbox will be asked for, and returns what to ask
+// for: with a mark by which it is found if its maker cannot tell any more.
+func (s *session) intend(cfg SandboxConfig, dir, base string) (SandboxConfig, error) {
+	if s.check == nil {
+		return cfg, nil
+	}
+	rec := sandboxRecord{Nonce: rand.Text(), Asked: time.Now().UTC(), Dir: dir, Base: base}
+	cfg.Metadata = maps.Clone(cfg.Metadata)
+	if cfg.Metadata == nil {
+		cfg.Metadata = make(map[string]string)
+	}
+	cfg.Metadata[e2b.NonceKey] = rec.Nonce
+	return cfg, s.save(func(c *checkpoint) { c.Sandboxes = append(c.Sandboxes, rec) })
 }
 
 // createError is that of a sandbox that was not made. Those of E2B say so

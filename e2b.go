@@ -228,6 +228,15 @@ func (s *e2bSandbox) Start(ctx context.Context, cmd Command) (Process, error) {
 	return &e2bProcess{p}, nil
 }
 
+// Attach connects to a process that another host has started.
+func (s *e2bSandbox) Attach(ctx context.Context, pid int) (Process, error) {
+	p, err := s.sb.Attach(ctx, pid)
+	if err != nil {
+		return nil, err
+	}
+	return &e2bProcess{p}, nil
+}
+
 func (s *e2bSandbox) Kill(ctx context.Context) error { return s.sb.Kill(ctx) }
 
 func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {

@@ -34,6 +34,8 @@ type engine struct {
 
 	ships bool // input files are sent to where it runs
 
+	attachable bool // another process can go on with a run
+
 	// settle makes the place of a run. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
 
@@ -63,10 +65,12 @@ type run struct {
 
 	mu        mutex // serialises Execute, Collect and removal
 	removed   bool  // the place is gone, and its artifacts with it
+	yielded   bool  // another host has the run
 	ec        *ExecutionContext
 	prepared  *PreparedRun
 	ended     time.Time // of Execute
 	seq       int64
+	check     *checkpoint // nil when nobody could go on with the run
 	place     *place // nil when nothing was made, or all is removed
 	sandboxID string
 	sealed    *rpc.SealResult // nil: to be asked for
@@ -253,6 +257,24 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err != nil {
 		return nil, err
 	}
+	return e.launch(ctx, p, ec, launch{
+		started: time.Now(),
+		open:    func() (*session, error) { return newSession(ec) },
+		work: func(ctx context.Context, r *run, s *session) error {
+			return e.execute(ctx, r, s, env)
+		},
+	})
+}
+
+// launch is how a host comes to do a run: from its beginning, or where another
+// has left it.
+type launch struct {
+	started time.Time // of the run
+	open    func() (*session, error)
+	work    func(ctx context.Context, r *run, s *session) error
+}
+
+func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContext, how launch) (*ExecResult, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := newRun(ec, p, cancel)
@@ -263,7 +285,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, d, fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
+		ctx, stop = context.WithDeadlineCause(ctx, how.started.Add(d), fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
 		defer stop()
 	}
 
@@ -271,23 +293,25 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return nil, err
 	}
 	defer r.mu.unlock()
-	s, err := newSession(ec)
+	s, err := how.open()
 	if err != nil {
 		e.leave(p.RunParams.SessionID)
 		return nil, err
 	}
 	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
-	start := time.Now()
-	runErr := e.execute(ctx, r, s, env)
+	runErr := how.work(ctx, r, s)
 	r.ended = time.Now()
+	if errors.Is(runErr, ErrOwnershipLost) {
+		return e.yield(r, s, runErr, time.Since(how.started))
+	}
 	if runErr != nil && ctx.Err() != nil {
 		// What the run ended of, rather than what broke when it was stopped.
 		if why := context.Cause(ctx); !errors.Is(runErr, why) {
 			runErr = fmt.Errorf("%w (%w)", why, runErr)
 		}
 	}
-	return e.conclude(r, s, runErr, time.Since(start))
+	return e.conclude(r, s, runErr, time.Since(how.started))
 }
 
 // check refuses a run that was not prepared for this context.
@@ -309,7 +333,7 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 		return fmt.Errorf("remote: execute: %w: %w: %s holds a finished session (%s exists); use another directory", ErrInvalid, ErrAlreadyExecuted, ec.LogsDir, statusFile)
 	}
 	if info, err := os.Stat(filepath.Join(ec.LogsDir, eventsFile)); err == nil && info.Size() > 0 {
-		return fmt.Errorf("remote: execute: %w: %s holds a session that did not end (%s is not empty); use another directory", ErrInvalid, ec.LogsDir, eventsFile)
+		return fmt.Errorf("remote: execute: %w: %s holds a session that did not end (%s is not empty); go on with it by Attach, or use another directory", ErrInvalid, ec.LogsDir, eventsFile)
 	}
 	if err := p.Plan.Validate(); err != nil {
 		return err
@@ -364,6 +388,11 @@ func (e *engine) leave(sessionID string) {
 // execute runs the run up to its last step, and leaves the place for Collect.
 func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string]string) error {
 	p := r.prepared
+	if e.attachable {
+		if err := s.startCheckpoint(r, e.name, createLease); err != nil {
+			return err
+		}
+	}
 	s.event("run_start", map[string]any{
 		"pipeline_id": p.Plan.ID(), "manifest_path": manifestFile, "profile": p.Plan.Profile(),
 	})
@@ -385,6 +414,9 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	}
 	defer l.close()
 	pl.started = true
+	if err := s.save(func(c *checkpoint) { c.last().PID = l.proc.PID() }); err != nil {
+		return err
+	}
 	fields := map[string]any{
 		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
 		"os": hello.OS, "arch": hello.Arch, "duration_ms": milliseconds(time.Since(start)),
@@ -400,7 +432,15 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if err := l.verify(ctx); err != nil {
 		return err
 	}
+	if err := l.startMarking(); err != nil {
+		return err
+	}
+	return e.work(ctx, r, l, hello.CPUs)
+}
 
+// work runs the steps, and has the worker end.
+func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
+	p, s := r.prepared, l.session
 	g := &graph{
 		steps:     p.Plan.Steps,
 		limit:     p.RunParams.Concurrency,
@@ -421,11 +461,15 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 		},
 	}
 	if g.limit <= 0 {
-		g.limit = max(hello.CPUs, 1)
+		g.limit = max(cpus, 1)
 	}
-	err = g.run(ctx)
+	err := g.run(ctx)
 	r.steps = g.results
+	s.stopMarking()
 	s.event("cleanup_start", nil)
+	if errors.Is(err, ErrOwnershipLost) {
+		return err
+	}
 	if errors.Is(err, errCallCancelled) {
 		return err // it does not answer: it is killed, and Collect seals
 	}
@@ -487,6 +531,8 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		BasePath:    pl.base,
 		Files:       pl.files,
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
+		Epoch:       l.epoch,
+		Owner:       l.owner,
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {
@@ -534,6 +580,11 @@ func splitEnv(env map[string]string) []map[string]string {
 func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
+	if l.ended() { // at the word of a host that has died
+		sealed, err := seal(ctx, l.place)
+		r.sealed = sealed
+		return err
+	}
 	var extending sync.WaitGroup
 	defer extending.Wait()
 	extending.Go(func() { // what it fails to do, or does late, is no fault of the run
@@ -566,6 +617,13 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	case <-ctx.Done():
 		return fmt.Errorf("remote: the worker did not end in %s", cleanupGrace)
 	}
+}
+
+// yield leaves a run, its sandbox and its files to the host that has it now.
+func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
+	r.place, r.yielded = nil, true
+	err := errors.Join(runErr, s.stopDelivery(), s.close())
+	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
 
 // conclude writes the run's verdict everywhere it is kept, and returns it.
@@ -616,7 +674,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if err := s.stopDelivery(); err != nil && runErr == nil {
 		runErr = err
 	}
-	if err := s.close(); err != nil && runErr == nil {
+	if err := s.flush(); err != nil && runErr == nil {
 		runErr = err
 	}
 
@@ -635,7 +693,20 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		r.status.OK, r.status.ExitCode, r.status.Reason = false, 1, runErr.Error()
 		runErr = errors.Join(runErr, s.writeStatus(r.status))
 	}
-	r.seq = s.seq
+	r.seq, r.check = s.seq, s.check
+	err := s.save(func(c *checkpoint) {
+		s.mark()
+		c.Phase, c.Result, c.Status = phaseExecuted, result, &r.status
+	})
+	if r.place == nil && err == nil {
+		r.check, err = nil, s.dropCheckpoint() // there is nothing to go on with
+	}
+	if err = errors.Join(err, s.close()); err != nil {
+		runErr = errors.Join(runErr, err)
+		result.Success, result.ExitCode, result.ErrorMessage = false, 1, runErr.Error()
+		r.status.OK, r.status.ExitCode, r.status.Reason = false, 1, runErr.Error()
+		runErr = errors.Join(runErr, s.writeStatus(r.status))
+	}
 	return result, runErr
 }
 
@@ -691,6 +762,9 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		c := *r.collected
 		return &c, nil
 	}
+	if r.yielded {
+		return nil, fmt.Errorf("remote: collect: %w", ErrOwnershipLost)
+	}
 	if r.removed && !r.fetched {
 		return nil, fmt.Errorf("remote: %w: the run's place was removed before they were fetched", ErrCollect)
 	}
@@ -702,6 +776,11 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return nil, err
 	}
 	s.seq = r.seq
+	if r.check != nil {
+		if err := s.useCheckpoint(r.check); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
 	ctx, stop := context.WithTimeoutCause(ctx, collectLease, fmt.Errorf("remote: %w: collecting took longer than %s", ErrTimeout, collectLease))
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -714,7 +793,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	got, err := e.collect(ctx, r, s)
-	for _, endErr := range []error{s.stopDelivery(), s.close()} {
+	for _, endErr := range []error{s.stopDelivery(), s.flush()} {
 		if err == nil {
 			err = endErr
 		}
@@ -726,6 +805,14 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	err = errors.Join(err, s.writeStatus(st))
 	r.seq = s.seq
+	if err == nil {
+		if err = s.save(func(c *checkpoint) { c.Phase = phaseCollected }); err == nil {
+			r.check, err = nil, s.dropCheckpoint()
+		}
+	} else { // what is written now stays
+		err = errors.Join(err, s.save(func(*checkpoint) { s.mark() }))
+	}
+	err = errors.Join(err, s.close())
 	if err != nil {
 		return got, err
 	}
@@ -753,6 +840,9 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	}
 	if r.place != nil {
 		if err := r.fetch(ctx, got); err != nil {
+			return fail(err)
+		}
+		if err := s.saveFetched(r); err != nil {
 			return fail(err)
 		}
 		if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
@@ -989,6 +1079,10 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
+	if r.check != nil {
+		r.check = nil
+		return dropCheckpoint(r.ec.LogsDir)
+	}
 	return nil
 }
 

@@ -31,6 +31,10 @@ var (
 	// ErrAlreadyExecuted: Execute was called twice for one session.
 	ErrAlreadyExecuted = errors.New("session was executed already")
 
+	// ErrOwnershipLost: another host has taken the run over by Attach. The
+	// sandbox is that one's.
+	ErrOwnershipLost = errors.New("another host has taken the run over")
+
 	// ErrNotExecuted: Collect was called for a session that Execute has not
 	// seen.
 	ErrNotExecuted = errors.New("session was not executed")

@@ -158,9 +158,7 @@ func (g *graph) run(ctx context.Context) error {
 			}
 		}
 		if f.err == nil {
-			r.Status = StepSucceeded
-			r.RowsIn, r.RowsOut = f.result.RowsIn, f.result.RowsOut
-			r.DurationMS, r.Metrics = f.result.DurationMS, f.result.Metrics
+			r.succeed(f.result)
 			if _, ok := f.result.Outputs[worker.DefaultOutput]; ok {
 				g.tables[r.StepID] = true
 			}
@@ -171,18 +169,11 @@ func (g *graph) run(ctx context.Context) error {
 			}
 			continue
 		}
-		r.Status, r.Error = StepFailed, f.err.Error()
-		if f.result != nil {
-			r.RowsIn, r.DurationMS, r.Metrics = f.result.RowsIn, f.result.DurationMS, f.result.Metrics
-		}
-		var step *StepError
-		if errors.As(f.err, &step) {
-			r.Error, r.ErrorType = step.Message, step.Type
-		}
+		r.fail(f.result, f.err)
 		if first == nil {
 			first = f.err
 		}
-		if !errors.As(f.err, &step) || g.onFailure != StopDependents {
+		if !errors.As(f.err, new(*StepError)) || g.onFailure != StopDependents {
 			ready = nil
 			waiting = make([]int, n) // nothing becomes ready any more
 			for i := range waiting {
@@ -194,6 +185,24 @@ func (g *graph) run(ctx context.Context) error {
 		first = context.Cause(ctx)
 	}
 	return first
+}
+
+func (r *StepResult) succeed(result *rpc.StepResult) {
+	r.Status = StepSucceeded
+	r.RowsIn, r.RowsOut = result.RowsIn, result.RowsOut
+	r.DurationMS, r.Metrics = result.DurationMS, result.Metrics
+}
+
+// fail notes a failure, and how far the step came if that is known.
+func (r *StepResult) fail(result *rpc.StepResult, err error) {
+	r.Status, r.Error = StepFailed, err.Error()
+	if result != nil {
+		r.RowsIn, r.DurationMS, r.Metrics = result.RowsIn, result.DurationMS, result.Metrics
+	}
+	var step *StepError
+	if errors.As(err, &step) {
+		r.Error, r.ErrorType = step.Message, step.Type
+	}
 }
 
 func (g *graph) request(i int) (*rpc.ExecuteStep, error) {

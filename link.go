@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
 )
@@ -32,7 +33,7 @@ const (
 	resendMax        = time.Minute
 	inputPatience    = 3 * time.Second // for a frame to be taken; then another connection is tried
 	ackInterval      = time.Second
-	ackBytes         = 1 << 20
+	ackBytes         = 4 << 20
 )
 
 // link is the host's end of the wire: it starts the worker and its journal's
@@ -54,6 +55,8 @@ type link struct {
 	ackDue chan struct{} // there is something to acknowledge
 	cursor atomic.Int64  // everything before it is in the session's files
 
+	handling sync.Mutex // held from a frame's handling until the cursor is behind it
+
 	silence atomic.Int64 // after which a tail is replaced, in nanoseconds; zero means never
 
 	ctx    context.Context // ends with close
@@ -63,13 +66,22 @@ type link struct {
 	down    chan struct{} // nothing will come any more
 	downErr error         // why; nil after a close frame
 
+	epoch   int64
+	owner   string
+	disowns atomic.Bool // the worker is another host's
+
 	mu       sync.Mutex
+	first    int64 // number of the first request
 	last     int64 // number of the last request
 	pending  map[int64]*pendingCall
 	answered int64              // every request up to here has its answer
 	early    map[int64]struct{} // answered above it
 	farewell *rpc.Close
 	lost     []string // steps that were running when everything was over
+
+	// Of steps that a host before this one has asked for.
+	inherited map[string]*rpc.Response // answers, by step
+	unsent    []string                 // outputs to be released with the next step
 }
 
 // pendingCall is a request without an answer. It is sent again from time to
@@ -83,8 +95,9 @@ type pendingCall struct {
 	wait   time.Duration
 }
 
-// dial starts the worker and its tail.
-func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) (*link, error) {
+func newLink(ctx context.Context, pl *place, s *session, t *tracer) *link {
+	epoch, token := s.ownership()
+	first := rpc.FirstRequest(epoch)
 	l := &link{
 		place: pl, session: s, trace: t,
 		stderr:  &lastLines{session: s},
@@ -94,9 +107,17 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 		down:    make(chan struct{}),
 		pending: make(map[int64]*pendingCall),
 		early:   make(map[int64]struct{}),
+		epoch:   epoch, owner: token,
+		first: first, last: first - 1, answered: first - 1,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	l.silence.Store(int64(firstSilence))
+	return l
+}
+
+// dial starts the worker and its tail.
+func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) (*link, error) {
+	l := newLink(ctx, pl, s, t)
 	// Both take some milliseconds to start, and a tail waits for its journal.
 	l.wg.Go(l.follow)
 	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
@@ -105,12 +126,27 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 		l.wg.Wait()
 		return nil, fmt.Errorf("remote: start worker: %w", err)
 	}
+	l.attend(proc)
+	return l, nil
+}
+
+// redial goes on with a worker that another host has started.
+func redial(ctx context.Context, pl *place, s *session, t *tracer, proc Process, cursor int64, inherited map[string]*rpc.Response) *link {
+	l := newLink(ctx, pl, s, t)
+	l.cursor.Store(cursor)
+	l.inherited = inherited
+	l.wg.Go(l.follow)
+	l.attend(proc)
+	return l
+}
+
+// attend does all that has to be done about a worker's process.
+func (l *link) attend(proc Process) {
 	l.proc = proc
 	l.wg.Go(l.drainStdout)
 	l.wg.Go(l.await)
 	l.wg.Go(l.write)
 	l.wg.Go(l.relieve)
-	return l, nil
 }
 
 func (l *link) start(ctx context.Context, stderr io.Writer, args ...string) (Process, error) {
@@ -125,6 +161,9 @@ func (l *link) close() {
 	select {
 	case <-l.exited:
 	default: // it may still run
+		if l.disowns.Load() {
+			break
+		}
 		if err := l.proc.Signal(ctx, SignalKill); err != nil && !errors.Is(err, ErrSandboxGone) {
 			l.session.logf(slog.LevelWarn, "kill worker: %v", err)
 		}
@@ -155,7 +194,7 @@ func (l *link) await() {
 		if err == nil {
 			l.status, l.known = status, true
 		}
-		if err == nil || errors.Is(err, ErrSandboxGone) {
+		if err == nil || errors.Is(err, ErrSandboxGone) || errors.Is(err, e2b.ErrExitUnknown) {
 			return
 		}
 		select { // not knowing is not an end
@@ -183,7 +222,7 @@ func (l *link) write() {
 				continue
 			}
 			acked = offset
-			b, _ := json.Marshal(rpc.Ack{Offset: offset})
+			b, _ := json.Marshal(rpc.Ack{Offset: offset, Epoch: l.epoch})
 			if frame, err := rpc.EncodeInput(rpc.FrameAck, b); err == nil {
 				l.put(frame)
 			}
@@ -315,7 +354,7 @@ func (l *link) readJournal() error {
 			return nil
 		}
 		var broken *protocolError
-		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) {
+		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) || errors.Is(err, ErrOwnershipLost) {
 			return err
 		}
 		if l.cursor.Load() > before {
@@ -477,6 +516,9 @@ func (l *link) idle(lastAck *time.Time, ackedTo *int64) {
 	}
 	cursor := l.cursor.Load()
 	if cursor-*ackedTo >= ackBytes || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
+		if !l.session.reached(cursor) {
+			return // a successor would ask for it again
+		}
 		*lastAck, *ackedTo = time.Now(), cursor
 		select {
 		case l.ackDue <- struct{}{}:
@@ -495,10 +537,17 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if err := l.handle(f); err != nil {
+		l.handling.Lock()
+		if err = l.handle(f); err == nil {
+			l.cursor.Store(frames.Offset())
+		}
+		l.handling.Unlock()
+		switch {
+		case errors.Is(err, ErrOwnershipLost):
+			return false, err
+		case err != nil:
 			return false, &protocolError{err}
 		}
-		l.cursor.Store(frames.Offset())
 		if f.Type == rpc.FrameClose {
 			return true, nil
 		}
@@ -543,6 +592,9 @@ func (l *link) handle(f rpc.Frame) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("heartbeat: %w", err)
 		}
+		if m.Epoch > l.epoch {
+			return l.disown(m.Epoch)
+		}
 		l.arrived(m.OpenSteps)
 		l.session.metric("worker_rss_bytes", float64(m.RSSBytes), "bytes")
 		l.session.metric("worker_cpu_seconds", m.CPUSeconds, "seconds")
@@ -568,13 +620,26 @@ func (l *link) deliver(resp *rpc.Response) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if n >= rpc.FirstRequest(l.epoch+1) {
+		return l.disown(l.epoch + 1)
+	}
 	if n > l.last {
 		return fmt.Errorf("answer to %s, which was not asked", resp.ID)
 	}
-	call, ok := l.pending[n]
-	if !ok {
-		return nil
+	if n < l.first {
+		return l.inherit(resp)
 	}
+	if call, ok := l.pending[n]; ok {
+		if call.stepID != "" {
+			l.session.answered(call.stepID, resp)
+		}
+		l.answer(n, call, resp)
+	}
+	return nil
+}
+
+// answer ends a call. The caller has the lock.
+func (l *link) answer(n int64, call *pendingCall, resp *rpc.Response) {
 	delete(l.pending, n)
 	l.early[n] = struct{}{}
 	for {
@@ -585,8 +650,52 @@ func (l *link) deliver(resp *rpc.Response) error {
 		delete(l.early, l.answered)
 	}
 	call.answer <- resp
+}
+
+// inherit takes an answer to a host before this one. That to a step is the
+// step's, whoever asked. The caller has the lock.
+func (l *link) inherit(resp *rpc.Response) error {
+	var of struct {
+		StepID string `json:"step_id"`
+	}
+	if resp.Error == nil {
+		if json.Unmarshal(resp.Result, &of) != nil {
+			return nil // an answer to something else
+		}
+	} else if resp.Error.Data != nil && resp.Error.Code != rpc.CodeOwnershipLost {
+		of.StepID = resp.Error.Data.StepID
+	}
+	if of.StepID == "" || l.inherited[of.StepID] != nil {
+		return nil
+	}
+	l.session.answered(of.StepID, resp)
+	for n, call := range l.pending {
+		if call.stepID == of.StepID {
+			l.answer(n, call, resp)
+			return nil
+		}
+	}
+	if l.inherited == nil {
+		l.inherited = make(map[string]*rpc.Response)
+	}
+	l.inherited[of.StepID] = resp
 	return nil
 }
+
+// disown is for a worker that another host has taken over: it is left alone.
+func (l *link) disown(epoch int64) error {
+	l.disowns.Store(true)
+	return &ownershipError{epoch}
+}
+
+// ownershipError matches [ErrOwnershipLost].
+type ownershipError struct{ epoch int64 }
+
+func (e *ownershipError) Error() string {
+	return fmt.Sprintf("remote: %v: the worker listens to the host of epoch %d", ErrOwnershipLost, e.epoch)
+}
+
+func (e *ownershipError) Unwrap() error { return ErrOwnershipLost }
 
 // maxReason bounds what a worker may put into an error.
 const maxReason = 64 << 10
@@ -633,6 +742,10 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 	if !ok {
 		return l.gone()
 	}
+	if resp.Error != nil && resp.Error.Code == rpc.CodeOwnershipLost {
+		l.disowns.Store(true)
+		return fmt.Errorf("remote: %w: %s", ErrOwnershipLost, resp.Error.Message)
+	}
 	if resp.Error != nil {
 		return resp.Error
 	}
@@ -655,13 +768,16 @@ func (l *link) gone() error {
 }
 
 func (l *link) send(ctx context.Context, method string, params any) (int64, <-chan *rpc.Response, error) {
-	raw, err := json.Marshal(params)
-	if err != nil {
-		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
-	}
 	call := &pendingCall{answer: make(chan *rpc.Response, 1), wait: resendFirst}
 	if step, ok := params.(*rpc.ExecuteStep); ok {
 		call.stepID = step.StepID
+		if l.recall(call, step) {
+			return 0, call.answer, nil
+		}
+	}
+	raw, err := json.Marshal(params)
+	if err != nil {
+		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
 	}
 	l.mu.Lock()
 	if l.pending == nil {
@@ -671,7 +787,7 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	l.last++
 	n := l.last
 	l.pending[n] = call
-	req := rpc.Request{ID: rpc.RequestID(n), Method: method, Params: raw, Answered: l.answered}
+	req := rpc.Request{ID: rpc.RequestID(n), Method: method, Params: raw, Answered: l.answered, Epoch: l.epoch}
 	l.mu.Unlock()
 
 	frame, err := l.encode(ctx, &req)
@@ -697,6 +813,21 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 	}
 	l.mu.Unlock()
 	return 0, nil, err
+}
+
+// recall answers the call of a step that was done before this host came. What
+// was to be released with it is released with the next.
+func (l *link) recall(call *pendingCall, step *rpc.ExecuteStep) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if resp := l.inherited[step.StepID]; resp != nil {
+		l.unsent = append(l.unsent, step.Release...)
+		call.answer <- resp
+		return true
+	}
+	step.Release = append(step.Release, l.unsent...)
+	l.unsent = nil
+	return false
 }
 
 // encode makes a request's frame; parameters that do not fit go by file, unless

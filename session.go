@@ -45,8 +45,11 @@ type session struct {
 	events  *lineFile
 	metrics *lineFile
 	log     *lineFile
+	answers *lineFile // of steps; nil when nobody could go on with the run
 	seq     int64
-	out     *delivery // nil when nobody is told
+	check   *checkpoint // nil when nobody could go on with the run
+	marking bool        // see startMarking
+	out     *delivery   // nil when nobody is told
 	err     error     // first failure to write
 
 	failed func(error) // told of err once; may be nil
@@ -54,8 +57,9 @@ type session struct {
 
 // lineFile is a file of lines behind a buffer.
 type lineFile struct {
-	f *os.File
-	w *bufio.Writer
+	f    *os.File
+	w    *bufio.Writer
+	size int64 // with what is in the buffer
 }
 
 func openLineFile(name string) (*lineFile, error) {
@@ -63,10 +67,15 @@ func openLineFile(name string) (*lineFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lineFile{f, bufio.NewWriterSize(f, 256<<10)}, nil
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &lineFile{f, bufio.NewWriterSize(f, 256<<10), info.Size()}, nil
 }
 
 func (l *lineFile) line(b []byte) error {
+	l.size += int64(len(b)) + 1
 	l.w.Write(b) // a bufio.Writer keeps its error
 	return l.w.WriteByte('\n')
 }
@@ -220,16 +229,27 @@ func (s *session) flush() error {
 }
 
 func (s *session) flushLocked() error {
-	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
-		s.keep(f.w.Flush())
+	for _, f := range [...]*lineFile{s.events, s.metrics, s.log, s.answers} {
+		if f != nil {
+			s.keep(f.w.Flush())
+		}
 	}
 	return s.err
+}
+
+// files are those that grow, by their names.
+func (s *session) files() map[string]*lineFile {
+	files := map[string]*lineFile{eventsFile: s.events, metricsFile: s.metrics, logFile: s.log}
+	if s.answers != nil {
+		files[answersFile] = s.answers
+	}
+	return files
 }
 
 func (s *session) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
+	for _, f := range [...]*lineFile{s.events, s.metrics, s.log, s.answers} {
 		if f != nil {
 			s.keep(f.close())
 		}

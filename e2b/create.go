@@ -20,10 +20,6 @@ const (
 	defaultTemplate = "base"
 	oldestEnvd      = "0.1.0" // the official SDKs use nothing older
 
-	// nonceKey is the metadata by which a sandbox is found whose create got no
-	// answer.
-	nonceKey = "osiris_nonce"
-
 	// giveUp is how long after it was sent a create may still make a sandbox:
 	// the API ends its answer after 75 s, the load balancer in front after 80.
 	giveUp = 80 * time.Second
@@ -36,6 +32,10 @@ const (
 	lookMost  = 10 * time.Second
 	lastLook  = 5 * time.Second // for a look that begins in time
 )
+
+// NonceKey is the metadata by which a sandbox is found whose create got no
+// answer.
+const NonceKey = "osiris_nonce"
 
 // CreateOptions says what sandbox is made. The zero value makes one from E2B's
 // base template that lives five minutes. CPU, memory and disk are the
@@ -51,7 +51,7 @@ type CreateOptions struct {
 	Timeout time.Duration
 
 	// Metadata is what [Client.List] finds the sandbox by. CreateSandbox adds
-	// a random "osiris_nonce", unless there is one; an own one must be unique
+	// a random [NonceKey], unless there is one; an own one must be unique
 	// to this call, since a sandbox with it whose create got lost is killed.
 	Metadata map[string]string
 
@@ -116,8 +116,8 @@ func (o *CreateOptions) body() (createBody, error) {
 	if b.Metadata == nil {
 		b.Metadata = make(map[string]string, 1)
 	}
-	if b.Metadata[nonceKey] == "" {
-		b.Metadata[nonceKey] = nonce()
+	if b.Metadata[NonceKey] == "" {
+		b.Metadata[NonceKey] = nonce()
 	}
 	return b, nil
 }
@@ -224,6 +224,20 @@ func (b *birth) take(ctx context.Context, a sandboxAnswer) (*Sandbox, error) {
 	}
 	return nil, fmt.Errorf("create sandbox: %w: %q has version %s of E2B's daemon; build it again to have %s or later",
 		ErrTemplate, b.body.TemplateID, clip(a.EnvdVersion), oldestEnvd)
+}
+
+// Abandon kills, in the background, what a create with a nonce has made, or is
+// still making: one whose caller is another process, which has died. asked is
+// when it was sent, so that it is known when none can come any more.
+// [Client.Close] waits for that.
+func (c *Client) Abandon(nonce string, asked time.Time) error {
+	if err := c.births.hold(); err != nil {
+		return fmt.Errorf("abandon sandbox: %w", err)
+	}
+	b := &birth{c: c, unsure: true, sent: asked}
+	b.body.Metadata = map[string]string{NonceKey: nonce}
+	go b.settle()
+	return nil
 }
 
 // ambiguous says whether a create that failed may have made a sandbox.
@@ -365,13 +379,13 @@ func (b *birth) adopt(ctx context.Context, why error, a *sandboxAnswer) bool {
 
 // look lists what the create has made.
 func (b *birth) look(ctx context.Context) (ids []string, err error) {
-	only := map[string]string{nonceKey: b.body.Metadata[nonceKey]}
+	only := map[string]string{NonceKey: b.body.Metadata[NonceKey]}
 	for info, err := range b.c.List(ctx, ListOptions{Metadata: only}) {
 		if err != nil {
 			return ids, err
 		}
 		// A server that does not know the filter would name all there are.
-		if info.Metadata[nonceKey] == only[nonceKey] {
+		if info.Metadata[NonceKey] == only[NonceKey] {
 			ids = append(ids, info.ID)
 		}
 	}
@@ -463,7 +477,7 @@ func (b *birth) kill(ctx context.Context, id string) error {
 
 // leave tells of a sandbox that there may be.
 func (b *birth) leave(err error) {
-	mark := nonceKey + "=" + b.body.Metadata[nonceKey]
+	mark := NonceKey + "=" + b.body.Metadata[NonceKey]
 	b.c.cfg.Logger.Error("a sandbox may have been left behind", "metadata", mark, "error", err)
 	b.c.births.leave(fmt.Sprintf("one with the metadata %s: %v", mark, err))
 }

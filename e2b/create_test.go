@@ -211,7 +211,7 @@ func TestCreateBody(t *testing.T) {
 			if s.ID() != "i1" || s.TemplateID() != "t1" || s.EnvdVersion() != "0.6.13" {
 				t.Errorf("sandbox %s of %s with %s", s.ID(), s.TemplateID(), s.EnvdVersion())
 			}
-			nonce := p.bodies[0]["metadata"].(map[string]any)[nonceKey].(string)
+			nonce := p.bodies[0]["metadata"].(map[string]any)[NonceKey].(string)
 			if !regexp.MustCompile("^[0-9a-f]{32}$").MatchString(nonce) {
 				t.Errorf("nonce %q", nonce)
 			}
@@ -232,14 +232,14 @@ func TestCreateMetadata(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.CreateSandbox(t.Context(), CreateOptions{Metadata: map[string]string{nonceKey: "mine"}}); err != nil {
+	if _, err := c.CreateSandbox(t.Context(), CreateOptions{Metadata: map[string]string{NonceKey: "mine"}}); err != nil {
 		t.Fatal(err)
 	}
 	if len(own) != 1 {
 		t.Errorf("the caller's metadata became %v", own)
 	}
 	a, b := p.sandboxes["i1"], p.sandboxes["i2"]
-	if a["run"] != "7" || a[nonceKey] == "" || a[nonceKey] == b[nonceKey] || p.sandboxes["i3"][nonceKey] != "mine" {
+	if a["run"] != "7" || a[NonceKey] == "" || a[NonceKey] == b[NonceKey] || p.sandboxes["i3"][NonceKey] != "mine" {
 		t.Errorf("metadata %v", p.sandboxes)
 	}
 }
@@ -540,13 +540,13 @@ func TestShutdown(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := c.CreateSandbox(ctx, CreateOptions{Metadata: map[string]string{nonceKey: "n1"}}); !errors.Is(err, context.Canceled) {
+		if _, err := c.CreateSandbox(ctx, CreateOptions{Metadata: map[string]string{NonceKey: "n1"}}); !errors.Is(err, context.Canceled) {
 			t.Errorf("create: %v", err)
 		}
 		start := time.Now()
 		ctx, cancel = context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := c.Shutdown(ctx); err == nil || !strings.Contains(err.Error(), nonceKey+"=n1") {
+		if err := c.Shutdown(ctx); err == nil || !strings.Contains(err.Error(), NonceKey+"=n1") {
 			t.Errorf("shutdown: %v", err)
 		}
 		if took := time.Since(start); took != 5*time.Second {

@@ -35,11 +35,17 @@ type Request struct {
 	Params     json.RawMessage `json:"params,omitempty"`
 	ParamsFile *FileRef        `json:"params_file,omitempty"` // holds the params instead, where they exceed a frame
 	Answered   int64           `json:"answered,omitempty"`    // every request up to this number has its answer
+	Epoch      int64           `json:"epoch,omitempty"`       // of the host that asks; see [Handshake]
 }
 
 // RequestID returns the id of the n-th request, "req_<n>". Numbers start at 1
 // and rise by one.
 func RequestID(n int64) string { return "req_" + strconv.FormatInt(n, 10) }
+
+// FirstRequest returns the number of the first request in an epoch: epochs
+// start at 1, and have room for 2^32 requests each, so that no answer is taken
+// for one to another host's request.
+func FirstRequest(epoch int64) int64 { return max(epoch-1, 0)<<32 + 1 }
 
 // RequestNumber is the inverse of [RequestID].
 func RequestNumber(id string) (int64, error) {
@@ -76,6 +82,7 @@ const (
 	CodeMissingInput  Code = 5 // an input the step refers to does not exist
 	CodeProtocol      Code = 6 // no protocol version in common
 	CodeDamagedFile   Code = 7 // a file is not what the host sent
+	CodeOwnershipLost Code = 8 // another host has taken the run over
 )
 
 // Error is the error of a [Response].
@@ -108,15 +115,26 @@ func (e *Error) Is(target error) bool {
 }
 
 // Ack tells the worker that the host has everything of the journal before
-// Offset, and never asks for it again.
+// Offset, and never asks for it again. The worker ignores one of a host that is
+// not its owner any more.
 type Ack struct {
 	Offset int64 `json:"offset"`
+	Epoch  int64 `json:"epoch,omitempty"`
 }
 
-// Handshake is the first request: who the run is and what it needs.
+// Handshake is a host's first request: who the run is and what it needs.
+//
+// The host that is heard last with a higher epoch than all before it owns the
+// worker: what is still asked with a lower one, or by another host with the
+// same, is answered with [CodeOwnershipLost]. A host that takes a run over says
+// a higher epoch than the one before, and numbers its requests from
+// [FirstRequest] on.
 type Handshake struct {
 	MinVersion int `json:"min_version"` // protocol versions the host speaks
 	MaxVersion int `json:"max_version"`
+
+	Epoch int64  `json:"epoch,omitempty"` // counts the hosts of a run
+	Owner string `json:"owner,omitempty"` // random, so that two hosts of one epoch are told apart
 
 	SessionID   string            `json:"session_id"`
 	Drivers     []string          `json:"drivers"`         // that the run needs; a missing one fails the handshake
@@ -276,6 +294,7 @@ type Heartbeat struct {
 	CPUSeconds float64   `json:"cpu_seconds"` // used so far, user and system
 	OpenSteps  []string  `json:"open_steps"`  // running now, sorted
 	Journal    int64     `json:"journal"`     // its length before this frame
+	Epoch      int64     `json:"epoch"`       // of the worker's owner
 }
 
 // Close is the worker's last word.

@@ -55,7 +55,7 @@ func TestProtocolDocument(t *testing.T) {
 		for _, code := range []rpc.Code{
 			rpc.CodeInvalidRequest, rpc.CodeMethodNotFound, rpc.CodeInvalidParams, rpc.CodeInternal, rpc.CodeStepFailed,
 			rpc.CodeCancelled, rpc.CodeTimeout, rpc.CodeUnknownDriver, rpc.CodeMissingInput, rpc.CodeProtocol,
-			rpc.CodeDamagedFile,
+			rpc.CodeDamagedFile, rpc.CodeOwnershipLost,
 		} {
 			if !strings.Contains(doc, fmt.Sprintf("\n| %d | ", code)) {
 				t.Errorf("code %d is not listed", code)

@@ -131,7 +131,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		})
 		return nil, rpcErr
 	}
-	result.Status = "success"
+	result.StepID, result.Status = p.StepID, "success"
 	result.DurationMS = milliseconds(time.Since(start))
 	processed := result.RowsOut
 	if result.Mode == string(Write) {

@@ -75,6 +75,8 @@ type ProxyWorker struct {
 
 	mu        sync.Mutex
 	session   string // empty before the handshake
+	epoch     int64  // of the host that owns this worker
+	owner     string
 	hello     rpc.Handshake
 	env       map[string]string // for the drivers
 	outputs   map[string]map[string]*DataFrame
@@ -222,7 +224,7 @@ func (w *ProxyWorker) read(ctx context.Context, stdin io.Reader) (code int, why 
 		switch f.Type {
 		case rpc.FrameAck:
 			ack, err := rpc.DecodeAck(f.Payload)
-			if err == nil {
+			if err == nil && w.owned(ack.Epoch) == nil {
 				err = w.journal.Ack(ack.Offset)
 			}
 			if err != nil {
@@ -242,6 +244,11 @@ func (w *ProxyWorker) read(ctx context.Context, stdin io.Reader) (code int, why 
 
 // dispatch executes a request, once however often it arrives.
 func (w *ProxyWorker) dispatch(ctx context.Context, req *rpc.Request) {
+	if err := w.owned(req.Epoch); err != nil && req.Method != rpc.MethodHandshake {
+		// Not booked: the numbers are those of another host.
+		w.steps.Go(func() { w.answer(&rpc.Response{ID: req.ID, Error: err}) })
+		return
+	}
 	verdict, answer, err := w.calls.Begin(req)
 	if err != nil || verdict == rpc.Ignore {
 		return
@@ -264,6 +271,23 @@ func (w *ProxyWorker) dispatch(ctx context.Context, req *rpc.Request) {
 			w.end(0, "shutdown")
 		}
 	})
+}
+
+// owned reports whether a host of this epoch may tell the worker what to do.
+func (w *ProxyWorker) owned(epoch int64) *rpc.Error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case epoch < w.epoch:
+		return ownershipLost(w.epoch)
+	case epoch > w.epoch && w.session != "":
+		return &rpc.Error{Code: rpc.CodeInvalidRequest, Message: fmt.Sprintf("request of epoch %d before its handshake", epoch)}
+	}
+	return nil
+}
+
+func ownershipLost(epoch int64) *rpc.Error {
+	return &rpc.Error{Code: rpc.CodeOwnershipLost, Message: fmt.Sprintf("another host has taken the run over (epoch %d)", epoch)}
 }
 
 func (w *ProxyWorker) answer(resp *rpc.Response) {
@@ -476,13 +500,26 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.session != "" {
+	switch {
+	case p.Epoch < w.epoch || p.Epoch == w.epoch && p.Owner != w.owner && w.session != "":
+		return nil, ownershipLost(w.epoch)
+	case w.session != "" && p.SessionID != w.session:
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("the worker runs session %q", w.session)}
+	case w.session != "" && p.Epoch == w.epoch:
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "second handshake"}
+	case w.session != "": // another host takes over; what runs goes on
+		w.epoch, w.owner = p.Epoch, p.Owner
+		return w.helloLocked(version), nil
 	}
 	if err := w.enterBase(p.BasePath); err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("base path: %v", err)}
 	}
 	w.session, w.hello = p.SessionID, *p
+	w.epoch, w.owner = p.Epoch, p.Owner
+	return w.helloLocked(version), nil
+}
+
+func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 	return &rpc.HandshakeResult{
 		Version: version,
 		Worker:  Version(),
@@ -491,7 +528,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 		Arch:    runtime.GOARCH,
 		CPUs:    runtime.GOMAXPROCS(0),
 		Drivers: w.opts.Drivers.Names(),
-	}, nil
+	}
 }
 
 // fetchOutput sends an output as Arrow frames.
@@ -588,6 +625,7 @@ func (w *ProxyWorker) heartbeats() {
 		if w.hello.HeartbeatMS > 0 {
 			interval = time.Duration(w.hello.HeartbeatMS) * time.Millisecond
 		}
+		epoch := w.epoch
 		open := make([]string, 0, len(w.running))
 		for id := range w.running {
 			open = append(open, id)
@@ -599,7 +637,7 @@ func (w *ProxyWorker) heartbeats() {
 		slices.Sort(open)
 		rss, cpu := usage()
 		b, err := json.Marshal(rpc.Heartbeat{
-			Time: time.Now().UTC(), RSSBytes: rss, CPUSeconds: cpu, OpenSteps: open, Journal: w.journal.Size(),
+			Time: time.Now().UTC(), RSSBytes: rss, CPUSeconds: cpu, OpenSteps: open, Journal: w.journal.Size(), Epoch: epoch,
 		})
 		if err == nil {
 			err = w.journal.AppendData(rpc.FrameHeartbeat, b)

@@ -51,6 +51,7 @@ type host struct {
 	frames *rpc.FrameReader
 	exit   chan int
 	last   int64
+	epoch  int64
 
 	got []rpc.Frame // everything but answers, in order
 }
@@ -116,7 +117,7 @@ func (h *host) ask(method string, params any) string {
 	}
 	h.last++
 	id := rpc.RequestID(h.last)
-	h.send(rpc.Request{ID: id, Method: method, Params: b})
+	h.send(rpc.Request{ID: id, Method: method, Params: b, Epoch: h.epoch})
 	return id
 }
 
@@ -732,4 +733,70 @@ func TestDataFrame(t *testing.T) {
 	}
 	df.Release()
 	wg.Wait()
+}
+
+// A worker listens to the host that took it over last, and tells all others.
+func TestOwnership(t *testing.T) {
+	release := make(chan struct{})
+	h := start(t, map[string]driverFunc{"wait": func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		s.LogEvent("waiting", nil)
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil, ctx.Err()
+	}})
+	hello := func(epoch int64, owner string) *rpc.Error {
+		t.Helper()
+		h.epoch = epoch
+		if first := rpc.FirstRequest(epoch); h.last < first {
+			h.last = first - 1
+		}
+		return h.call(rpc.MethodHandshake, rpc.Handshake{
+			MinVersion: rpc.Version, MaxVersion: rpc.Version, SessionID: "s", Epoch: epoch, Owner: owner,
+		}, nil)
+	}
+	code := func(err *rpc.Error) rpc.Code {
+		if err == nil {
+			return 0
+		}
+		return err.Code
+	}
+	if err := hello(1, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := code(hello(1, "b")); got != rpc.CodeOwnershipLost {
+		t.Errorf("another host of the same epoch: code %d", got)
+	}
+	running := h.ask(rpc.MethodExecuteStep, rpc.ExecuteStep{StepID: "a", Driver: "wait"})
+	for h.next().Type != rpc.FrameEvent {
+	}
+	if err := hello(3, "c"); err != nil {
+		t.Fatal(err)
+	}
+	for _, epoch := range []int64{1, 2} {
+		h.epoch = epoch
+		if got := code(h.call(rpc.MethodPing, struct{}{}, nil)); got != rpc.CodeOwnershipLost {
+			t.Errorf("request of epoch %d: code %d", epoch, got)
+		}
+		if got := code(h.call(rpc.MethodHandshake, rpc.Handshake{
+			MinVersion: rpc.Version, MaxVersion: rpc.Version, SessionID: "s", Epoch: epoch, Owner: "a",
+		}, nil)); got != rpc.CodeOwnershipLost {
+			t.Errorf("handshake of epoch %d: code %d", epoch, got)
+		}
+	}
+	h.epoch = 4
+	if got := code(h.call(rpc.MethodPing, struct{}{}, nil)); got != rpc.CodeInvalidRequest {
+		t.Errorf("request before its handshake: code %d", got)
+	}
+	h.epoch = 3
+	if got := code(h.call(rpc.MethodPing, struct{}{}, nil)); got != 0 {
+		t.Errorf("request of the owner: code %d", got)
+	}
+	close(release) // what an earlier host has started goes on, and is answered
+	answer := h.answer()
+	var result rpc.StepResult
+	if err := json.Unmarshal(answer.Result, &result); err != nil || answer.ID != running || result.StepID != "a" {
+		t.Errorf("answer to the first host: %+v, %v", answer, err)
+	}
 }

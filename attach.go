@@ -1,0 +1,357 @@
+package remote
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/rpc"
+)
+
+// Attach goes on with a run whose host has died: with what the session
+// directory holds it finds the sandbox, takes the worker over, and does what
+// Execute would have done, from where that was. No step that has finished runs
+// again, and none that is running is disturbed. The session directory becomes
+// what it would have been. Then call Collect.
+//
+// The context is as for Execute; an empty SessionID, LogsDir or BasePath is
+// filled in as the dead host had it. Sinks hear the items after the last checkpoint once more, by the
+// same sequence numbers. The results are those of Prepare and Execute.
+//
+// When the worker had not been heard yet, what was made is removed and the run
+// begins anew. When the sandbox is gone, as its lease ended
+// ([Config.Timeout] and five minutes at most), the error matches
+// [ErrSandboxGone], and the session has everything that was saved. A run that
+// has ended and was not collected is only picked up for Collect. The error
+// matches [ErrAlreadyExecuted] when all was done, [ErrNotExecuted] when nothing
+// was begun, [ErrInvalid] while another process on this machine writes the
+// session, and [ErrOwnershipLost] when another host attaches later.
+func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec *ExecutionContext) (*PreparedRun, *ExecResult, error) {
+	if a.client == nil {
+		return nil, nil, fmt.Errorf("remote: attach: %w: sandboxes of Config.OpenSandbox cannot be found again", ErrUnsupported)
+	}
+	c, _, err := readCheckpoint(sessionDir)
+	if err != nil {
+		return nil, nil, attachError(sessionDir, err)
+	}
+	if err := c.complete(ec, sessionDir); err != nil {
+		return nil, nil, fmt.Errorf("remote: attach: %w", err)
+	}
+	s, err := openSession(ec)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Read again, now that nobody else writes it.
+	c, p, err := readCheckpoint(sessionDir)
+	switch {
+	case err != nil:
+		err = attachError(sessionDir, err)
+	case c.Phase == phaseCollected:
+		err = errors.Join(fmt.Errorf("remote: attach: %w: %s was collected", ErrAlreadyExecuted, sessionDir), dropCheckpoint(sessionDir))
+	case c.Adapter != a.name || c.SessionID != ec.SessionID:
+		err = fmt.Errorf("remote: attach: %w: %s is session %q of the adapter %q", ErrInvalid, sessionDir, c.SessionID, c.Adapter)
+	}
+	if err == nil {
+		err = p.validate()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, s.close())
+	}
+	switch c.Phase {
+	case phaseCreating:
+		result, err := a.restart(ctx, p, ec, s, c)
+		return p, result, err
+	case phaseRunning:
+		result, err := a.rejoin(ctx, p, ec, s, c)
+		return p, result, err
+	}
+	result, err := a.pickUp(ctx, p, ec, s, c)
+	return p, result, err
+}
+
+// attachError says why there is nothing to attach to.
+func attachError(dir string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remote: attach: %w", err)
+	}
+	if _, statErr := os.Stat(filepath.Join(dir, statusFile)); statErr == nil {
+		return fmt.Errorf("remote: attach: %w: %s holds a finished session", ErrAlreadyExecuted, dir)
+	}
+	return fmt.Errorf("remote: attach: %w: %s holds no run of a sandbox that was begun (there is no %s)", ErrNotExecuted, dir, checkpointFile)
+}
+
+// complete fills in what a context leaves to the dead host's.
+func (c *checkpoint) complete(ec *ExecutionContext, dir string) error {
+	if ec != nil {
+		ec.SessionID = cmp.Or(ec.SessionID, c.SessionID)
+		ec.LogsDir = cmp.Or(ec.LogsDir, dir)
+		ec.BasePath = cmp.Or(ec.BasePath, c.BasePath)
+	}
+	if err := ec.validate(); err != nil {
+		return err
+	}
+	if !samePath(ec.LogsDir, dir) {
+		return fmt.Errorf("%w: the session is in %s, the context names %s", ErrInvalid, dir, ec.LogsDir)
+	}
+	return nil
+}
+
+func samePath(a, b string) bool {
+	a, errA := filepath.Abs(a)
+	b, errB := filepath.Abs(b)
+	return errA == nil && errB == nil && a == b
+}
+
+// restart begins a run anew whose worker was never heard, and removes what its
+// dead host may have made.
+func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+	env, err := a.cfg.lookupEnv(p.RunParams.PassEnv)
+	if err == nil {
+		err = a.checkInputs(p, ec)
+	}
+	if err == nil {
+		err = a.abandon(ctx, c)
+	}
+	if err == nil {
+		_, err = s.rewind(&checkpoint{})
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return a.launch(ctx, p, ec, launch{
+		started: time.Now(),
+		open:    func() (*session, error) { return s, nil },
+		work: func(ctx context.Context, r *run, s *session) error {
+			return a.execute(ctx, r, s, env)
+		},
+	})
+}
+
+// abandon removes the sandboxes of a dead host.
+func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error {
+	for _, rec := range c.Sandboxes {
+		if rec.ID == "" {
+			if err := a.client.Abandon(rec.Nonce, rec.Asked); err != nil {
+				return fmt.Errorf("remote: attach: %w", err)
+			}
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, cleanupGrace)
+		err := a.client.Kill(ctx, rec.ID)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("remote: attach: %w", err)
+		}
+	}
+	return nil
+}
+
+// rejoin goes on with a run whose worker was heard.
+func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+	answers, err := s.rewind(c)
+	if err == nil {
+		c.Epoch++
+		err = s.useCheckpoint(c) // before the worker hears of it
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return a.launch(ctx, p, ec, launch{
+		started: c.StartedAt,
+		open:    func() (*session, error) { return s, nil },
+		work: func(ctx context.Context, r *run, s *session) error {
+			return a.takeOver(ctx, r, s, c, answers)
+		},
+	})
+}
+
+// takeOver is execute, from a checkpoint on.
+func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, answers map[string]*rpc.Response) error {
+	pl, err := a.find(ctx, c)
+	r.sandboxID = c.last().ID
+	if err != nil {
+		r.removed = true
+		r.steps = r.replay(answers)
+		s.event("cleanup_start", nil)
+		return err
+	}
+	r.place = pl
+	proc, err := attachProcess(ctx, pl.sandbox, c.last().PID)
+	if err != nil {
+		return err
+	}
+	l := redial(ctx, pl, s, newTracer(s, nil), proc, c.last().Cursor, answers)
+	defer l.close()
+	l.silence.Store(int64(max(2*a.cfg.heartbeat(), time.Second) + a.cfg.heartbeat()))
+	if err := l.startMarking(); err != nil {
+		return err
+	}
+	cpus := 1
+	hello, err := a.handshake(ctx, l, r.prepared, pl, nil)
+	switch {
+	case err == nil:
+		cpus = hello.CPUs
+	case errors.Is(err, ErrOwnershipLost) || !l.isDown():
+		return err
+	default: // it has ended, and what it has answered until then is here
+	}
+	return a.work(ctx, r, l, cpus)
+}
+
+// find connects to the sandbox of a dead host, and wakes it if it is paused.
+func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, error) {
+	rec := c.last()
+	sb, err := a.client.Connect(ctx, rec.ID, createLease)
+	if err != nil {
+		return nil, fmt.Errorf("remote: attach: %w", err)
+	}
+	box := &e2bSandbox{sb: sb, near: isNear(a.cfg.sandboxURL()), uploaded: make(map[string]bool)}
+	box.info = SandboxInfo{ID: rec.ID, Template: rec.Template}
+	return &place{
+		sandbox: box, program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,
+	}, nil
+}
+
+// attachProcess connects to a process of a sandbox. One that has ended is no
+// error: it is one that nothing is known of.
+func attachProcess(ctx context.Context, sb Sandbox, pid int) (Process, error) {
+	box, ok := sb.(interface {
+		Attach(ctx context.Context, pid int) (Process, error)
+	})
+	if !ok {
+		return nil, fmt.Errorf("remote: attach: %w", ErrUnsupported)
+	}
+	proc, err := box.Attach(ctx, pid)
+	if errors.Is(err, e2b.ErrNotFound) {
+		return lostProcess(pid), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remote: attach: %w", err)
+	}
+	return proc, nil
+}
+
+// lostProcess is one that has ended while nobody looked.
+type lostProcess int
+
+func (p lostProcess) PID() int                             { return int(p) }
+func (p lostProcess) Stdin() io.WriteCloser                { return lostInput{} }
+func (p lostProcess) Stdout() io.ReadCloser                { return io.NopCloser(eof{}) }
+func (p lostProcess) Signal(context.Context, Signal) error { return nil }
+
+func (p lostProcess) Wait(context.Context) (ExitStatus, error) {
+	return ExitStatus{}, e2b.ErrExitUnknown
+}
+
+type lostInput struct{}
+
+func (lostInput) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+func (lostInput) Close() error              { return nil }
+
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }
+
+// isDown reports whether nothing will come from the worker any more.
+func (l *link) isDown() bool {
+	select {
+	case <-l.down:
+		return true
+	default:
+		return false
+	}
+}
+
+// ended reports whether the worker has ended as it was told to.
+func (l *link) ended() bool {
+	if !l.isDown() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.farewell != nil && l.farewell.ExitCode == 0
+}
+
+// replay tells what became of the steps whose answers are here, where no other
+// can come.
+func (r *run) replay(answers map[string]*rpc.Response) []StepResult {
+	results := make([]StepResult, len(r.prepared.Plan.Steps))
+	for i, step := range r.prepared.Plan.Steps {
+		res := &results[i]
+		*res = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
+		resp := answers[step.ID]
+		if resp == nil {
+			continue
+		}
+		var ok rpc.StepResult
+		if resp.Error != nil {
+			res.fail(partial(resp.Error), stepError(context.Background(), step, resp.Error))
+		} else if json.Unmarshal(resp.Result, &ok) == nil {
+			res.succeed(&ok)
+		}
+	}
+	return results
+}
+
+// pickUp takes a run that has ended, for Collect.
+func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+	_, err := s.rewind(c)
+	if err = errors.Join(err, s.close()); err != nil {
+		return nil, err
+	}
+	if c.Result == nil || c.Status == nil {
+		return nil, fmt.Errorf("remote: attach: %w: %s has no result", ErrInvalid, checkpointFile)
+	}
+	r := newRun(ec, p, func(error) {})
+	r.ended, r.seq, r.check = time.Now(), c.Seq, c
+	r.steps, r.status, r.sandboxID = c.Result.StepResults, *c.Status, c.last().ID
+	if c.Phase == phaseFetched {
+		var got fetchedArtifacts
+		b, err := os.ReadFile(filepath.Join(ec.LogsDir, fetchedFile))
+		if err == nil {
+			err = json.Unmarshal(b, &got)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("remote: attach: %s: %w", fetchedFile, err)
+		}
+		r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
+	}
+	r.place, err = a.find(ctx, c)
+	switch {
+	case errors.Is(err, ErrSandboxGone):
+		r.place, r.removed = nil, true
+	case err != nil:
+		return nil, err
+	}
+	if err := a.enter(ec.SessionID, r); err != nil {
+		return nil, err
+	}
+	close(r.executed)
+	result := *c.Result
+	if errors.Is(err, ErrSandboxGone) && !r.fetched {
+		r.check = nil
+		return &result, errors.Join(err, dropCheckpoint(ec.LogsDir)) // there is nothing to go on with
+	}
+	if !result.Success {
+		return &result, r.failure(result.ErrorMessage)
+	}
+	return &result, nil
+}
+
+// failure is the error that a run had whose host is dead.
+func (r *run) failure(message string) error {
+	for _, step := range r.steps {
+		if step.Status == StepFailed {
+			return &StepError{StepID: step.StepID, Driver: step.Driver, Type: step.ErrorType, Message: step.Error}
+		}
+	}
+	return errors.New(message)
+}

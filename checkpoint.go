@@ -1,0 +1,341 @@
+package remote
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/osiris-pipelines/remote/rpc"
+)
+
+// Files by which another process goes on with a run whose host has died. They
+// are gone once the run is collected.
+const (
+	checkpointFile = "sandbox.json"
+	preparedFile   = "prepared.json"
+	answersFile    = "answers.jsonl"  // of steps, each as the worker gave it
+	fetchedFile    = "collected.json" // what is home, before the sandbox goes
+)
+
+// phase is how far a run had come.
+type phase string
+
+const (
+	// phaseCreating: nothing was asked of a worker that a new one could not be
+	// asked again.
+	phaseCreating phase = "creating"
+	// phaseRunning: the worker has been heard, and the steps are its.
+	phaseRunning phase = "running"
+	// phaseExecuted: the verdict is written; the artifacts may not be here.
+	phaseExecuted phase = "executed"
+	// phaseFetched: the artifacts are here; the sandbox may be, too.
+	phaseFetched phase = "fetched"
+	// phaseCollected: all is done but to remove the files above.
+	phaseCollected phase = "collected"
+)
+
+// checkpoint is sandbox.json: a state of the run from which another host can go
+// on. It holds no token and no secret value.
+type checkpoint struct {
+	SchemaVersion int               `json:"schema_version"`
+	SessionID     string            `json:"session_id"`
+	Adapter       string            `json:"adapter"`
+	Phase         phase             `json:"phase"`
+	Epoch         int64             `json:"epoch"`
+	Owner         owner             `json:"owner"`
+	LeaseSeconds  float64           `json:"lease_seconds"` // that the sandbox outlives its host
+	StartedAt     time.Time         `json:"started_at"`    // of Execute
+	SavedAt       time.Time         `json:"saved_at"`
+	BasePath      string            `json:"base_path"` // of the dead host
+	Sandboxes     []sandboxRecord   `json:"sandboxes"`
+	Files         map[string]int64  `json:"files"` // lengths in bytes of what belongs to this state
+	Seq           int64             `json:"seq"`   // of the last event or metric in them
+	Result        *ExecResult       `json:"result,omitempty"`
+	Status        *status           `json:"status,omitempty"`
+}
+
+// owner is the host that a run has.
+type owner struct {
+	Token string `json:"token"` // random
+	Host  string `json:"host"`  // name of its machine
+	PID   int    `json:"pid"`
+}
+
+// sandboxRecord is a sandbox that a run has, or may have.
+type sandboxRecord struct {
+	Nonce    string    `json:"nonce"`        // in its metadata
+	ID       string    `json:"id,omitempty"` // empty until its create was answered
+	Asked    time.Time `json:"asked"`        // when it was asked for
+	Template string    `json:"template,omitempty"`
+	Dir      string    `json:"dir"`               // the run's folder there
+	Base     string    `json:"base"`              // where relative input paths start there
+	Program  string    `json:"program,omitempty"` // the worker's path there
+
+	// Inputs are input paths as configs give them, to where they are there.
+	Inputs map[string]string `json:"inputs,omitempty"`
+
+	PID    int   `json:"pid,omitempty"` // of the worker's process
+	Cursor int64 `json:"cursor"`        // of its journal: everything before it is in the files
+}
+
+func newOwner() owner {
+	host, _ := os.Hostname()
+	return owner{Token: rand.Text(), Host: host, PID: os.Getpid()}
+}
+
+// startCheckpoint writes the first state of a run: before anything is made that
+// could be left behind.
+func (s *session) startCheckpoint(r *run, adapter string, lease time.Duration) error {
+	base, err := filepath.Abs(r.ec.BasePath)
+	if err != nil {
+		return fmt.Errorf("remote: base path: %w", err)
+	}
+	if err := writeJSON(s.path(preparedFile), r.prepared); err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	return s.useCheckpoint(&checkpoint{
+		SchemaVersion: SchemaVersion, SessionID: s.id, Adapter: adapter, Phase: phaseCreating,
+		Epoch: 1, LeaseSeconds: lease.Seconds(), StartedAt: time.Now().UTC(), BasePath: base,
+	})
+}
+
+// useCheckpoint has the session keep a checkpoint from now on.
+func (s *session) useCheckpoint(c *checkpoint) error {
+	answers, err := openLineFile(s.path(answersFile))
+	if err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	s.mu.Lock()
+	s.check, s.answers = c, answers
+	s.mu.Unlock()
+	return s.save(func(c *checkpoint) { c.Owner = newOwner() })
+}
+
+// save writes the checkpoint with a change. The host's death at any moment
+// leaves the state before or the one after it.
+func (s *session) save(change func(*checkpoint)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.check == nil {
+		return nil
+	}
+	return s.saveLocked(change)
+}
+
+func (s *session) saveLocked(change func(*checkpoint)) error {
+	if err := s.flushLocked(); err != nil {
+		return err
+	}
+	change(s.check)
+	s.check.SavedAt = time.Now().UTC()
+	err := writeJSON(s.path(checkpointFile), s.check)
+	if err != nil {
+		err = fmt.Errorf("remote: session directory: %w", err)
+		s.keep(err)
+	}
+	return err
+}
+
+// mark makes the present lengths of the files those of the checkpoint. It is
+// called within a change.
+func (s *session) mark() {
+	s.check.Files = make(map[string]int64)
+	for name, f := range s.files() {
+		s.check.Files[name] = f.size
+	}
+	s.check.Seq = s.seq
+}
+
+// reached saves that everything of the journal before an offset is in the
+// files, and reports whether it needs to be heard no more.
+func (s *session) reached(cursor int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.check == nil {
+		return true
+	}
+	if !s.marking {
+		return false
+	}
+	return s.saveLocked(func(c *checkpoint) {
+		s.mark()
+		c.Phase = phaseRunning
+		c.last().Cursor = cursor
+	}) == nil
+}
+
+// ownership returns the epoch of this host, and what tells it from others.
+func (s *session) ownership() (epoch int64, token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.check == nil {
+		return 1, rand.Text()
+	}
+	return s.check.Epoch, s.check.Owner.Token
+}
+
+// startMarking and stopMarking say when the journal's cursor alone tells what
+// the files hold: from the worker's first answer to the last step's. What the
+// host writes before and after, a successor writes again.
+func (l *link) startMarking() error {
+	l.handling.Lock()
+	defer l.handling.Unlock()
+	s := l.session
+	s.mu.Lock()
+	s.marking = true
+	s.mu.Unlock()
+	if !s.reached(l.cursor.Load()) {
+		return s.flush()
+	}
+	return nil
+}
+
+func (s *session) stopMarking() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.marking = false
+}
+
+// stepAnswer is a line of answers.jsonl.
+type stepAnswer struct {
+	StepID   string        `json:"step_id"`
+	Response *rpc.Response `json:"response"`
+}
+
+// answered keeps a step's answer for a successor.
+func (s *session) answered(stepID string, resp *rpc.Response) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answers == nil {
+		return
+	}
+	b, err := json.Marshal(stepAnswer{stepID, resp})
+	if err == nil {
+		err = s.answers.line(b)
+	}
+	s.keep(err)
+}
+
+// last is the sandbox that the run has now.
+func (c *checkpoint) last() *sandboxRecord {
+	if len(c.Sandboxes) == 0 {
+		c.Sandboxes = append(c.Sandboxes, sandboxRecord{})
+	}
+	return &c.Sandboxes[len(c.Sandboxes)-1]
+}
+
+// readCheckpoint reads the state of the run in a session directory.
+func readCheckpoint(dir string) (*checkpoint, *PreparedRun, error) {
+	var c checkpoint
+	var p PreparedRun
+	for name, v := range map[string]any{checkpointFile: &c, preparedFile: &p} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			if name == preparedFile && errors.Is(err, fs.ErrNotExist) {
+				continue // decided by the phase
+			}
+			return nil, nil, err
+		}
+		if err := json.Unmarshal(b, v); err != nil {
+			return nil, nil, fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
+		}
+	}
+	switch {
+	case c.SchemaVersion != SchemaVersion:
+		return nil, nil, fmt.Errorf("%w: %s has schema version %d, this is %d", ErrInvalid, checkpointFile, c.SchemaVersion, SchemaVersion)
+	case c.Phase == phaseCollected:
+	case p.Plan == nil:
+		return nil, nil, fmt.Errorf("%w: %s is missing, which %s needs", ErrInvalid, preparedFile, checkpointFile)
+	case c.Phase != phaseCreating && len(c.Sandboxes) == 0:
+		return nil, nil, fmt.Errorf("%w: %s names no sandbox", ErrInvalid, checkpointFile)
+	case p.RunParams.SessionID != c.SessionID:
+		return nil, nil, fmt.Errorf("%w: %s is of session %q, %s of %q", ErrInvalid, checkpointFile, c.SessionID, preparedFile, p.RunParams.SessionID)
+	}
+	return &c, &p, nil
+}
+
+// rewind takes from the files what was written after the checkpoint, and
+// returns the answers that are in it.
+func (s *session) rewind(c *checkpoint) (map[string]*rpc.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, f := range s.files() {
+		if err := f.truncate(c.Files[name]); err != nil {
+			return nil, fmt.Errorf("remote: attach: %w", err)
+		}
+	}
+	s.seq = c.Seq
+	b, err := os.ReadFile(s.path(answersFile))
+	if err != nil {
+		return nil, fmt.Errorf("remote: attach: %w", err)
+	}
+	answers := make(map[string]*rpc.Response)
+	for line := range bytes.Lines(b) {
+		var a stepAnswer
+		if err := json.Unmarshal(line, &a); err != nil || a.Response == nil {
+			return nil, fmt.Errorf("remote: attach: %w: %s: %v", ErrInvalid, answersFile, cmp.Or(err, errors.New("a line without a response")))
+		}
+		answers[a.StepID] = a.Response
+	}
+	return answers, nil
+}
+
+// truncate shortens the file to a length that it has had.
+func (l *lineFile) truncate(size int64) error {
+	if size < 0 || size > l.size {
+		return fmt.Errorf("%w: %s has %d bytes, and its checkpoint %d: the session directory is not whole", ErrInvalid, l.f.Name(), l.size, size)
+	}
+	l.w.Reset(l.f)
+	l.size = size
+	return l.f.Truncate(size)
+}
+
+// dropCheckpoint removes the files of a run that needs no successor. The
+// checkpoint itself goes last, so that nothing is left that nobody knows of.
+func dropCheckpoint(dir string) error {
+	var errs []error
+	for _, name := range []string{answersFile, fetchedFile, preparedFile, checkpointFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remote: session directory: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dropCheckpoint ends the session's checkpoint, and removes it.
+func (s *session) dropCheckpoint() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.check == nil {
+		return nil
+	}
+	s.check = nil
+	err := errors.Join(s.answers.close(), dropCheckpoint(s.dir))
+	s.answers = nil
+	return err
+}
+
+// saveFetched saves that the artifacts are here: a sandbox that a successor
+// does not find has then taken none along.
+func (s *session) saveFetched(r *run) error {
+	if s.check == nil {
+		return nil
+	}
+	if err := writeJSON(s.path(fetchedFile), fetchedArtifacts{r.artifacts, r.skipped}); err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	return s.save(func(c *checkpoint) { c.Phase = phaseFetched })
+}
+
+// fetchedArtifacts is collected.json.
+type fetchedArtifacts struct {
+	Artifacts []Artifact        `json:"artifacts"`
+	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
+}
