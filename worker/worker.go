@@ -246,7 +246,7 @@ func (w *ProxyWorker) read(ctx context.Context, stdin io.Reader) (code int, why 
 func (w *ProxyWorker) dispatch(ctx context.Context, req *rpc.Request) {
 	if err := w.owned(req.Epoch); err != nil && req.Method != rpc.MethodHandshake {
 		// Not booked: the numbers are those of another host.
-		w.steps.Go(func() { w.answer(&rpc.Response{ID: req.ID, Error: err}) })
+		w.tasks.Go(func() { w.answer(&rpc.Response{ID: req.ID, Error: err}) })
 		return
 	}
 	verdict, answer, err := w.calls.Begin(req)
