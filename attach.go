@@ -208,6 +208,11 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 		return err
 	}
 	r.place = pl
+	if c.Restarting { // two workers would spoil each other's journal
+		r.steps = r.replay(answers)
+		s.event("cleanup_start", nil)
+		return &WorkerCrashError{Reason: "the host died while it started the worker again"}
+	}
 	proc, err := attachProcess(ctx, pl.sandbox, c.last().PID)
 	if err != nil {
 		return err

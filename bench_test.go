@@ -48,7 +48,7 @@ func connectTo(tb testing.TB, a *engine) *link {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l, err := dial(tb.Context(), pl, s, nil, 0)
+	l, err := dial(tb.Context(), pl, s, nil, serving{})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -54,8 +54,10 @@ type checkpoint struct {
 	SavedAt       time.Time        `json:"saved_at"`
 	BasePath      string           `json:"base_path"` // of the dead host
 	Sandboxes     []sandboxRecord  `json:"sandboxes"`
-	Files         map[string]int64 `json:"files"` // lengths in bytes of what belongs to this state
-	Seq           int64            `json:"seq"`   // of the last event or metric in them
+	Files         map[string]int64 `json:"files"`                // lengths in bytes of what belongs to this state
+	Seq           int64            `json:"seq"`                  // of the last event or metric in them
+	Restarts      int              `json:"restarts,omitempty"`   // of the worker so far
+	Restarting    bool             `json:"restarting,omitempty"` // there may be a worker whose pid is not here
 	Result        *ExecResult      `json:"result,omitempty"`
 	Status        *status          `json:"status,omitempty"`
 }

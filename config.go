@@ -53,6 +53,16 @@ type Config struct {
 	Concurrency int           // steps at a time; zero means as many as the worker has cores
 	OnFailure   OnFailure     // what a failed step stops; empty means everything
 
+	// Restarts is how often a worker that dies in a run is started again, in the
+	// same place; zero means never. Then the run goes on behind the last step that
+	// has finished: finished steps do not run again, since what they have put out
+	// is also written to disk, and steps that were running do if they are marked
+	// [Step].Repeatable. If one is not, or what is needed was lost, the run fails
+	// with the [*WorkerCrashError], as it does when the worker dies once more. The
+	// first restart waits for a second, every further one twice as long. It has no
+	// meaning with InProcess.
+	Restarts int
+
 	// InstallDeps allows packages that drivers need to be installed in the
 	// sandbox. The drivers of this version need none.
 	InstallDeps bool
@@ -132,6 +142,8 @@ func (c Config) validate() error {
 		return invalid("StepTimeout is %s", c.StepTimeout)
 	case c.Concurrency < 0:
 		return invalid("Concurrency is %d", c.Concurrency)
+	case c.Restarts < 0:
+		return invalid("Restarts is %d", c.Restarts)
 	case c.Heartbeat < 0:
 		return invalid("Heartbeat is %s", c.Heartbeat)
 	case c.MaxJournal < 0:

@@ -55,7 +55,8 @@
 // Execute's error is nil exactly when the run succeeded. A step that failed is
 // a [*StepError], a worker that died a [*WorkerCrashError]; the sentinels in
 // this package ([ErrTimeout], [ErrUnknownDriver], [ErrInvalid], ...) tell
-// kinds apart with errors.Is. Cancelling the context stops running steps, then
+// kinds apart with errors.Is. With [Config].Restarts a worker that died is
+// started again, and the run goes on behind the last finished step. Cancelling the context stops running steps, then
 // the worker.
 //
 // After Run, status.json, the result and the error agree; who calls Execute and

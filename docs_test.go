@@ -67,12 +67,13 @@ func TestSessionDocumented(t *testing.T) {
 	seen := make(map[string]bool)
 	run := func(m *remote.Manifest, opts *mock.Options) {
 		t.Helper()
-		a, _ := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond}, opts)
+		a, provider := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond, Restarts: 1}, opts)
 		ec := newContext(t, "s")
+		killAtCrash(t, ec, provider)
 		_, _, _ = remote.Run(t.Context(), a, m, ec)
 		for _, e := range events(t, ec, "") {
 			name, _ := e["event"].(string)
-			if name == "inputs_seen" { // a test driver's own
+			if name == "inputs_seen" || name == "crash" { // a test driver's own
 				continue
 			}
 			seen[name] = true
@@ -106,6 +107,9 @@ func TestSessionDocumented(t *testing.T) {
 	failing := join()
 	failing.Steps[1].Driver = "test.panic"
 	run(failing, nil)
+	crashed := one("test.crash")
+	crashed.Steps[0].Repeatable, crashed.Steps[0].Config = true, map[string]any{"crashes": 1}
+	run(crashed, nil)
 	run(join(), &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
 		if c.Op == mock.OpDownload {
 			return errors.New("no")

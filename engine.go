@@ -129,7 +129,7 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 		RunParams: RunParams{
 			SessionID: ec.SessionID, StartedAt: formatTime(started), Adapter: e.name,
 			Concurrency: e.cfg.Concurrency, StepTimeoutSeconds: e.cfg.StepTimeout.Seconds(),
-			OnFailure: e.cfg.OnFailure, PassEnv: env,
+			OnFailure: e.cfg.OnFailure, Restarts: e.cfg.Restarts, PassEnv: env,
 		},
 		Constraints: Constraints{
 			TimeoutSeconds: e.cfg.timeout().Seconds(), MaxMemoryGB: e.cfg.MemoryGB, CPUCount: e.cfg.CPU,
@@ -444,6 +444,8 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 // work runs the steps, and has the worker end.
 func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	p, s := r.prepared, l.session
+	w := e.newRestarter(r, l)
+	defer w.close()
 	cancelled, stopWaiting := whenDone(ctx)
 	defer stopWaiting()
 	g := &graph{
@@ -455,8 +457,8 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
 		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
-			result := new(rpc.StepResult)
-			if err := l.call(ctx, rpc.MethodExecuteStep, req, result); err != nil {
+			result, err := w.step(ctx, req)
+			if err != nil {
 				return partial(err), stepError(ctx, p.Plan.Steps[i], err)
 			}
 			if result.Status != "success" {
@@ -475,12 +477,14 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
-	if !errors.Is(err, errCallCancelled) { // else it does not answer, and Collect seals
-		if endErr := e.finish(ctx, r, l); err == nil {
-			err = endErr
-		}
+	switch {
+	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
+	case err == nil:
+		err = w.finish(ctx)
+	default:
+		_ = e.finish(ctx, r, w.link()) // the first error says more
 	}
-	stages := l.stop(cancelled())
+	stages := w.link().stop(cancelled())
 	if ctx.Err() != nil {
 		r.stopped = stages
 	}
@@ -508,7 +512,7 @@ func (e *engine) begin(ctx context.Context, p *PreparedRun, pl *place, s *sessio
 	const tries = 6 // 3 s in all
 	t := newTracer(s, env)
 	for try := 1; ; try++ {
-		l, err := dial(ctx, pl, s, t, e.cfg.MaxJournal)
+		l, err := dial(ctx, pl, s, t, serving{maxJournal: e.cfg.MaxJournal, keep: e.restarts(p) > 0})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -962,27 +966,9 @@ const (
 
 // seal lists the artifacts by a process of its own, since the worker is gone.
 func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
-	stderr := &lastLines{}
-	proc, err := pl.sandbox.Start(ctx, Command{
-		Path: pl.program, Args: []string{worker.Arg, "seal", "-dir", pl.dir}, Stderr: stderr,
-	})
+	b, err := printed(ctx, pl, "seal", maxSealBytes)
 	if err != nil {
 		return nil, fmt.Errorf("seal artifacts: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), maxSealBytes+1))
-	proc.Stdin().Close()
-	proc.Stdout().Close()
-	if len(b) > maxSealBytes {
-		err = fmt.Errorf("the list is larger than %d MiB", maxSealBytes>>20)
-	}
-	status, waitErr := proc.Wait(ctx)
-	if err = errors.Join(err, waitErr); err != nil {
-		return nil, fmt.Errorf("seal artifacts: %w", err)
-	}
-	if status != (ExitStatus{}) {
-		return nil, fmt.Errorf("seal artifacts: %s: %s", status, stderr)
 	}
 	// What is short as text can be large in memory.
 	if bytes.Count(b, []byte{'{'}) > 4*maxArtifacts {
@@ -996,6 +982,34 @@ func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
 		return nil, errors.New("seal artifacts: the list has no artifacts")
 	}
 	return &sealed, nil
+}
+
+// printed returns what a command of the worker's program prints about the run's
+// folder.
+func printed(ctx context.Context, pl *place, command string, limit int64) ([]byte, error) {
+	stderr := &lastLines{}
+	proc, err := pl.sandbox.Start(ctx, Command{
+		Path: pl.program, Args: []string{worker.Arg, command, "-dir", pl.dir}, Stderr: stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
+	defer stop()
+	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), limit+1))
+	proc.Stdin().Close()
+	proc.Stdout().Close()
+	if int64(len(b)) > limit {
+		err = fmt.Errorf("the answer is larger than %d MiB", limit>>20)
+	}
+	status, waitErr := proc.Wait(ctx)
+	if err = errors.Join(err, waitErr); err != nil {
+		return nil, err
+	}
+	if status != (ExitStatus{}) {
+		return nil, fmt.Errorf("%s: %s", status, stderr)
+	}
+	return b, nil
 }
 
 // download brings the artifacts into a directory of their own on the same disk,

@@ -129,12 +129,33 @@ func newLink(ctx context.Context, pl *place, s *session, t *tracer) *link {
 	return l
 }
 
+// serving is how a worker is started.
+type serving struct {
+	maxJournal int64
+	keep       bool  // outputs of finished steps are to outlive it
+	after      *link // the one whose worker died; nil for a run's first
+}
+
+func (v serving) args() []string {
+	args := []string{"supervise", "-max-journal", strconv.FormatInt(v.maxJournal, 10)}
+	switch {
+	case v.after != nil:
+		return append(args, "-resume")
+	case v.keep:
+		return append(args, "-keep")
+	}
+	return args
+}
+
 // dial starts the worker and its tail.
-func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) (*link, error) {
+func dial(ctx context.Context, pl *place, s *session, t *tracer, v serving) (*link, error) {
 	l := newLink(ctx, pl, s, t)
+	if v.after != nil {
+		l.follows(v.after)
+	}
 	// Both take some milliseconds to start, and a tail waits for its journal.
 	l.wg.Go(l.follow)
-	proc, err := l.start(ctx, l.stderr, "supervise", "-max-journal", strconv.FormatInt(maxJournal, 10))
+	proc, err := l.start(ctx, l.stderr, v.args()...)
 	if err != nil {
 		l.cancel()
 		l.wg.Wait()

@@ -118,6 +118,7 @@ func testDrivers() *worker.Registry {
 		os.Exit(7)
 		return nil, nil
 	})
+	add("test.crash", worker.Transform, runCrash)
 	add("test.events", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		for i := range 1000 {
 			s.LogEvent("tick", map[string]any{"n": i})

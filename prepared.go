@@ -39,7 +39,13 @@ type Step struct {
 	Config    map[string]any      // numbers may be json.Number
 	Needs     []string            // ids of the steps that must succeed first
 	Inputs    map[string]InputRef // by name; empty means the "df" of every step in Needs
-	Extra     map[string]any      // keys that are none of the above, kept
+
+	// Repeatable says that the step may run again when the worker died in it,
+	// see [Config].Restarts: that a try which was broken off has left nothing
+	// outside of the step's artifacts that a second one would double or miss.
+	Repeatable bool
+
+	Extra map[string]any // keys that are none of the above, kept
 }
 
 // InputRef names an output of another step.
@@ -350,6 +356,9 @@ func (s Step) document(withConfig bool) map[string]any {
 	if len(s.Inputs) > 0 {
 		doc["inputs"] = s.Inputs
 	}
+	if s.Repeatable {
+		doc["repeatable"] = true
+	}
 	if s.Config != nil && (withConfig || s.CfgPath == "") {
 		doc["config"] = s.Config
 	}
@@ -377,7 +386,7 @@ func (s *Step) UnmarshalJSON(b []byte) error {
 	*s = Step{}
 	return takeKeys("step", doc, &s.Extra, map[string]any{
 		"id": &s.ID, "component": &s.Component, "driver": &s.Driver, "cfg_path": &s.CfgPath,
-		"config": &s.Config, "needs": &s.Needs, "inputs": &s.Inputs,
+		"config": &s.Config, "needs": &s.Needs, "inputs": &s.Inputs, "repeatable": &s.Repeatable,
 	})
 }
 
@@ -551,6 +560,9 @@ func (p *PreparedRun) validate() error {
 	if p.RunParams.Concurrency < 0 {
 		return fail("has a concurrency of %d", p.RunParams.Concurrency)
 	}
+	if p.RunParams.Restarts < 0 {
+		return fail("has %d restarts", p.RunParams.Restarts)
+	}
 	return nil
 }
 
@@ -571,7 +583,8 @@ type RunParams struct {
 	Concurrency        int       `json:"concurrency"`
 	StepTimeoutSeconds float64   `json:"step_timeout_seconds"` // zero means none
 	OnFailure          OnFailure `json:"on_failure"`
-	PassEnv            []string  `json:"pass_env"` // names of the variables that will be passed
+	Restarts           int       `json:"restarts,omitempty"` // of a worker that dies
+	PassEnv            []string  `json:"pass_env"`           // names of the variables that will be passed
 }
 
 // Constraints are the limits of a run. Zero means none.

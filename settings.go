@@ -59,6 +59,8 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*countValue)(&c.Concurrency) }},
 		{Key: "on_failure", Default: string(StopAll), Usage: "what a failed step stops: " + string(StopAll) + " or " + string(StopDependents),
 			field: func(c *Config) settingValue { return (*textValue)(&c.OnFailure) }},
+		{Key: "restarts", Flag: "e2b-restarts", Default: "0", Usage: "`times` that a worker which dies is started again, to go on with the run",
+			field: func(c *Config) settingValue { return (*countValue)(&c.Restarts) }},
 		{Key: "root", Default: "/tmp/osiris", Usage: "directory in the sandbox under which a run gets its folder",
 			field: func(c *Config) settingValue { return (*textValue)(&c.Root) }},
 		{Key: "api_key", Default: "E2B_API_KEY", Usage: "of the E2B account",

@@ -130,7 +130,7 @@ type ArrowReader struct {
 	schema *arrow.Schema
 	shape  *arrowShape
 	dicts  arrowDicts
-	codecs arrowCodecs
+	codecs arrowDecoder // nil where compressed buffers are refused
 
 	record arrow.Record
 	done   bool
@@ -156,12 +156,22 @@ var _ array.RecordReader = (*ArrowReader)(nil)
 //   - Source: Arrow columnar format, "IPC Streaming Format" and "Encapsulated message format"; arrow/go v17 ipc/reader.go
 //     and ipc/file_reader.go, whose reading of batches this replaces: see [CheckRecord] for what is checked.
 func NewArrowReader(r io.Reader, limits *ArrowLimits, mem memory.Allocator) (*ArrowReader, error) {
+	caps := limits.caps()
+	return newArrowReader(r, caps, mem, &arrowCodecs{max: caps.body})
+}
+
+// NewPlainArrowReader is [NewArrowReader] for what an [ArrowWriter] has written: compressed buffers, which that does not
+// write, are refused as corrupt. A program that needs no more is smaller by the decoders.
+func NewPlainArrowReader(r io.Reader, limits *ArrowLimits, mem memory.Allocator) (*ArrowReader, error) {
+	return newArrowReader(r, limits.caps(), mem, nil)
+}
+
+func newArrowReader(r io.Reader, caps arrowCaps, mem memory.Allocator, codecs arrowDecoder) (*ArrowReader, error) {
 	if mem == nil {
 		mem = memory.DefaultAllocator
 	}
-	a := &ArrowReader{r: r, mem: mem, caps: limits.caps()}
+	a := &ArrowReader{r: r, mem: mem, caps: caps, codecs: codecs}
 	a.refs.Store(1)
-	a.codecs.max = a.caps.body
 	a.dicts = arrowDicts{byID: make(map[int64]*arrowDict), mem: mem, caps: &a.caps}
 	if err := a.readSchema(); err != nil {
 		return nil, err
@@ -227,7 +237,9 @@ func (a *ArrowReader) drop() {
 func (a *ArrowReader) finish() {
 	a.done, a.meta = true, nil
 	a.dicts.release()
-	a.codecs.close()
+	if a.codecs != nil {
+		a.codecs.close()
+	}
 }
 
 // next reads messages up to the next batch. It returns io.EOF at the end-of-stream marker.

@@ -207,6 +207,8 @@ func (l *arrowLoader) inflate(off, n int64) (*memory.Buffer, error) {
 		ratio, slack = 1<<15, 1<<17
 	}
 	switch {
+	case l.r.codecs == nil:
+		return nil, arrowCorrupt("compressed buffers are not read here")
 	case size < 0:
 		return nil, arrowCorrupt("compressed buffer declares %d bytes", size)
 	case size > l.r.caps.body-l.inflated:
@@ -232,6 +234,12 @@ func saturate(a, b int64) int64 {
 		return 1 << 62
 	}
 	return a + b
+}
+
+// arrowDecoder decompresses buffers.
+type arrowDecoder interface {
+	decode(codec int8, dst, src []byte) error
+	close()
 }
 
 // arrowCodecs holds the decompressor that is worth keeping over batches.

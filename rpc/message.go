@@ -266,9 +266,10 @@ type SkippedArtifact struct {
 // RecoverResult says what a worker that died has left: what another one that
 // is started with -resume can go on with.
 type RecoverResult struct {
-	Journal  int64      `json:"journal"`        // its length, without a torn last frame
-	Finished []string   `json:"finished"`       // steps whose results are on disk with what is still needed of their outputs, sorted
-	Lost     []LostStep `json:"lost,omitempty"` // steps that finished, and left damage
+	Journal  int64      `json:"journal"`         // its length, without a torn last frame
+	Finished []string   `json:"finished"`        // steps whose results are on disk with what is still needed of their outputs, sorted
+	Begun    []string   `json:"begun,omitempty"` // steps that may have had effects, and have not finished, sorted
+	Lost     []LostStep `json:"lost,omitempty"`  // steps that have finished, and left damage
 }
 
 // LostStep is a step whose result or outputs did not survive.

@@ -182,6 +182,11 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if !validStepID(p.StepID) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("step id %q cannot name a folder", p.StepID)}
 	}
+	if w.opts.Keep {
+		if err := w.beginStep(p.StepID); err != nil {
+			return nil, err
+		}
+	}
 	if p.TimeoutMS > 0 {
 		timeout := time.Duration(p.TimeoutMS) * time.Millisecond
 		var cancel context.CancelFunc

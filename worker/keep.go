@@ -62,15 +62,19 @@ func (k *keptStep) output(key string) (keptOutput, bool) {
 	return keptOutput{}, false
 }
 
-// keepOutputs writes a step's outputs. Whatever an earlier try has left goes.
-func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) ([]keptOutput, error) {
+// beginStep makes a step's folder: from now on it has been begun, and may have
+// had effects. Whatever an earlier try has left goes.
+func (w *ProxyWorker) beginStep(stepID string) error {
 	dir := w.path(outputsDir, stepID)
 	if err := w.opts.FS.RemoveAll(dir); err != nil {
-		return nil, err
+		return err
 	}
-	if err := w.opts.FS.MkdirAll(dir); err != nil {
-		return nil, err
-	}
+	return w.opts.FS.MkdirAll(dir)
+}
+
+// keepOutputs writes a step's outputs.
+func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) ([]keptOutput, error) {
+	dir := w.path(outputsDir, stepID)
 	var kept []keptOutput
 	for i, key := range slices.Sorted(maps.Keys(outputs)) {
 		out := keptOutput{Key: key, File: strconv.Itoa(i) + ".arrow"} // a key may not be a name for a file
@@ -166,12 +170,12 @@ func (w *ProxyWorker) unkeep(steps []string) {
 	}
 }
 
-// readSteps reads what finished steps have left in a run's folder. The steps
-// whose files are damaged are returned in lost.
-func readSteps(fsys FS, dir string) (steps []*keptStep, lost []rpc.LostStep, err error) {
+// readSteps reads what steps have left in a run's folder: those that have
+// finished, those that have only begun, and those whose files are damaged.
+func readSteps(fsys FS, dir string) (steps []*keptStep, begun []string, lost []rpc.LostStep, err error) {
 	entries, err := fsys.ReadDir(filepath.Join(dir, outputsDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, e := range entries {
 		if !e.IsDir() {
@@ -179,14 +183,15 @@ func readSteps(fsys FS, dir string) (steps []*keptStep, lost []rpc.LostStep, err
 		}
 		k, err := readStep(fsys, filepath.Join(dir, outputsDir, e.Name()), e.Name())
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // it has not finished
+		case errors.Is(err, fs.ErrNotExist):
+			begun = append(begun, e.Name())
 		case err != nil:
 			lost = append(lost, rpc.LostStep{StepID: e.Name(), Reason: err.Error()})
 		default:
 			steps = append(steps, k)
 		}
 	}
-	return steps, lost, nil
+	return steps, begun, lost, nil
 }
 
 func readStep(fsys FS, dir, stepID string) (*keptStep, error) {
@@ -223,11 +228,11 @@ func Recover(ctx context.Context, fsys FS, dir string) (*rpc.RecoverResult, erro
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
-	steps, lost, err := readSteps(fsys, dir)
+	steps, begun, lost, err := readSteps(fsys, dir)
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
-	result := &rpc.RecoverResult{Journal: size, Finished: []string{}, Lost: lost}
+	result := &rpc.RecoverResult{Journal: size, Finished: []string{}, Begun: begun, Lost: lost}
 	for _, k := range steps {
 		if err := checkKept(ctx, fsys, filepath.Join(dir, outputsDir, k.StepID), k); err != nil {
 			if ctx.Err() != nil {
@@ -237,6 +242,11 @@ func Recover(ctx context.Context, fsys FS, dir string) (*rpc.RecoverResult, erro
 			continue
 		}
 		result.Finished = append(result.Finished, k.StepID)
+	}
+	for _, name := range []string{DeathFile, ProcessesFile} { // what is read there next is of the next worker
+		if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return nil, fmt.Errorf("recover: %w", err)
+		}
 	}
 	return result, nil
 }
@@ -326,7 +336,7 @@ func readKept(fsys FS, name string, out keptOutput, mem memory.Allocator) (*Data
 	src := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, out.Bytes+1), io.MultiWriter(h, count)), 256<<10)
 	// What this machine has written may be as large as it was.
 	limit := 256<<20 + 8*out.Bytes
-	r, err := rpc.NewArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
+	r, err := rpc.NewPlainArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
 	if err != nil {
 		return nil, err
 	}

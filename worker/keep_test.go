@@ -190,7 +190,7 @@ func TestResume(t *testing.T) {
 	torn := rpc.AppendFrame(nil, rpc.FrameEvent, cursor, []byte(`{"type":"event","data":{}}`))
 	appendTo(t, h.dir, torn[:len(torn)-1])
 
-	want := rpc.RecoverResult{Journal: cursor, Finished: []string{"a"}}
+	want := rpc.RecoverResult{Journal: cursor, Finished: []string{"a"}, Begun: []string{"b"}}
 	if diff := cmp.Diff(want, recovered(t, h.dir)); diff != "" {
 		t.Errorf("recovered (-want +got):\n%s", diff)
 	}
@@ -341,7 +341,7 @@ func TestResumeDamaged(t *testing.T) {
 			got := recovered(t, h.dir)
 			switch test.want {
 			case "":
-				if len(got.Finished)+len(got.Lost) > 0 {
+				if len(got.Finished)+len(got.Lost) > 0 || len(got.Begun) != 1 {
 					t.Errorf("recovered %+v", got)
 				}
 			case "-": // only a reader counts rows

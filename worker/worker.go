@@ -143,7 +143,7 @@ func New(opts Options) (*ProxyWorker, error) {
 	open := rpc.NewJournal
 	if opts.Resume {
 		open = rpc.OpenJournal
-		if steps, lost, err = readSteps(opts.FS, opts.Dir); err != nil {
+		if steps, _, lost, err = readSteps(opts.FS, opts.Dir); err != nil {
 			return nil, fmt.Errorf("worker: resume: %w", err)
 		}
 	}
