@@ -112,6 +112,7 @@ type E2BTransparentProxy struct {
 	engine
 	open     OpenSandbox
 	client   *e2b.Client // nil with Config.OpenSandbox
+	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
 }
 
@@ -130,7 +131,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 	if !path.IsAbs(cfg.sandboxRoot()) {
 		return nil, fmt.Errorf("remote: %w: Config.Root %q is not an absolute path", ErrInvalid, cfg.Root)
 	}
-	a := &E2BTransparentProxy{open: cfg.OpenSandbox}
+	a := &E2BTransparentProxy{open: cfg.OpenSandbox, owner: newOwner()}
 	if a.open == nil {
 		client, err := cfg.e2bClient()
 		if err != nil {
@@ -139,7 +140,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		if _, err := cfg.workerPath(); err != nil {
 			return nil, errors.Join(fmt.Errorf("remote: %w", err), client.Close())
 		}
-		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
+		a.client, a.open = client, openE2B(client, a.owner, isNear(cfg.sandboxURL()))
 	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
 	return a, nil
@@ -174,12 +175,15 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		sb     Sandbox
 		inputs []input
 	)
+	var held *lease
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		start := time.Now()
 		if sb, err = a.open(groupCtx, p.SandboxConfig); err != nil {
 			return createError(err)
 		}
+		held = newLease(sb, p.SandboxConfig.lease())
+		held.hold(ctx, s)
 		info := sb.Info()
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
@@ -194,7 +198,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	if sb == nil {
 		return nil, err
 	}
-	pl := &place{sandbox: sb, dir: dir, base: base, files: make(map[string]string)}
+	pl := &place{sandbox: sb, lease: held, dir: dir, base: base, files: make(map[string]string)}
 	if err != nil {
 		return pl, err
 	}
@@ -202,7 +206,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		pl.files[in.name] = in.sum.Path
 		pl.sent = append(pl.sent, in.sum)
 	}
-	return pl, a.send(ctx, pl, inputs, s)
+	return pl, a.send(ctx, pl, inputs, p, s)
 }
 
 // createError is that of a sandbox that was not made. Those of E2B say so
@@ -214,10 +218,20 @@ func createError(err error) error {
 	return fmt.Errorf("remote: create sandbox: %w", err)
 }
 
-// send uploads the worker and the input files.
-func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, s *session) error {
+// limitedLife is a sandbox whose life the account may limit.
+type limitedLife interface {
+	// checkLife refuses a sandbox that cannot live as long as the run needs it.
+	checkLife(ctx context.Context, cfg SandboxConfig) error
+}
+
+// send uploads the worker and the input files. Meanwhile it is asked whether
+// the account allows the run its time.
+func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, p *PreparedRun, s *session) error {
 	start := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
+	if sb, ok := pl.sandbox.(limitedLife); ok {
+		group.Go(func() error { return sb.checkLife(ctx, p.SandboxConfig) })
+	}
 	if pl.program = pl.sandbox.Info().WorkerPath; pl.program == "" {
 		group.Go(func() error {
 			sum, err := a.sendWorker(ctx, pl.sandbox)

@@ -51,6 +51,7 @@ type place struct {
 	files   map[string]string // input paths as configs give them, to where they are
 	sent    []rpc.FileSum     // input files that were sent
 	worker  *rpc.FileSum      // the worker program, if it was sent
+	lease   *lease            // the sandbox's; nil where it has no end
 	started bool              // the worker answered, so that it may have left something
 }
 
@@ -65,7 +66,6 @@ type run struct {
 	removed   bool  // the place is gone, and its artifacts with it
 	ec        *ExecutionContext
 	prepared  *PreparedRun
-	ended     time.Time // of Execute
 	seq       int64
 	place     *place // nil when nothing was made, or all is removed
 	sandboxID string
@@ -81,7 +81,8 @@ type run struct {
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
 
-// collectLease is how long a sandbox lives after Execute, for Collect.
+// collectLease is how long a sandbox lives after Execute, at least, for
+// Collect.
 const collectLease = 5 * time.Minute
 
 // extendPatience bounds a change of a sandbox's end that may fail.
@@ -231,11 +232,18 @@ func hostPath(ec *ExecutionContext, name string) string {
 }
 
 func (c Config) sandboxConfig(sessionID string) SandboxConfig {
-	return SandboxConfig{
+	s := SandboxConfig{
 		Template: c.template(), CPU: c.CPU, MemoryGB: c.MemoryGB,
 		TimeoutSeconds: int((c.timeout() + time.Second - 1) / time.Second),
-		Metadata:       map[string]string{"osiris_session": sessionID},
+		Metadata:       map[string]string{sessionKey: sessionID},
 	}
+	if c.Lease != 0 && c.Lease != defaultLease {
+		s.LeaseSeconds = int((c.Lease + time.Second - 1) / time.Second)
+	}
+	if c.OnHostLoss != Kill {
+		s.OnHostLoss = c.OnHostLoss
+	}
+	return s
 }
 
 // Execute implements [ExecutionAdapter].
@@ -279,8 +287,15 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	start := time.Now()
-	runErr := e.execute(ctx, r, s, env)
-	r.ended = time.Now()
+	witness := &witness{session: s}
+	runErr := e.execute(witness.watch(ctx), r, s, env)
+	witness.stop()
+	if r.place != nil {
+		if why := r.place.lease.lapsed(); why != nil && errors.Is(runErr, ErrSandboxGone) {
+			runErr = fmt.Errorf("%w; its lease was over: %w", runErr, why)
+		}
+		r.place.lease.release(ctx, s)
+	}
 	if runErr != nil && ctx.Err() != nil {
 		// What the run ended of, rather than what broke when it was stopped.
 		if why := context.Cause(ctx); !errors.Is(runErr, why) {
@@ -536,13 +551,8 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	defer cancel()
 	var extending sync.WaitGroup
 	defer extending.Wait()
-	extending.Go(func() { // what it fails to do, or does late, is no fault of the run
-		ctx, cancel := context.WithTimeout(ctx, extendPatience)
-		defer cancel()
-		if err := l.sandbox.Extend(ctx, collectLease); err != nil {
-			l.session.logf(slog.LevelWarn, "extend sandbox: %v", err)
-		}
-	})
+	// What it fails to do, or does late, is no fault of the run.
+	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var sealed rpc.SealResult
 	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
 	if err == nil && sealed.Artifacts == nil {
@@ -751,11 +761,19 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	if r.fetched {
 		got.Artifacts, got.Skipped = r.artifacts, r.skipped
 	}
-	if r.place != nil {
+	if pl := r.place; pl != nil {
+		witness := &witness{session: s}
+		defer witness.stop()
+		ctx := witness.watch(ctx)
+		pl.lease.hold(ctx, s)
 		if err := r.fetch(ctx, got); err != nil {
+			pl.lease.release(ctx, s)
 			return fail(err)
 		}
-		if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
+		pl.lease.drop()
+		err := killSurely(ctx, pl.sandbox, cleanupGrace)
+		witness.stop()
+		if err != nil {
 			err = fmt.Errorf("remote: %w: %w", errNotRemoved, err)
 			s.event("collect_error", map[string]any{"error": err.Error()})
 			return got, err
@@ -790,25 +808,12 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 // errNotRemoved: the artifacts are here, and the sandbox is, too.
 var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not removed")
 
-// lengthen gives a sandbox time for a Collect that comes late.
-func (r *run) lengthen(ctx context.Context) {
-	if time.Since(r.ended) < collectLease/5 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, extendPatience)
-	defer cancel()
-	if err := r.place.sandbox.Extend(ctx, collectLease); err != nil {
-		r.ec.logger().Warn("extend sandbox", "session", r.ec.SessionID, "error", err)
-	}
-}
-
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
 func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
 	if r.fetched {
 		return nil
 	}
-	r.lengthen(ctx)
 	if !r.place.started {
 		r.sealed = &rpc.SealResult{} // nothing can have been left
 	}

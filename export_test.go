@@ -17,7 +17,7 @@ func NewE2BSandbox(ctx context.Context, cfg Config) (Sandbox, func() error, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	sb, err := openE2B(client, isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"))
+	sb, err := openE2B(client, newOwner(), isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"))
 	if err != nil {
 		client.Close()
 		return nil, nil, err
