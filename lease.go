@@ -36,6 +36,12 @@ type lease struct {
 	stop     context.CancelFunc // ends the renewals; nil while there are none
 }
 
+// teller is told what happens to a lease: a session.
+type teller interface {
+	event(name string, fields map[string]any)
+	logf(level slog.Level, format string, args ...any)
+}
+
 // newLease is that of a sandbox that was made just now.
 func newLease(sb Sandbox, life time.Duration) *lease {
 	return &lease{sandbox: sb, life: life, set: time.Now(), given: life}
@@ -43,7 +49,7 @@ func newLease(sb Sandbox, life time.Duration) *lease {
 
 // hold renews the lease from now on, until release or drop. What goes wrong is
 // told to s.
-func (l *lease) hold(ctx context.Context, s *session) {
+func (l *lease) hold(ctx context.Context, s teller) {
 	if l == nil || l.stop != nil {
 		return
 	}
@@ -66,7 +72,7 @@ func (l *lease) drop() {
 // collectLease it is as much as an owner may be late with a renewal: until then
 // nobody takes the sandbox for one without an owner, see Sweep. Only the first
 // release after a hold does something.
-func (l *lease) release(ctx context.Context, s *session) {
+func (l *lease) release(ctx context.Context, s teller) {
 	if l == nil || l.stop == nil {
 		return
 	}
@@ -117,9 +123,9 @@ func (l *lease) lapsed() error {
 
 // renew keeps the lease until ctx ends. A renewal that fails is tried again at
 // once, since a try takes its time, and then after longer waits.
-func (l *lease) renew(ctx context.Context, s *session) {
+func (l *lease) renew(ctx context.Context, s teller) {
 	endangered, lost := false, false
-	pause := l.life / 30 // between tries
+	pause := min(l.life/30, renewPatience) // between tries
 	for failed := 0; ; {
 		next, _ := l.due()
 		wait := time.Until(next)

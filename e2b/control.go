@@ -47,6 +47,18 @@ type SandboxInfo struct {
 	DiskMB      int               `json:"diskSizeMB"` // MiB
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	State       State             `json:"state"`
+
+	// SeenAt is the server's time when it said this, to the second; zero where
+	// it did not say. The other times are the server's, too, whose clock need
+	// not be that of this machine.
+	SeenAt time.Time `json:"-"`
+}
+
+// seen takes the server's time from an answer.
+func (i *SandboxInfo) seen(h http.Header) {
+	if at, err := http.ParseTime(h.Get("Date")); err == nil {
+		i.SeenAt = at
+	}
 }
 
 // apiCall is one call of the control plane.
@@ -323,9 +335,11 @@ func lifetime(d time.Duration) (int32, error) {
 func (c *Client) Get(ctx context.Context, id string) (*SandboxInfo, error) {
 	var info SandboxInfo
 	call := apiCall{op: "get sandbox", method: http.MethodGet, out: &info, safe: true}
-	if _, err := c.sandboxCall(ctx, id, "", call); err != nil {
+	resp, err := c.sandboxCall(ctx, id, "", call)
+	if err != nil {
 		return nil, err
 	}
+	info.seen(resp.Header)
 	return &info, nil
 }
 
