@@ -103,7 +103,7 @@ type held struct {
 	*remote.Held
 	cfg    remote.SandboxConfig
 	host   *host
-	owned  time.Time // from when on the owner shows that it lives; zero: it does not
+	owned  time.Time // since when it has an owner; zero: it has none
 	until  time.Time // until when; zero: as long as the host lives
 	paused bool      // by somebody else
 }
@@ -298,7 +298,11 @@ func (m *model) step() {
 		m.sweep()
 	case n < 75:
 		h.mu.Lock()
-		h.deaf = time.Now().Add(time.Duration(m.r.Int64N(int64(time.Second))))
+		longest := time.Minute
+		for _, s := range h.held {
+			longest = min(longest, time.Duration(s.cfg.LeaseSeconds)*time.Second/12)
+		}
+		h.deaf = time.Now().Add(time.Duration(m.r.Int64N(int64(longest))))
 		m.note("partition", "%s for %s", h.name, time.Until(h.deaf))
 		h.mu.Unlock()
 	case len(h.held) == 0:
@@ -388,7 +392,7 @@ func (m *model) use(s *held, n int) {
 		_, err := m.out.Connect(m.t.Context(), id, time.Duration(15+m.r.IntN(285))*time.Second)
 		m.note("resume", "%s: %v", id, err)
 		if err == nil && s.paused && s.until.IsZero() {
-			s.paused, s.owned = false, time.Now().Add(20*time.Second) // the next renewal shows it
+			s.paused, s.owned = false, time.Now() // the next renewal shows it
 		}
 	default:
 		m.note("expire", "%s: %v", id, m.server.Expire(id))
@@ -397,12 +401,12 @@ func (m *model) use(s *held, n int) {
 	}
 }
 
-// living are the sandboxes whose owners live and had the time to show it.
+// living are the sandboxes whose owners live.
 func (m *model) living() map[string]bool {
 	ids := make(map[string]bool)
 	now := time.Now()
 	for id, s := range m.known {
-		if !s.owned.IsZero() && !now.Before(s.owned) && (s.until.IsZero() || now.Before(s.until)) {
+		if !s.owned.IsZero() && (s.until.IsZero() || now.Before(s.until)) {
 			ids[id] = true
 		}
 	}
