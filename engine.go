@@ -292,6 +292,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	witness.stop()
 	if r.place != nil {
 		if why := r.place.lease.lapsed(); why != nil && errors.Is(runErr, ErrSandboxGone) {
+			r.place.lease.lose(s, why)
 			runErr = fmt.Errorf("%w; its lease was over: %w", runErr, why)
 		}
 		r.place.lease.release(ctx, s)

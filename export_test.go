@@ -29,10 +29,10 @@ func NewE2BSandbox(ctx context.Context, cfg Config) (Sandbox, func() error, erro
 }
 
 // NewProxyOf returns a proxy over a client of the test's.
-func NewProxyOf(client *e2b.Client) *E2BTransparentProxy {
+func NewProxyOf(client *e2b.Client, cfg Config) *E2BTransparentProxy {
 	a := &E2BTransparentProxy{client: client, owner: newOwner()}
 	a.open = openE2B(client, a.owner, true)
-	a.engine = engine{name: "e2b_transparent_proxy", ships: true, settle: a.settle}
+	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
 	return a
 }
 

@@ -31,6 +31,7 @@ type lease struct {
 	set     time.Time  // when the end was last set, at the latest
 	given   time.Duration
 	failure error // of the last renewal; nil when it went well
+	lost    bool  // the sandbox is gone, and that was told
 
 	renewing sync.WaitGroup
 	stop     context.CancelFunc // ends the renewals; nil while there are none
@@ -124,7 +125,7 @@ func (l *lease) lapsed() error {
 // renew keeps the lease until ctx ends. A renewal that fails is tried again at
 // once, since a try takes its time, and then after longer waits.
 func (l *lease) renew(ctx context.Context, s teller) {
-	endangered, lost := false, false
+	endangered := false
 	pause := min(l.life/30, renewPatience) // between tries
 	for failed := 0; ; {
 		next, _ := l.due()
@@ -144,10 +145,10 @@ func (l *lease) renew(ctx context.Context, s teller) {
 			return
 		}
 		if err == nil {
-			if endangered || lost {
+			if l.found() || endangered {
 				s.logf(slog.LevelInfo, "the sandbox's lease was renewed after all")
 			}
-			failed, endangered, lost = 0, false, false
+			failed, endangered = 0, false
 			continue
 		}
 		if failed++; failed == 1 {
@@ -155,15 +156,34 @@ func (l *lease) renew(ctx context.Context, s teller) {
 		}
 		_, end := l.due()
 		left := time.Until(end)
-		gone := errors.Is(err, ErrSandboxGone)
 		switch {
-		case gone && !lost:
-			// One that is paused may still be resumed: the tries go on.
-			lost = true
-			s.event("lease_lost", map[string]any{"sandbox_id": l.sandbox.Info().ID, "remaining_ms": milliseconds(max(left, 0)), "error": err.Error()})
-		case !gone && !endangered && left < l.life/renewAfter:
+		case errors.Is(err, ErrSandboxGone):
+			l.lose(s, err) // one that is paused may still be resumed: the tries go on
+		case !endangered && left < l.life/renewAfter:
 			endangered = true
-			s.event("lease_in_danger", map[string]any{"sandbox_id": l.sandbox.Info().ID, "remaining_ms": milliseconds(max(left, 0)), "error": err.Error()})
+			s.event("lease_in_danger", map[string]any{
+				"sandbox_id": l.sandbox.Info().ID, "remaining_ms": milliseconds(max(left, 0)), "error": err.Error(),
+			})
 		}
 	}
+}
+
+// lose tells that the sandbox is gone, once.
+func (l *lease) lose(s teller, why error) {
+	l.mu.Lock()
+	told := l.lost
+	l.lost = true
+	l.mu.Unlock()
+	if !told {
+		s.event("lease_lost", map[string]any{"sandbox_id": l.sandbox.Info().ID, "error": why.Error()})
+	}
+}
+
+// found reports whether a sandbox that was gone is there again.
+func (l *lease) found() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.lost
+	l.lost = false
+	return was
 }

@@ -103,7 +103,7 @@ type held struct {
 	*remote.Held
 	cfg    remote.SandboxConfig
 	host   *host
-	owned  time.Time // since when it has an owner; zero: it has none
+	owned  time.Time // from when on it shows that its owner lives; zero: it has none
 	until  time.Time // until when; zero: as long as the host lives
 	paused bool      // by somebody else
 }
@@ -146,7 +146,7 @@ func (m *model) failf(format string, args ...any) {
 func (m *model) newHost() *host {
 	h := &host{m: m, name: fmt.Sprint("host ", len(m.hosts)), tr: m.net.transport()}
 	h.client = m.client(h)
-	h.a = remote.NewProxyOf(h.client)
+	h.a = remote.NewProxyOf(h.client, remote.Config{})
 	m.hosts = append(m.hosts, h)
 	return h
 }
@@ -220,7 +220,7 @@ func (m *model) run() {
 			m.kill(s)
 		}
 		if err := h.client.Close(); err != nil { // it waits for lost creates
-			t.Logf("close: %v", err)
+			m.note("close", "%s: %v", h.name, err)
 		}
 	}
 	m.late.Wait()
@@ -230,7 +230,7 @@ func (m *model) run() {
 			m.failf("%s runs until %s, and nobody has it", s.ID, s.EndAt)
 		}
 	}
-	sweeper := remote.NewProxyOf(m.out)
+	sweeper := remote.NewProxyOf(m.out, remote.Config{})
 	if _, err := sweeper.Sweep(t.Context(), remote.SweepOptions{}); err != nil {
 		m.failf("sweep: %v", err)
 	}
@@ -392,7 +392,9 @@ func (m *model) use(s *held, n int) {
 		_, err := m.out.Connect(m.t.Context(), id, time.Duration(15+m.r.IntN(285))*time.Second)
 		m.note("resume", "%s: %v", id, err)
 		if err == nil && s.paused && s.until.IsZero() {
-			s.paused, s.owned = false, time.Now() // the next renewal shows it
+			// Its owner need not have noticed anything, and shows that it
+			// lives by its next renewal.
+			s.paused, s.owned = false, time.Now().Add(time.Duration(s.cfg.LeaseSeconds)*time.Second/3+10*time.Second)
 		}
 	default:
 		m.note("expire", "%s: %v", id, m.server.Expire(id))
@@ -401,12 +403,12 @@ func (m *model) use(s *held, n int) {
 	}
 }
 
-// living are the sandboxes whose owners live.
+// living are the sandboxes whose owners live and had time to show it.
 func (m *model) living() map[string]bool {
 	ids := make(map[string]bool)
 	now := time.Now()
 	for id, s := range m.known {
-		if !s.owned.IsZero() && (s.until.IsZero() || now.Before(s.until)) {
+		if !s.owned.IsZero() && !now.Before(s.owned) && (s.until.IsZero() || now.Before(s.until)) {
 			ids[id] = true
 		}
 	}
@@ -421,7 +423,7 @@ func (m *model) sweep() {
 	}
 	m.note("sweep", "%+v", o)
 	before := m.living()
-	sweeper := remote.NewProxyOf(m.out)
+	sweeper := remote.NewProxyOf(m.out, remote.Config{})
 	done := make(chan *remote.SweepReport, 1)
 	m.sweeps.Go(func() {
 		report, err := sweeper.Sweep(m.t.Context(), o)
