@@ -82,6 +82,13 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 			}
 		}
 	}
+	if r, ok := a.(interface {
+		removal(sessionID string) *StopStage
+	}); ok && len(result.Stopped) > 0 {
+		if stage := r.removal(ec.SessionID); stage != nil {
+			result.Stopped = append(result.Stopped, *stage)
+		}
+	}
 	if collectErr != nil && result.Success {
 		result.Success, result.ExitCode, result.ErrorMessage = false, 1, collectErr.Error()
 	}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/osiris-pipelines/remote/e2b"
@@ -65,6 +67,7 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	if err != nil {
 		return nil, nil, errors.Join(err, s.close())
 	}
+	s.tidy(ec)
 	switch c.Phase {
 	case phaseCreating:
 		result, err := a.restart(ctx, p, ec, s, c)
@@ -75,6 +78,27 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	}
 	result, err := a.pickUp(ctx, p, ec, s, c)
 	return p, result, err
+}
+
+// tidy removes the files that a dead host was writing. Their names are those of
+// os.CreateTemp and os.MkdirTemp in this package.
+func (s *session) tidy(ec *ExecutionContext) {
+	for _, left := range [...]struct{ dir, prefix string }{
+		{ec.LogsDir, ".tmp-"},
+		{s.path("cfg"), ".tmp-"},
+		{ec.artifactsDir(), ".collect-"},
+		{filepath.Join(ec.artifactsDir(), systemArtifacts), ".tmp-"},
+	} {
+		entries, _ := os.ReadDir(left.dir) // where there is none, nothing was left
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), left.prefix) {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(left.dir, e.Name())); err != nil {
+				s.logf(slog.LevelWarn, "what the host before was writing: %v", err)
+			}
+		}
+	}
 }
 
 // attachError says why there is nothing to attach to.
@@ -195,7 +219,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	}
 	l := redial(ctx, pl, s, newTracer(s, nil), proc, c.last().Cursor, answers)
 	defer l.close()
-	l.silence.Store(int64(max(2*a.cfg.heartbeat(), time.Second) + a.cfg.heartbeat()))
+	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {
 		return err
 	}
@@ -214,7 +238,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 // find connects to the sandbox of a dead host, and wakes it if it is paused.
 func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, error) {
 	rec := c.last()
-	sb, err := a.client.Connect(ctx, rec.ID, createLease)
+	sb, err := a.connect(ctx, rec.ID)
 	if err != nil {
 		return nil, fmt.Errorf("remote: attach: %w", err)
 	}
@@ -225,17 +249,33 @@ func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, 
 	}, nil
 }
 
+// connect waits for a sandbox to be one thing or the other: one that is being
+// killed, or paused, is neither here nor gone.
+func (a *E2BTransparentProxy) connect(ctx context.Context, id string) (*e2b.Sandbox, error) {
+	limited, cancel := context.WithTimeout(ctx, cleanupGrace)
+	defer cancel()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		sb, err := a.client.Connect(ctx, id, createLease)
+		if err == nil || !errors.Is(err, e2b.ErrConflict) {
+			return sb, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-limited.Done():
+			return nil, err
+		}
+	}
+}
+
 // attachProcess connects to a process of a sandbox. One that has ended is no
 // error: it is one that nothing is known of.
 func attachProcess(ctx context.Context, sb Sandbox, pid int) (Process, error) {
-	box, ok := sb.(interface {
-		Attach(ctx context.Context, pid int) (Process, error)
-	})
+	box, ok := sb.(attacher)
 	if !ok {
 		return nil, fmt.Errorf("remote: attach: %w", ErrUnsupported)
 	}
-	proc, err := box.Attach(ctx, pid)
-	if errors.Is(err, e2b.ErrNotFound) {
+	proc, err := box.attach(ctx, pid)
+	if errors.Is(err, errExitUnknown) {
 		return lostProcess(pid), nil
 	}
 	if err != nil {
@@ -253,7 +293,7 @@ func (p lostProcess) Stdout() io.ReadCloser                { return io.NopCloser
 func (p lostProcess) Signal(context.Context, Signal) error { return nil }
 
 func (p lostProcess) Wait(context.Context) (ExitStatus, error) {
-	return ExitStatus{}, e2b.ErrExitUnknown
+	return ExitStatus{}, errExitUnknown
 }
 
 type lostInput struct{}

@@ -20,7 +20,7 @@ type busySandbox struct {
 
 func (b *busySandbox) Start(ctx context.Context, cmd remote.Command) (remote.Process, error) {
 	program := cmd.Path
-	if slices.Contains(cmd.Args, "serve") {
+	if slices.Contains(cmd.Args, "supervise") {
 		if b.starts++; b.starts == 1 {
 			f, err := os.OpenFile(program, os.O_WRONLY, 0)
 			if err != nil {

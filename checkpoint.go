@@ -2,7 +2,6 @@ package remote
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -44,23 +43,23 @@ const (
 // checkpoint is sandbox.json: a state of the run from which another host can go
 // on. It holds no token and no secret value.
 type checkpoint struct {
-	SchemaVersion int               `json:"schema_version"`
-	SessionID     string            `json:"session_id"`
-	Adapter       string            `json:"adapter"`
-	Phase         phase             `json:"phase"`
-	Epoch         int64             `json:"epoch"`
-	Owner         owner             `json:"owner"`
-	LeaseSeconds  float64           `json:"lease_seconds"` // that the sandbox outlives its host
-	StartedAt     time.Time         `json:"started_at"`    // of Execute
-	SavedAt       time.Time         `json:"saved_at"`
-	BasePath      string            `json:"base_path"` // of the dead host
-	Sandboxes     []sandboxRecord   `json:"sandboxes"`
-	Files         map[string]int64  `json:"files"` // lengths in bytes of what belongs to this state
-	Seq           int64             `json:"seq"`   // of the last event or metric in them
-	Restarts      int               `json:"restarts,omitempty"`   // of the worker so far
-	Restarting    bool              `json:"restarting,omitempty"` // there may be a worker whose pid is not here
-	Result        *ExecResult       `json:"result,omitempty"`
-	Status        *status           `json:"status,omitempty"`
+	SchemaVersion int              `json:"schema_version"`
+	SessionID     string           `json:"session_id"`
+	Adapter       string           `json:"adapter"`
+	Phase         phase            `json:"phase"`
+	Epoch         int64            `json:"epoch"`
+	Owner         owner            `json:"owner"`
+	LeaseSeconds  float64          `json:"lease_seconds"` // that the sandbox outlives its host
+	StartedAt     time.Time        `json:"started_at"`    // of Execute
+	SavedAt       time.Time        `json:"saved_at"`
+	BasePath      string           `json:"base_path"` // of the dead host
+	Sandboxes     []sandboxRecord  `json:"sandboxes"`
+	Files         map[string]int64 `json:"files"`                // lengths in bytes of what belongs to this state
+	Seq           int64            `json:"seq"`                  // of the last event or metric in them
+	Restarts      int              `json:"restarts,omitempty"`   // of the worker so far
+	Restarting    bool             `json:"restarting,omitempty"` // there may be a worker whose pid is not here
+	Result        *ExecResult      `json:"result,omitempty"`
+	Status        *status          `json:"status,omitempty"`
 }
 
 // owner is the host that a run has.
@@ -264,36 +263,59 @@ func readCheckpoint(dir string) (*checkpoint, *PreparedRun, error) {
 }
 
 // rewind takes from the files what was written after the checkpoint, and
-// returns the answers that are in it.
+// returns the answers that are in it. Where something is wrong with them it
+// leaves them all as they are.
 func (s *session) rewind(c *checkpoint) (map[string]*rpc.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, f := range s.files() {
+	files := s.files()
+	for name, f := range files {
+		if size := c.Files[name]; size < 0 || size > f.size {
+			return nil, fmt.Errorf("remote: attach: %w: %s has %d bytes, and %d by its checkpoint: the session directory is not whole", ErrInvalid, name, f.size, size)
+		}
+	}
+	answers, err := readAnswers(s.path(answersFile), c.Files[answersFile])
+	if err != nil {
+		return nil, fmt.Errorf("remote: attach: %s: %w", answersFile, err)
+	}
+	for name, f := range files {
 		if err := f.truncate(c.Files[name]); err != nil {
 			return nil, fmt.Errorf("remote: attach: %w", err)
 		}
 	}
 	s.seq = c.Seq
-	b, err := os.ReadFile(s.path(answersFile))
-	if err != nil {
-		return nil, fmt.Errorf("remote: attach: %w", err)
-	}
+	return answers, nil
+}
+
+// readAnswers reads the answers in the first size bytes of a file.
+func readAnswers(name string, size int64) (map[string]*rpc.Response, error) {
 	answers := make(map[string]*rpc.Response)
-	for line := range bytes.Lines(b) {
+	if size == 0 {
+		return answers, nil
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if size < 0 || size > int64(len(b)) {
+		return nil, fmt.Errorf("%w: it has %d bytes, and %d by its checkpoint", ErrInvalid, len(b), size)
+	}
+	for line := range bytes.Lines(b[:size]) {
 		var a stepAnswer
-		if err := json.Unmarshal(line, &a); err != nil || a.Response == nil {
-			return nil, fmt.Errorf("remote: attach: %w: %s: %v", ErrInvalid, answersFile, cmp.Or(err, errors.New("a line without a response")))
+		if err := json.Unmarshal(line, &a); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		if a.Response == nil || (a.Response.Error == nil) == (len(a.Response.Result) == 0) {
+			return nil, fmt.Errorf("%w: a line has no answer", ErrInvalid)
 		}
 		answers[a.StepID] = a.Response
 	}
 	return answers, nil
 }
 
-// truncate shortens the file to a length that it has had.
+// truncate shortens the file to a length that it has had, and throws away what
+// is in the buffer.
 func (l *lineFile) truncate(size int64) error {
-	if size < 0 || size > l.size {
-		return fmt.Errorf("%w: %s has %d bytes, and its checkpoint %d: the session directory is not whole", ErrInvalid, l.f.Name(), l.size, size)
-	}
 	l.w.Reset(l.f)
 	l.size = size
 	return l.f.Truncate(size)

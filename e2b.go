@@ -86,7 +86,7 @@ func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig) error {
 
 // lengthen asks for the time of a run and of collecting what it leaves.
 func (s *e2bSandbox) lengthen(ctx context.Context, run time.Duration) error {
-	if err := s.sb.SetTimeout(ctx, run+collectLease); err != nil {
+	if err := s.Extend(ctx, run+collectLease); err != nil {
 		return fmt.Errorf("give the sandbox %s: %w", run+collectLease, err)
 	}
 	return nil
@@ -148,6 +148,7 @@ type e2bSandbox struct {
 
 	mu       sync.Mutex
 	uploaded map[string]bool // by path: it is not executable yet
+	end      time.Time       // as it was last set, by this machine's clock
 }
 
 func (s *e2bSandbox) Info() SandboxInfo { return s.info }
@@ -228,20 +229,55 @@ func (s *e2bSandbox) Start(ctx context.Context, cmd Command) (Process, error) {
 	return &e2bProcess{p}, nil
 }
 
-// Attach connects to a process that another host has started.
-func (s *e2bSandbox) Attach(ctx context.Context, pid int) (Process, error) {
+func (s *e2bSandbox) Kill(ctx context.Context) error { return s.sb.Kill(ctx) }
+
+func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
+	end := time.Now().Add(d)
+	err := s.sb.SetTimeout(ctx, d)
+	if err == nil {
+		s.mu.Lock()
+		s.end = end
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// State implements Sandbox. The end is by this machine's clock, that of E2B
+// need not agree with it.
+func (s *e2bSandbox) State(ctx context.Context) (SandboxState, error) {
+	info, err := s.sb.Info(ctx)
+	s.mu.Lock()
+	state := SandboxState{Phase: SandboxRunning, EndAt: s.end}
+	s.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrSandboxGone):
+		state.Phase = SandboxGone
+		return state, nil
+	case err != nil:
+		return SandboxState{}, err
+	case info.State == e2b.Paused:
+		state.Phase = SandboxPaused
+	}
+	state.StartedAt = info.StartedAt
+	return state, nil
+}
+
+// attach connects to a process that runs already. What it writes to its
+// standard error meanwhile is lost.
+func (s *e2bSandbox) attach(ctx context.Context, pid int) (Process, error) {
 	p, err := s.sb.Attach(ctx, pid)
+	if errors.Is(err, e2b.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", errExitUnknown, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &e2bProcess{p}, nil
 }
 
-func (s *e2bSandbox) Kill(ctx context.Context) error { return s.sb.Kill(ctx) }
-
-func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
-	return s.sb.SetTimeout(ctx, d)
-}
+// errExitUnknown is matched by the error of Wait for a process that has ended
+// too long ago to know how.
+var errExitUnknown = e2b.ErrExitUnknown
 
 // e2bProcess is a process of E2B as an adapter sees one.
 type e2bProcess struct{ *e2b.Process }

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,8 +76,10 @@ type run struct {
 	sandboxID string
 	sealed    *rpc.SealResult // nil: to be asked for
 	steps     []StepResult
-	status    status // Execute's verdict
-	fetched   bool   // artifacts and skipped are home
+	stopped   []StopStage
+	removal   *StopStage // of the place, once that was tried
+	status    status     // Execute's verdict
+	fetched   bool       // artifacts and skipped are home
 	artifacts []Artifact
 	skipped   []SkippedArtifact
 	collected *CollectedArtifacts
@@ -414,7 +417,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	}
 	defer l.close()
 	pl.started = true
-	if err := s.save(func(c *checkpoint) { c.last().PID = l.proc.PID() }); err != nil {
+	if err := s.save(func(c *checkpoint) { c.last().PID = l.process().PID() }); err != nil {
 		return err
 	}
 	fields := map[string]any{
@@ -428,7 +431,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	s.event("drivers_registered", map[string]any{
 		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
 	})
-	l.silence.Store(int64(max(2*e.cfg.heartbeat(), time.Second) + e.cfg.heartbeat()))
+	l.watchOver(e.cfg.heartbeat())
 	if err := l.verify(ctx); err != nil {
 		return err
 	}
@@ -443,6 +446,8 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	p, s := r.prepared, l.session
 	w := e.newRestarter(r, l)
 	defer w.close()
+	cancelled, stopWaiting := whenDone(ctx)
+	defer stopWaiting()
 	g := &graph{
 		steps:     p.Plan.Steps,
 		limit:     p.RunParams.Concurrency,
@@ -472,14 +477,32 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
-	if errors.Is(err, errCallCancelled) {
-		return err // it does not answer: it is killed, and Collect seals
+	switch {
+	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
+	case err == nil:
+		err = w.finish(ctx)
+	default:
+		_ = e.finish(ctx, r, w.link()) // the first error says more
 	}
-	if err == nil {
-		return w.finish(ctx)
+	stages := w.link().stop(cancelled())
+	if ctx.Err() != nil {
+		r.stopped = stages
 	}
-	_ = e.finish(ctx, r, w.link()) // the first error says more
 	return err
+}
+
+// whenDone returns a function that tells when a context ended; zero before
+// that. stop ends the waiting for it.
+func whenDone(ctx context.Context) (at func() time.Time, stop func() bool) {
+	var when atomic.Int64
+	stop = context.AfterFunc(ctx, func() { when.CompareAndSwap(0, time.Now().UnixNano()) })
+	return func() time.Time {
+		if ctx.Err() == nil {
+			return time.Time{}
+		}
+		when.CompareAndSwap(0, time.Now().UnixNano())
+		return time.Unix(0, when.Load())
+	}, stop
 }
 
 // begin starts the worker and waits for its first answer. A program that was
@@ -681,7 +704,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = err
 	}
 
-	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps}
+	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped}
 	r.status = status{
 		SandboxID: r.sandboxID, StepsCompleted: completed, StepsTotal: len(r.steps), OK: runErr == nil,
 		SessionPath: r.ec.LogsDir,
@@ -848,7 +871,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		if err := s.saveFetched(r); err != nil {
 			return fail(err)
 		}
-		if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
+		if err := r.kill(ctx); err != nil {
 			err = fmt.Errorf("remote: %w: %w", errNotRemoved, err)
 			s.event("collect_error", map[string]any{"error": err.Error()})
 			return got, err
@@ -1088,7 +1111,7 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	if r.place == nil {
 		return nil
 	}
-	if err := killSurely(ctx, r.place.sandbox, cleanupGrace); err != nil {
+	if err := r.kill(ctx); err != nil {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
@@ -1097,6 +1120,30 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 		return dropCheckpoint(r.ec.LogsDir)
 	}
 	return nil
+}
+
+// kill removes the run's place, and notes what was seen of that.
+func (r *run) kill(ctx context.Context) error {
+	begin := time.Now()
+	err := killSurely(ctx, r.place.sandbox, cleanupGrace)
+	r.removal = &StopStage{Stage: StageSandbox, DurationMS: milliseconds(time.Since(begin)), Gone: err == nil}
+	if err != nil {
+		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
+	}
+	return err
+}
+
+// removal returns what was seen of the removal of a run's place; nil when it
+// was not tried.
+func (e *engine) removal(sessionID string) *StopStage {
+	e.mu.Lock()
+	r := e.runs[sessionID]
+	e.mu.Unlock()
+	if r == nil || r.mu.lock(context.Background()) != nil {
+		return nil
+	}
+	defer r.mu.unlock()
+	return r.removal
 }
 
 // killSurely removes a sandbox, in as many tries as there is time for.

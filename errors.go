@@ -123,14 +123,19 @@ func (e *StepError) Unwrap() []error {
 	return []error{ErrStepFailed, e.Err}
 }
 
-// WorkerCrashError reports a worker that ended before its work did. It matches
-// [ErrWorkerCrash].
+// WorkerCrashError reports a worker that ended, or was lost, before its work was
+// done. It matches [ErrWorkerCrash], and [ErrSandboxGone] where its sandbox is
+// gone.
 type WorkerCrashError struct {
-	Status    *ExitStatus // how the process ended; nil when that is not known
-	Reason    string      // the worker's own last word, or what was observed
-	Stderr    string      // the last lines it wrote to its standard error
-	OpenSteps []string    // running when it was last heard of
-	Err       error       // what went wrong on the way to it; may be nil
+	Verdict Verdict // what has become of it
+	Detail  string  // of the verdict, for a person
+
+	Status          *ExitStatus // how the process ended; nil when that is not known
+	PeakMemoryBytes int64       // the most it had; zero when that is not known
+	Reason          string      // the worker's own last word, or what was observed
+	Stderr          string      // the last lines it wrote to its standard error, or those where Go's runtime says why it crashed
+	OpenSteps       []string    // running when it was last heard of
+	Err             error       // what went wrong on the way to it; may be nil
 }
 
 func (e *WorkerCrashError) Error() string {
@@ -138,6 +143,9 @@ func (e *WorkerCrashError) Error() string {
 	b.WriteString("remote: worker crashed")
 	if e.Status != nil {
 		fmt.Fprintf(&b, " (%s)", e.Status)
+	}
+	if e.Verdict != "" && e.Verdict != VerdictExited && e.Verdict != VerdictKilled || e.Status == nil && e.Detail != "" {
+		fmt.Fprintf(&b, ": %s: %s", e.Verdict, e.Detail)
 	}
 	if e.Reason != "" {
 		b.WriteString(": " + e.Reason)

@@ -365,7 +365,7 @@ func workerPID(t *testing.T, provider *mock.Provider, command string) int {
 
 func killWorker(t *testing.T, provider *mock.Provider) {
 	t.Helper()
-	provider.Sandboxes()[0].KillProcess(workerPID(t, provider, "serve"))
+	provider.Sandboxes()[0].KillProcess(workerPID(t, provider, "supervise"))
 }
 
 // TestTailLost: the host's reader loses its connection, again and again, and

@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
 )
@@ -28,7 +27,6 @@ const (
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellIdle     = 500 * time.Millisecond // without a byte of the tail once the worker's process has ended
 	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
-	deadSilence      = time.Minute            // without a byte from any tail; then the worker counts as lost
 	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
 	resendMax        = time.Minute
 	inputPatience    = 3 * time.Second // for a frame to be taken; then another connection is tried
@@ -44,8 +42,9 @@ type link struct {
 	session *session
 	trace   *tracer // nil for none
 
-	proc   Process
+	proc   atomic.Pointer[processBox]
 	stderr *lastLines
+	ending sync.Once     // guards the three below
 	status ExitStatus    // of proc, once exited is closed
 	known  bool          // status is known
 	exited chan struct{} // proc has ended, or is beyond reach
@@ -57,7 +56,11 @@ type link struct {
 
 	handling sync.Mutex // held from a frame's handling until the cursor is behind it
 
-	silence atomic.Int64 // after which a tail is replaced, in nanoseconds; zero means never
+	silence atomic.Int64               // after which a tail is replaced, in nanoseconds; zero means never
+	heard   atomic.Int64               // when something last came, in Unix nanoseconds
+	reading atomic.Pointer[idleReader] // of the present tail; nil between two
+
+	lostHope chan struct{} // closed when condemned is set
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -82,7 +85,15 @@ type link struct {
 	// Of steps that a host before this one has asked for.
 	inherited map[string]*rpc.Response // answers, by step
 	unsent    []string                 // outputs to be released with the next step
+
+	death     *rpc.Death        // the record of the worker's end, once it is known
+	condemned *WorkerCrashError // why the worker counts as lost though it may run
 }
+
+// processBox holds a process: it may be another connection to the same one.
+type processBox struct{ Process }
+
+func (l *link) process() Process { return l.proc.Load().Process }
 
 // pendingCall is a request without an answer. It is sent again from time to
 // time, since a connection that breaks may take it along without a word; the
@@ -100,8 +111,11 @@ func newLink(ctx context.Context, pl *place, s *session, t *tracer) *link {
 	first := rpc.FirstRequest(epoch)
 	l := &link{
 		place: pl, session: s, trace: t,
-		stderr:  &lastLines{session: s},
-		exited:  make(chan struct{}),
+		stderr: &lastLines{session: s},
+		exited: make(chan struct{}),
+
+		lostHope: make(chan struct{}),
+
 		input:   make(chan []byte),
 		ackDue:  make(chan struct{}, 1),
 		down:    make(chan struct{}),
@@ -123,7 +137,7 @@ type serving struct {
 }
 
 func (v serving) args() []string {
-	args := []string{"serve", "-max-journal", strconv.FormatInt(v.maxJournal, 10)}
+	args := []string{"supervise", "-max-journal", strconv.FormatInt(v.maxJournal, 10)}
 	switch {
 	case v.after != nil:
 		return append(args, "-resume")
@@ -163,8 +177,8 @@ func redial(ctx context.Context, pl *place, s *session, t *tracer, proc Process,
 
 // attend does all that has to be done about a worker's process.
 func (l *link) attend(proc Process) {
-	l.proc = proc
-	l.wg.Go(l.drainStdout)
+	l.proc.Store(&processBox{proc})
+	l.wg.Go(func() { l.drainStdout(proc) })
 	l.wg.Go(l.await)
 	l.wg.Go(l.write)
 	l.wg.Go(l.relieve)
@@ -175,55 +189,73 @@ func (l *link) start(ctx context.Context, stderr io.Writer, args ...string) (Pro
 	return l.sandbox.Start(ctx, Command{Path: l.program, Args: args, Stderr: stderr})
 }
 
-// close kills what still runs and waits for everything.
+// close ends what still runs and waits for everything.
 func (l *link) close() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
-	defer cancel()
-	select {
-	case <-l.exited:
-	default: // it may still run
-		if l.disowns.Load() {
-			break
-		}
-		if err := l.proc.Signal(ctx, SignalKill); err != nil && !errors.Is(err, ErrSandboxGone) {
-			l.session.logf(slog.LevelWarn, "kill worker: %v", err)
-		}
+	owned := !l.disowns.Load()
+	if owned && !l.hasEnded(0) {
+		l.stop(time.Time{})
 	}
 	l.cancel()
-	l.proc.Stdin().Close()
-	l.proc.Stdout().Close()
+	proc := l.process()
+	if p, ok := proc.(io.Closer); ok && !owned {
+		p.Close() // lets go: to end its input would end it
+	} else {
+		proc.Stdin().Close()
+		proc.Stdout().Close()
+	}
 	l.wg.Wait()
 }
 
 // drainStdout logs what the worker's process prints past its drivers'
 // streams, as C libraries do. It never is part of the protocol.
-func (l *link) drainStdout() {
+func (l *link) drainStdout(proc Process) {
 	w := &lastLines{session: l.session, stream: "stdout"}
-	_, err := io.Copy(w, l.proc.Stdout())
+	_, err := io.Copy(w, proc.Stdout())
 	w.flush()
 	if err != nil && l.ctx.Err() == nil {
 		l.session.logf(slog.LevelDebug, "standard output of the worker's process: %v", err)
 	}
 }
 
-// await notes how the worker's process ends.
+// await notes how the worker's process ends. A pause of its sandbox is no end,
+// though it looks like one from outside.
 func (l *link) await() {
-	defer close(l.exited)
 	defer l.stderr.flush()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		status, err := l.proc.Wait(l.ctx)
+		status, err := l.process().Wait(l.ctx)
 		if err == nil {
-			l.status, l.known = status, true
+			l.end(status, true)
+			return
 		}
-		if err == nil || errors.Is(err, ErrSandboxGone) || errors.Is(err, e2b.ErrExitUnknown) {
+		if errors.Is(err, ErrSandboxGone) {
+			if l.untilRunning(err) == nil {
+				err = l.reattach()
+			} else if l.ctx.Err() == nil {
+				l.end(ExitStatus{}, false)
+				return
+			}
+		}
+		if errors.Is(err, errExitUnknown) {
+			l.end(ExitStatus{}, false)
 			return
 		}
 		select { // not knowing is not an end
 		case <-time.After(wait):
+		case <-l.exited: // somebody else knows
+			return
 		case <-l.ctx.Done():
+			l.end(ExitStatus{}, false)
 			return
 		}
 	}
+}
+
+// end notes that the worker's process has ended, and how if that is known.
+func (l *link) end(status ExitStatus, known bool) {
+	l.ending.Do(func() {
+		l.status, l.known = status, known
+		close(l.exited)
+	})
 }
 
 // write sends frames to the worker.
@@ -249,7 +281,7 @@ func (l *link) write() {
 			}
 		case now := <-tick.C:
 			frames := l.overdue(now)
-			if p, ok := l.proc.(inputRenewer); ok && len(frames) > 0 {
+			if p, ok := l.process().(inputRenewer); ok && len(frames) > 0 {
 				p.RenewInput()
 			}
 			for _, frame := range frames {
@@ -265,7 +297,7 @@ func (l *link) put(frame []byte) {
 	l.trace.frame("to worker", rpc.Frame{Type: rpc.FrameType(frame[4]), Payload: frame[rpc.HeaderSize:]})
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		l.taking.Store(time.Now().UnixNano())
-		_, err := l.proc.Stdin().Write(frame)
+		_, err := l.process().Stdin().Write(frame)
 		l.taking.Store(0)
 		if err == nil {
 			return
@@ -302,8 +334,7 @@ func (l *link) arrived(steps []string) {
 // relieve has the input sent over another connection when a frame waits too
 // long: the worker reads at once, so it is the way to it that is blocked.
 func (l *link) relieve() {
-	p, ok := l.proc.(inputRenewer)
-	if !ok {
+	if _, ok := l.process().(inputRenewer); !ok {
 		return
 	}
 	tick := time.NewTicker(time.Second)
@@ -315,7 +346,9 @@ func (l *link) relieve() {
 		case now := <-tick.C:
 			if since := l.taking.Load(); since != 0 && now.Sub(time.Unix(0, since)) > inputPatience {
 				l.session.logf(slog.LevelWarn, "input to the worker is held up; trying another connection")
-				p.RenewInput()
+				if p, ok := l.process().(inputRenewer); ok {
+					p.RenewInput()
+				}
 			}
 		}
 	}
@@ -360,8 +393,7 @@ func (l *link) follow() {
 
 func (l *link) readJournal() error {
 	wait := time.Duration(0)
-	heard := time.Now() // when the journal last grew
-	final := 0          // fruitless tails after the worker's end
+	final := 0 // fruitless tails after the worker's end
 	for {
 		before := l.cursor.Load()
 		last := false
@@ -375,12 +407,22 @@ func (l *link) readJournal() error {
 			return nil
 		}
 		var broken *protocolError
-		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) || errors.Is(err, ErrOwnershipLost) {
+		if errors.As(err, &broken) || errors.Is(err, ErrOwnershipLost) {
 			return err
 		}
 		if l.cursor.Load() > before {
-			heard, wait, final = time.Now(), 0, 0
+			wait, final = 0, 0
 			continue
+		}
+		if errors.Is(err, ErrSandboxGone) {
+			if err := l.untilRunning(err); err != nil && l.ctx.Err() == nil {
+				return l.crash(err)
+			}
+		}
+		select {
+		case <-l.lostHope:
+			return l.crash(nil)
+		default:
 		}
 		if last && err == nil {
 			return l.crash(nil) // the journal ends without the worker's last word
@@ -390,15 +432,13 @@ func (l *link) readJournal() error {
 				return l.crash(nil) // or in a frame that it was writing when it died, or no tail runs there
 			}
 		}
-		if silent := time.Since(heard); silent > deadSilence {
-			return l.crash(errors.Join(fmt.Errorf("nothing was heard of it for %s", silent.Round(time.Second)), err))
-		}
 		if err != nil {
 			l.session.logf(slog.LevelWarn, "journal read up to %d, continuing from there: %v", l.cursor.Load(), err)
 		}
 		wait = min(max(2*wait, 20*time.Millisecond), time.Second)
 		select {
 		case <-time.After(wait):
+		case <-l.lostHope:
 		case <-l.ctx.Done():
 		}
 	}
@@ -422,28 +462,6 @@ func (l *link) openStepsLocked() []string {
 	return ids
 }
 
-// crash describes the worker's end.
-func (l *link) crash(err error) error {
-	c := &WorkerCrashError{Err: err, Stderr: l.stderr.String()}
-	select {
-	case <-l.exited:
-		if l.known {
-			c.Status = &l.status
-		}
-	default:
-	}
-	l.mu.Lock()
-	c.OpenSteps = l.lost
-	if l.pending != nil {
-		c.OpenSteps = l.openStepsLocked()
-	}
-	if l.farewell != nil {
-		c.Reason = l.farewell.Reason
-	}
-	l.mu.Unlock()
-	return c
-}
-
 // tailError is why a tail ended early, in its own words.
 type tailError struct{ text string }
 
@@ -460,7 +478,10 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("start tail: %w", err)
 	}
-	stdout := &idleReader{r: tail.Stdout(), idle: l.idle}
+	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard}
+	stdout.since.Store(time.Now().UnixNano()) // nothing has come yet
+	l.reading.Store(stdout)
+	defer l.reading.Store(nil)
 
 	stop := make(chan struct{})
 	var watching sync.WaitGroup
@@ -513,6 +534,8 @@ func (l *link) watch(stop <-chan struct{}, stdout *idleReader, follow bool) stri
 			return ""
 		case <-l.ctx.Done():
 			return "closed"
+		case <-l.lostHope:
+			return "the worker is given up"
 		case <-tick.C:
 		}
 		limit := time.Duration(l.silence.Load())
@@ -643,6 +666,9 @@ func (l *link) deliver(resp *rpc.Response) error {
 	defer l.mu.Unlock()
 	if n >= rpc.FirstRequest(l.epoch+1) {
 		return l.disown(l.epoch + 1)
+	}
+	if n > l.last && l.epoch > 1 {
+		return l.disown(l.epoch) // a rival has come as the same successor
 	}
 	if n > l.last {
 		return fmt.Errorf("answer to %s, which was not asked", resp.ID)
@@ -879,13 +905,17 @@ type idleReader struct {
 	idle    func(lastAck *time.Time, ackedTo *int64)
 	lastAck time.Time
 	ackedTo int64
-	since   atomic.Int64 // start of the present read; zero between reads
+	since   atomic.Int64  // start of the present read; zero between reads
+	heard   *atomic.Int64 // when a byte last came; may be nil
 }
 
 func (r *idleReader) Read(p []byte) (int, error) {
 	r.idle(&r.lastAck, &r.ackedTo)
 	r.since.Store(time.Now().UnixNano())
 	n, err := r.r.Read(p)
+	if n > 0 && r.heard != nil {
+		r.heard.Store(time.Now().UnixNano())
+	}
 	r.since.Store(0)
 	return n, err
 }

@@ -112,6 +112,18 @@ func (sb *localSandbox) Info() SandboxInfo {
 	return SandboxInfo{ID: "local", Template: "local", WorkerPath: sb.program}
 }
 
+// State implements Sandbox.
+func (sb *localSandbox) State(ctx context.Context) (SandboxState, error) {
+	err := sb.check(ctx)
+	switch {
+	case err == nil:
+		return SandboxState{Phase: SandboxRunning}, nil
+	case errors.Is(err, ErrSandboxGone):
+		return SandboxState{Phase: SandboxGone}, nil
+	}
+	return SandboxState{}, err
+}
+
 func (sb *localSandbox) check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -208,7 +220,27 @@ func (sb *localSandbox) Kill(ctx context.Context) error {
 			return fmt.Errorf("process %d is still running: %w", p.PID(), ctx.Err())
 		}
 	}
+	if err := sb.reap(); err != nil {
+		return err
+	}
 	return os.RemoveAll(sb.dir)
+}
+
+// reap ends what a worker has started whose supervisor did not come to it.
+func (sb *localSandbox) reap() error {
+	if sb.inProcess {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(sb.dir, worker.ProcessesFile)); err != nil {
+		return nil // none has run
+	}
+	if _, err := os.Stat(filepath.Join(sb.dir, worker.DeathFile)); err == nil {
+		return nil // the supervisor did
+	}
+	if left := worker.Reap(sb.dir).Left; len(left) > 0 {
+		return fmt.Errorf("%d processes of the run are still running, the first is %d (%s)", len(left), left[0].PID, left[0].Name)
+	}
+	return nil
 }
 
 func (sb *localSandbox) Start(ctx context.Context, cmd Command) (Process, error) {

@@ -27,9 +27,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// barePeer turns the test binary into the peers of the benchmarks.
+// barePeer turns the test binary into the peers of the benchmarks, or into a
+// host that can be killed.
 func barePeer() {
 	switch {
+	case len(os.Args) > 3 && os.Args[1] == "attach-host":
+		if err := attachHost(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "host:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case len(os.Args) > 1 && os.Args[1] == "bare-echo":
 		buf := make([]byte, 64<<10)
 		for {
@@ -66,6 +73,7 @@ func testDrivers() *worker.Registry {
 	add := func(name string, mode worker.Mode, f driverFunc) {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}
+	addProcessDrivers(add)
 	// Stands in for the database of the compiled example pipelines.
 	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		if s.Connection != "@mysql.db_movies" {
@@ -125,6 +133,34 @@ func testDrivers() *worker.Registry {
 		text := strings.Repeat("x", 80)
 		for i := range cfg.Events {
 			s.LogEvent("flood", map[string]any{"n": i, "text": text})
+		}
+		return nil, nil
+	})
+	add("test.mark", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		var cfg struct {
+			File       string
+			Events, MS int
+		}
+		if err := s.DecodeConfig(&cfg); err != nil {
+			return nil, err
+		}
+		if cfg.File != "" {
+			f, err := os.OpenFile(cfg.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+			if err != nil {
+				return nil, err
+			}
+			_, err = fmt.Fprintln(f, s.ID)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return nil, err
+			}
+		}
+		for i := range cfg.Events {
+			s.LogEvent("tick", map[string]any{"n": i})
+		}
+		select {
+		case <-time.After(time.Duration(cfg.MS) * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 		return nil, nil
 	})

@@ -127,7 +127,7 @@ func (rec recording) replay(chunk int) mock.Program {
 	return func(ctx context.Context, p *mock.Proc) int {
 		args := slices.DeleteFunc(slices.Clone(p.Args), func(a string) bool { return a == worker.Arg })
 		switch args[0] {
-		case "serve":
+		case "supervise":
 			frames := rpc.NewFrameReader(p.Stdin, -1, rpc.MaxInputFrame)
 			for {
 				f, err := frames.Next()

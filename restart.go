@@ -19,7 +19,6 @@ import (
 const (
 	restartWait    = time.Second      // before the first; then twice as long
 	restartWaitMax = 30 * time.Second // at most
-	restartKill    = 10 * time.Second // for a worker that is to be gone
 )
 
 // restarts is how often the worker of a run may be started again.
@@ -146,7 +145,7 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 			}
 			return err
 		}
-		if err := dead.bury(ctx); err != nil {
+		if err := dead.putDown(); err != nil {
 			return fmt.Errorf("not restarted: %w", err)
 		}
 		select {
@@ -176,20 +175,15 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 	}
 }
 
-// bury makes sure that a worker is dead, and ends its link.
-func (l *link) bury(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, restartKill)
-	defer cancel()
-	select {
-	case <-l.exited:
-	default:
-		if err := l.proc.Signal(ctx, SignalKill); err != nil {
-			return fmt.Errorf("kill worker: %w", err)
-		}
+// putDown makes sure that a worker is dead with all that it has started, and
+// ends its link.
+func (l *link) putDown() error {
+	if !l.hasEnded(0) {
+		l.stop(time.Time{})
 	}
 	select {
 	case <-l.exited:
-	case <-ctx.Done():
+	default:
 		return errors.New("the worker may still be running")
 	}
 	l.close() // also its tails: none may see how the journal's torn end is cut off
@@ -273,7 +267,7 @@ func (w *restarter) start(ctx context.Context, dead *link, reason string, repeat
 	if err != nil {
 		return l, err
 	}
-	l.silence.Store(dead.silence.Load())
+	l.watchOver(w.e.cfg.heartbeat())
 	if err := l.verify(ctx); err != nil {
 		return l, err
 	}
@@ -284,7 +278,7 @@ func (w *restarter) start(ctx context.Context, dead *link, reason string, repeat
 		"pid": hello.PID, "duration_ms": milliseconds(time.Since(begun)),
 	})
 	return l, s.save(func(c *checkpoint) {
-		c.Restarting, c.last().PID = false, l.proc.PID()
+		c.Restarting, c.last().PID = false, l.process().PID()
 		if s.marking { // else it keeps what was there before the steps' end
 			s.mark()
 			c.last().Cursor = l.cursor.Load()

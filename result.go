@@ -10,7 +10,32 @@ type ExecResult struct {
 	DurationSeconds float64      `json:"duration_seconds"`
 	ErrorMessage    string       `json:"error_message,omitempty"` // the first failure
 	StepResults     []StepResult `json:"step_results"`            // in the manifest's order, one for every step
+
+	// Stopped says, of a run that was cancelled or ran too long, how it was
+	// stopped and what was seen to be gone, in the order of what was tried.
+	// Empty for any other run.
+	Stopped []StopStage `json:"stopped,omitempty"`
 }
+
+// StopStage is one thing that was done to stop a run. Each takes a bounded
+// time.
+type StopStage struct {
+	Stage      string   `json:"stage"` // one of the constants below
+	DurationMS float64  `json:"duration_ms"`
+	Gone       bool     `json:"gone"`            // what it is about was observed to be gone
+	Left       []string `json:"left,omitempty"`  // what was observed not to be gone: processes, as "1234 (sleep)"
+	Error      string   `json:"error,omitempty"` // why more is not known
+}
+
+// The stages of stopping a run. Later ones of the first three are tried only
+// where those before have failed.
+const (
+	StageCancel    = "cancel"    // the steps are told to stop, and the worker to end
+	StageTerminate = "terminate" // SIGTERM to the worker's process group
+	StageKill      = "kill"      // SIGKILL
+	StageProcesses = "processes" // all that the worker has started, also in sessions of its own
+	StageSandbox   = "sandbox"   // the sandbox is removed; set by [Run]
+)
 
 // StepStatus says what became of a step.
 type StepStatus string

@@ -13,11 +13,16 @@ import (
 // must pass.
 //
 // All methods may be called concurrently. After Kill, or once its time is
-// over, every method but Info and Kill fails with an error that matches
+// over, every method but Info, State and Kill fails with an error that matches
 // [ErrSandboxGone].
 type Sandbox interface {
 	// Info describes the sandbox. It does not change.
 	Info() SandboxInfo
+
+	// State says whether the sandbox runs, as those know who run it: the
+	// sandbox itself is not touched, so that one that is paused stays so. That
+	// it is gone is no error.
+	State(ctx context.Context) (SandboxState, error)
 
 	// Upload writes a file of exactly size bytes, readable and executable by
 	// its owner, and makes the directories above it. The file appears whole
@@ -56,6 +61,26 @@ type SandboxInfo struct {
 	// WorkerPath is a worker program the sandbox holds from the start, so that
 	// none is uploaded. Empty means none.
 	WorkerPath string
+}
+
+// SandboxPhase says whether a sandbox runs.
+type SandboxPhase string
+
+// The phases of a sandbox.
+const (
+	SandboxRunning SandboxPhase = "running"
+	SandboxPaused  SandboxPhase = "paused" // its processes stand still until it is resumed
+	SandboxGone    SandboxPhase = "gone"   // it was killed, or its time is over
+)
+
+// SandboxState is how a sandbox is at a moment.
+type SandboxState struct {
+	Phase     SandboxPhase
+	StartedAt time.Time // zero when not known
+
+	// EndAt is when the sandbox ends unless it is extended; of one that is
+	// gone, when it was to end. Zero means no end, or none that is known.
+	EndAt time.Time
 }
 
 // Command is a process to start.

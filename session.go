@@ -50,7 +50,7 @@ type session struct {
 	check   *checkpoint // nil when nobody could go on with the run
 	marking bool        // see startMarking
 	out     *delivery   // nil when nobody is told
-	err     error     // first failure to write
+	err     error       // first failure to write
 
 	failed func(error) // told of err once; may be nil
 }
@@ -249,10 +249,15 @@ func (s *session) files() map[string]*lineFile {
 func (s *session) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range [...]*lineFile{s.events, s.metrics, s.log, s.answers} {
-		if f != nil {
-			s.keep(f.close())
+	for _, f := range [...]*lineFile{s.log, s.metrics, s.answers, s.events} {
+		if f == nil {
+			continue
 		}
+		if f == s.events { // the last one, since it has the lock
+			s.keep(f.w.Flush())
+			unlock(f.f)
+		}
+		s.keep(f.close())
 	}
 	return s.err
 }

@@ -181,6 +181,17 @@ func (a *adapter) Extend(ctx context.Context, d time.Duration) error {
 	return translate(a.s.SetTimeout(ctx, d))
 }
 
+func (a *adapter) State(ctx context.Context) (remote.SandboxState, error) {
+	info, err := a.s.Info(ctx)
+	if errors.Is(err, e2b.ErrSandboxGone) {
+		return remote.SandboxState{Phase: remote.SandboxGone}, nil
+	}
+	if err != nil {
+		return remote.SandboxState{}, err
+	}
+	return remote.SandboxState{Phase: remote.SandboxPhase(info.State), StartedAt: info.StartedAt, EndAt: info.EndAt}, nil
+}
+
 // Kill ends what the machine would have ended with itself.
 func (a *adapter) Kill(ctx context.Context) error {
 	if err := a.s.Kill(ctx); err != nil {

@@ -18,6 +18,7 @@ const (
 	OpDownload Op = "download" // Sandbox.Download and its reader
 	OpSize     Op = "size"     // Sandbox.Size
 	OpStart    Op = "start"    // Sandbox.Start
+	OpState    Op = "state"    // Sandbox.State
 	OpExtend   Op = "extend"   // Sandbox.Extend
 	OpKill     Op = "kill"     // Sandbox.Kill
 	OpStdin    Op = "stdin"    // one Write to Process.Stdin

@@ -98,8 +98,9 @@ type Sandbox struct {
 	mu    sync.Mutex
 	procs []*process
 	ttl   time.Duration // as last set; zero means no end
-	end   time.Time     // zero means no end
-	gone  error         // nil while it lives
+	made  time.Time
+	end   time.Time // zero means no end
+	gone  error     // nil while it lives
 }
 
 var _ remote.Sandbox = (*Sandbox)(nil)
@@ -132,6 +133,7 @@ func newSandbox(opts *Options, id string, cfg remote.SandboxConfig, log *callLog
 			MemoryGB: cmp.Or(cfg.MemoryGB, 0.5),
 		},
 	}
+	s.made = now()
 	s.host = &view{disk: s.disk}
 	for _, dir := range []string{homeDir, "/tmp", binDir} {
 		s.disk.mkdirAll(dir)
@@ -167,6 +169,23 @@ func (s *Sandbox) setTTL(d time.Duration) {
 
 // Info implements remote.Sandbox.
 func (s *Sandbox) Info() remote.SandboxInfo { return s.info }
+
+// State implements remote.Sandbox.
+func (s *Sandbox) State(ctx context.Context) (remote.SandboxState, error) {
+	call := Call{Op: OpState, Sandbox: s.info.ID}
+	rec, err := s.log.begin(ctx, call, s.opts.Fault, func() error { return nil })
+	gone := s.check() != nil
+	s.mu.Lock()
+	state := remote.SandboxState{Phase: remote.SandboxRunning, StartedAt: s.made, EndAt: s.end}
+	s.mu.Unlock()
+	if gone {
+		state.Phase = remote.SandboxGone
+	}
+	if err = s.fail(rec, err); err != nil {
+		return remote.SandboxState{}, err
+	}
+	return state, nil
+}
 
 // Config returns what the sandbox was made from.
 func (s *Sandbox) Config() remote.SandboxConfig {

@@ -243,6 +243,11 @@ func Recover(ctx context.Context, fsys FS, dir string) (*rpc.RecoverResult, erro
 		}
 		result.Finished = append(result.Finished, k.StepID)
 	}
+	for _, name := range []string{DeathFile, ProcessesFile} { // what is read there next is of the next worker
+		if err := fsys.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return nil, fmt.Errorf("recover: %w", err)
+		}
+	}
 	return result, nil
 }
 

@@ -19,27 +19,34 @@ type printCapture struct {
 // maxPrintLine is where a printed line is cut into several.
 const maxPrintLine = 16 << 10
 
-// capturePrints starts capturing. printed gets every line, without its end.
-func capturePrints(printed func(stream, line string)) *printCapture {
+// printPipe has both ends of a pipe for prints.
+type printPipe struct{ r, w *os.File }
+
+// capturePrints starts capturing, by the pipes that are given for stdout and
+// stderr, or by pipes of its own. printed gets every line, without its end.
+func capturePrints(given []printPipe, printed func(stream, line string)) *printCapture {
 	oldOut, oldErr, oldLog := os.Stdout, os.Stderr, log.Writer()
 	c := &printCapture{restore: func() {
 		os.Stdout, os.Stderr = oldOut, oldErr
 		log.SetOutput(oldLog)
 	}}
-	for _, stream := range []struct {
+	for i, stream := range []struct {
 		name   string
 		target **os.File
 	}{{"stdout", &os.Stdout}, {"stderr", &os.Stderr}} {
-		r, w, err := os.Pipe()
-		if err != nil {
+		var pipe printPipe
+		var err error
+		if i < len(given) {
+			pipe = given[i]
+		} else if pipe.r, pipe.w, err = os.Pipe(); err != nil {
 			continue // prints go where they went before
 		}
 		s := &printStream{
 			lines: lineSplitter{emit: func(line string) { printed(stream.name, line) }},
-			r:     r, w: w, done: make(chan struct{}),
+			r:     pipe.r, w: pipe.w, done: make(chan struct{}),
 		}
 		go s.read()
-		*stream.target = w
+		*stream.target = pipe.w
 		c.streams = append(c.streams, s)
 	}
 	log.SetOutput(os.Stderr)
@@ -80,6 +87,8 @@ type printStream struct {
 	mu    sync.Mutex // held while bytes are taken from r and logged
 	lines lineSplitter
 	buf   [maxPrintLine]byte
+	copy  [2]int // a pipe to look into r by, on Linux
+	over  bool   // that is closed
 }
 
 // lineSplitter emits the lines of what it is given.

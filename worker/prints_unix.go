@@ -2,8 +2,6 @@
 
 package worker
 
-import "golang.org/x/sys/unix"
-
 // read logs until the writing end is closed. Whoever holds the lock takes the
 // bytes and logs them, so that flush can do it in the reader's place.
 func (s *printStream) read() {
@@ -14,31 +12,16 @@ func (s *printStream) read() {
 		return
 	}
 	// Returning false waits until there is more to read.
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.closeCopy()
+	}()
 	_ = conn.Read(func(fd uintptr) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		ended := s.take(int(fd))
-		if ended {
-			s.lines.end()
-		}
-		return ended
+		return s.take(int(fd), false)
 	})
-}
-
-// take logs what is in the pipe. It reports whether the pipe has ended.
-func (s *printStream) take(fd int) (ended bool) {
-	for {
-		n, err := unix.Read(fd, s.buf[:])
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return false
-		case err != nil || n == 0:
-			return true
-		default:
-			s.lines.add(s.buf[:n])
-		}
-	}
 }
 
 func (s *printStream) flush() {
@@ -49,7 +32,6 @@ func (s *printStream) flush() {
 	_ = conn.Control(func(fd uintptr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.take(int(fd))
-		s.lines.end()
+		s.take(int(fd), true)
 	})
 }

@@ -32,7 +32,11 @@ func Main(drivers *Registry) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := Program{Drivers: drivers, ownProcess: true}
-	code := p.Run(ctx, os.Args[2:], pollable(os.Stdin), os.Stdout, os.Stderr)
+	stdin := os.Stdin
+	if len(os.Args) < 3 || os.Args[2] != supervise { // which passes it on as it is
+		stdin = pollable(stdin)
+	}
+	code := p.Run(ctx, os.Args[2:], stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -54,28 +58,41 @@ type Program struct {
 	ownProcess bool
 }
 
+// supervise is the command that a host starts a worker by.
+const supervise = "supervise"
+
 const usageText = `usage:
+  supervise -dir DIR [-max-journal BYTES] [-keep] [-resume]
+                                            serve, and record how that ends
   serve -dir DIR [-max-journal BYTES] [-keep] [-resume]
-                                        run steps as the requests on stdin say
-  tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout
-  recover -dir DIR                      make the folder of a worker that died ready for serve -resume
-  seal -dir DIR                         list the artifacts as JSON
-  version                               print the worker's version
+                                            run steps as the requests on stdin say
+  tail -dir DIR [-from N] [-follow=F]       copy the journal to stdout
+  recover -dir DIR                          make the folder of a worker that died ready for -resume
+  seal -dir DIR                             list the artifacts as JSON
+  status -dir DIR                           tell how the worker is as JSON
+  reap -dir DIR                             end what is left of the run, then status
+  version                                   print the worker's version
 `
 
 // Run runs the program with its arguments, without its name and with or
 // without [Arg], and returns its exit code:
 //
+//	supervise -dir DIR [-max-journal BYTES] [-keep] [-resume]
+//	                                          serve in a process of its own, and record how that ends
 //	serve -dir DIR [-max-journal BYTES] [-keep] [-resume]
-//	                                      run steps as the requests on stdin say, see Options.Keep and Resume
-//	tail -dir DIR [-from N] [-follow=F]   copy the journal to stdout, from offset N; F is true or false
-//	recover -dir DIR                      make the folder of a worker that died ready for serve -resume; print JSON, see Recover
-//	seal -dir DIR                         list the artifacts with their checksums as JSON
-//	version                               print the worker's version
+//	                                          run steps as the requests on stdin say, see Options.Keep and Resume
+//	tail -dir DIR [-from N] [-follow=F]       copy the journal to stdout, from offset N; F is true or false
+//	recover -dir DIR                          make the folder of a worker that died ready for -resume; print JSON, see Recover
+//	seal -dir DIR                             list the artifacts with their checksums as JSON
+//	status -dir DIR                           tell how the worker is, as the JSON of an rpc.WorkerStatus
+//	reap -dir DIR                             end what is left of the run's processes, then as status
+//	version                                   print the worker's version
 //
 // DIR is the run's folder, an absolute path. The exit code is 0 on success, 1
 // when the work failed, 2 when the arguments make no sense, and 3 when the
-// journal could not be written. A tail ends when its standard input does.
+// journal could not be written. A tail ends when its standard input does. To
+// supervise ends with the code of the worker, or killed by SIGKILL where a
+// signal has killed that.
 func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == Arg {
 		args = args[1:]
@@ -93,6 +110,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		keep   = flags.Bool("keep", false, "write outputs of finished steps to disk")
 		resume = flags.Bool("resume", false, "go on after another worker's death")
 		unread = flags.Int64("max-journal", 0, "bytes of the journal that may wait for the host")
+		child  = flags.Bool("supervised", false, "started by supervise")
 	)
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
@@ -109,18 +127,30 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 	if fsys == nil {
 		fsys = OSFS{}
 	}
-	switch args[0] {
-	case "serve":
-		w, err := New(Options{
+	serve := func(stderr io.Writer) int {
+		opts := Options{
 			Dir: *dir, Drivers: p.Drivers, FS: fsys, ownProcess: p.ownProcess, stderr: stderr,
 			Keep: *keep, Resume: *resume,
 			Journal: &rpc.JournalOptions{MaxUnacked: *unread},
-		})
+		}
+		if *child && p.ownProcess {
+			opts.prints = inherited()
+		}
+		w, err := New(opts)
 		if err != nil {
 			fmt.Fprintln(stderr, err)
 			return 1
 		}
 		return w.Run(ctx, stdin)
+	}
+	switch args[0] {
+	case supervise:
+		if code := p.supervise(ctx, *dir, args[1:], stdin, fsys, stderr); code >= 0 {
+			return code
+		}
+		return p.serveAlone(*dir, fsys, stderr, serve)
+	case "serve":
+		return serve(stderr)
 	case "tail":
 		if p.ownProcess {
 			// It does one thing at a time; threads that look for more would
@@ -128,6 +158,8 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 			runtime.GOMAXPROCS(1)
 		}
 		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
+	case "status", "reap":
+		return p.status(*dir, fsys, args[0] == "reap", stdout, stderr)
 	case "seal":
 		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))
 		return printJSON(result, err, stdout, stderr)

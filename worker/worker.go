@@ -52,6 +52,10 @@ type Options struct {
 	// ownProcess: the process is the worker's alone, so that its environment
 	// and its standard streams are the worker's to set.
 	ownProcess bool
+
+	// prints are the pipes for what drivers print to stdout and stderr, where
+	// a supervisor takes what is left in them; empty means own ones.
+	prints []printPipe
 }
 
 // ProxyWorker runs steps at a host's request and reports through its journal.
@@ -163,7 +167,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	defer cancel(nil)
 
 	if w.opts.ownProcess {
-		w.prints = capturePrints(w.printed)
+		w.prints = capturePrints(w.opts.prints, w.printed)
 	}
 	read := make(chan struct{})
 	go func() {

@@ -77,6 +77,7 @@ func TestSandbox(t *testing.T, open func(t *testing.T) Env) {
 		{"StdoutClosed", testStdoutClosed},
 		{"Cancelled", testCancelled},
 		{"Extend", testExtend},
+		{"State", testState},
 		{"Kill", testKill},
 		{"KillWhileUsed", testKillWhileUsed},
 		{"Concurrent", testConcurrent},

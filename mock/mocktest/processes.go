@@ -387,6 +387,29 @@ func testExtend(h *harness) {
 	}
 }
 
+// testState checks that a sandbox is said to run as long as it does, and that
+// one which does not is no error.
+func testState(h *harness) {
+	got, err := h.Sandbox.State(h.ctx())
+	if err != nil || got.Phase != remote.SandboxRunning {
+		h.Errorf("State of one that runs: %+v, %v", got, err)
+	}
+	if !got.EndAt.IsZero() && !got.StartedAt.IsZero() && !got.EndAt.After(got.StartedAt) {
+		h.Errorf("it ends at %v, before its start at %v", got.EndAt, got.StartedAt)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if got, err := h.Sandbox.State(ctx); err == nil {
+		h.Errorf("State with a cancelled context: %+v", got)
+	}
+	if err := h.Sandbox.Kill(h.ctx()); err != nil {
+		h.Fatalf("Kill: %v", err)
+	}
+	if got, err := h.Sandbox.State(h.ctx()); err != nil || got.Phase != remote.SandboxGone {
+		h.Errorf("State of one that was killed: %+v, %v", got, err)
+	}
+}
+
 func testKill(h *harness) {
 	info := h.Sandbox.Info()
 	h.upload(h.path("file"), "data")

@@ -117,6 +117,14 @@ func (s *shellSandbox) Size(ctx context.Context, name string) (int64, error) {
 
 func (s *shellSandbox) Extend(ctx context.Context, _ time.Duration) error { return s.check(ctx) }
 
+func (s *shellSandbox) State(ctx context.Context) (remote.SandboxState, error) {
+	err := s.check(ctx)
+	if errors.Is(err, remote.ErrSandboxGone) {
+		return remote.SandboxState{Phase: remote.SandboxGone}, nil
+	}
+	return remote.SandboxState{Phase: remote.SandboxRunning}, err
+}
+
 func (s *shellSandbox) Kill(ctx context.Context) error {
 	if err := s.check(ctx); err != nil && !errors.Is(err, remote.ErrSandboxGone) {
 		return err
