@@ -121,6 +121,7 @@ type E2BTransparentProxy struct {
 	engine
 	open     OpenSandbox
 	client   *e2b.Client // nil with Config.OpenSandbox
+	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
 }
 
@@ -139,7 +140,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 	if !path.IsAbs(cfg.sandboxRoot()) {
 		return nil, fmt.Errorf("remote: %w: Config.Root %q is not an absolute path", ErrInvalid, cfg.Root)
 	}
-	a := &E2BTransparentProxy{open: cfg.OpenSandbox}
+	a := &E2BTransparentProxy{open: cfg.OpenSandbox, owner: newOwner()}
 	if a.open == nil {
 		client, err := cfg.e2bClient()
 		if err != nil {
@@ -148,7 +149,7 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		if _, err := cfg.workerPath(); err != nil {
 			return nil, errors.Join(fmt.Errorf("remote: %w", err), client.Close())
 		}
-		a.client, a.open = client, openE2B(client, isNear(cfg.sandboxURL()))
+		a.client, a.open = client, openE2B(client, a.owner, isNear(cfg.sandboxURL()))
 	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, attachable: a.client != nil, settle: a.settle}
 	return a, nil
@@ -183,6 +184,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		sb     Sandbox
 		inputs []input
 	)
+	var held *lease
 	group, groupCtx := errgroup.WithContext(ctx)
 	cfg, err := s.intend(p.SandboxConfig, dir, base)
 	if err != nil {
@@ -193,6 +195,8 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		if sb, err = a.open(groupCtx, cfg); err != nil {
 			return createError(err)
 		}
+		held = newLease(sb, p.SandboxConfig.lease())
+		held.hold(ctx, s)
 		info := sb.Info()
 		if err := s.save(func(c *checkpoint) { c.last().ID, c.last().Template = info.ID, info.Template }); err != nil {
 			return err
@@ -210,7 +214,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	if sb == nil {
 		return nil, err
 	}
-	pl := &place{sandbox: sb, dir: dir, base: base, files: make(map[string]string)}
+	pl := &place{sandbox: sb, lease: held, dir: dir, base: base, files: make(map[string]string)}
 	if err != nil {
 		return pl, err
 	}
@@ -218,7 +222,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		pl.files[in.name] = in.sum.Path
 		pl.sent = append(pl.sent, in.sum)
 	}
-	if err := a.send(ctx, pl, inputs, s); err != nil {
+	if err := a.send(ctx, pl, inputs, p, s); err != nil {
 		return pl, err
 	}
 	return pl, s.save(func(c *checkpoint) { c.last().Program, c.last().Inputs = pl.program, pl.files })
@@ -248,10 +252,20 @@ func createError(err error) error {
 	return fmt.Errorf("remote: create sandbox: %w", err)
 }
 
-// send uploads the worker and the input files.
-func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, s *session) error {
+// limitedLife is a sandbox whose life the account may limit.
+type limitedLife interface {
+	// checkLife refuses a sandbox that cannot live as long as the run needs it.
+	checkLife(ctx context.Context, cfg SandboxConfig) error
+}
+
+// send uploads the worker and the input files. Meanwhile it is asked whether
+// the account allows the run its time.
+func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, p *PreparedRun, s *session) error {
 	start := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
+	if sb, ok := pl.sandbox.(limitedLife); ok {
+		group.Go(func() error { return sb.checkLife(ctx, p.SandboxConfig) })
+	}
 	if pl.program = pl.sandbox.Info().WorkerPath; pl.program == "" {
 		group.Go(func() error {
 			sum, err := a.sendWorker(ctx, pl.sandbox)

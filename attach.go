@@ -30,7 +30,7 @@ import (
 //
 // When the worker had not been heard yet, what was made is removed and the run
 // begins anew. When the sandbox is gone, as its lease ended
-// ([Config.Timeout] and five minutes at most), the error matches
+// ([Config.Lease] after the host's death), the error matches
 // [ErrSandboxGone], and the session has everything that was saved. A run that
 // has ended and was not collected is only picked up for Collect. The error
 // matches [ErrAlreadyExecuted] when all was done, [ErrNotExecuted] when nothing
@@ -199,7 +199,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 
 // takeOver is execute, from a checkpoint on.
 func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, answers map[string]*rpc.Response) error {
-	pl, err := a.find(ctx, c)
+	pl, err := a.find(ctx, c, r.prepared.SandboxConfig)
 	r.sandboxID = c.last().ID
 	if err != nil {
 		r.removed = true
@@ -208,6 +208,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 		return err
 	}
 	r.place = pl
+	pl.lease.hold(ctx, s)
 	if c.Restarting { // two workers would spoil each other's journal
 		r.steps = r.replay(answers)
 		s.event("cleanup_start", nil)
@@ -236,26 +237,26 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 }
 
 // find connects to the sandbox of a dead host, and wakes it if it is paused.
-func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint) (*place, error) {
+func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint, cfg SandboxConfig) (*place, error) {
 	rec := c.last()
-	sb, err := a.connect(ctx, rec.ID)
+	sb, err := a.connect(ctx, rec.ID, cfg.lease())
 	if err != nil {
 		return nil, fmt.Errorf("remote: attach: %w", err)
 	}
-	box := &e2bSandbox{sb: sb, near: isNear(a.cfg.sandboxURL()), uploaded: make(map[string]bool)}
-	box.info = SandboxInfo{ID: rec.ID, Template: rec.Template}
+	box := newE2BSandbox(sb, isNear(a.cfg.sandboxURL()))
+	box.info.Template = rec.Template
 	return &place{
-		sandbox: box, program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,
+		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,
 	}, nil
 }
 
 // connect waits for a sandbox to be one thing or the other: one that is being
 // killed, or paused, is neither here nor gone.
-func (a *E2BTransparentProxy) connect(ctx context.Context, id string) (*e2b.Sandbox, error) {
+func (a *E2BTransparentProxy) connect(ctx context.Context, id string, lease time.Duration) (*e2b.Sandbox, error) {
 	limited, cancel := context.WithTimeout(ctx, cleanupGrace)
 	defer cancel()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		sb, err := a.client.Connect(ctx, id, createLease)
+		sb, err := a.client.Connect(ctx, id, lease)
 		if err == nil || !errors.Is(err, e2b.ErrConflict) {
 			return sb, err
 		}
@@ -356,7 +357,7 @@ func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *Ex
 		return nil, fmt.Errorf("remote: attach: %w: %s has no result", ErrInvalid, checkpointFile)
 	}
 	r := newRun(ec, p, func(error) {})
-	r.ended, r.seq, r.check = time.Now(), c.Seq, c
+	r.seq, r.check = c.Seq, c
 	r.steps, r.status, r.sandboxID = c.Result.StepResults, *c.Status, c.last().ID
 	if c.Phase == phaseFetched {
 		var got fetchedArtifacts
@@ -369,7 +370,7 @@ func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *Ex
 		}
 		r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
 	}
-	r.place, err = a.find(ctx, c)
+	r.place, err = a.find(ctx, c, p.SandboxConfig)
 	switch {
 	case errors.Is(err, ErrSandboxGone):
 		r.place, r.removed = nil, true

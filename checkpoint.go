@@ -86,7 +86,7 @@ type sandboxRecord struct {
 	Cursor int64 `json:"cursor"`        // of its journal: everything before it is in the files
 }
 
-func newOwner() owner {
+func thisHost() owner {
 	host, _ := os.Hostname()
 	return owner{Token: rand.Text(), Host: host, PID: os.Getpid()}
 }
@@ -116,7 +116,7 @@ func (s *session) useCheckpoint(c *checkpoint) error {
 	s.mu.Lock()
 	s.check, s.answers = c, answers
 	s.mu.Unlock()
-	return s.save(func(c *checkpoint) { c.Owner = newOwner() })
+	return s.save(func(c *checkpoint) { c.Owner = thisHost() })
 }
 
 // save writes the checkpoint with a change. The host's death at any moment

@@ -49,6 +49,25 @@ type Config struct {
 	MemoryGB float64       // of the sandbox, in GiB; zero means what the template has
 	Timeout  time.Duration // of the whole run; zero means 300 s
 
+	// Lease is how long a sandbox outlives a host that dies. While Execute or
+	// Collect runs the sandbox's end is moved on, every third of the lease, to
+	// a lease from then. Zero means 5 minutes; the least is 10 s. A host that
+	// is suspended for longer loses its sandbox.
+	Lease time.Duration
+
+	// OnHostLoss says what becomes of a sandbox whose lease is over. Empty
+	// means [Kill].
+	OnHostLoss OnHostLoss
+
+	// MaxSandboxes is how many sandboxes of this adapter may run at once, and
+	// CreateRate how many it makes in a second; zero means no limit. Runs wait
+	// for their turn, for up to CreateWait (zero means the run's Timeout, which
+	// goes on meanwhile), also when the account has no room because of this
+	// adapter's other sandboxes. Not used with OpenSandbox.
+	MaxSandboxes int
+	CreateRate   float64
+	CreateWait   time.Duration
+
 	StepTimeout time.Duration // of each step; zero means none but the run's
 	Concurrency int           // steps at a time; zero means as many as the worker has cores
 	OnFailure   OnFailure     // what a failed step stops; empty means everything
@@ -115,8 +134,20 @@ const (
 	StopDependents OnFailure = "stop_dependents" // only what needs the failed step, directly or not
 )
 
+// OnHostLoss says what becomes of a sandbox whose host has died.
+type OnHostLoss string
+
+// What there is to choose from. A paused sandbox keeps what it had in memory,
+// secrets too, on E2B's disks until it is resumed or killed, see
+// [E2BTransparentProxy.Sweep]; nothing ends it by itself.
+const (
+	Kill  OnHostLoss = "kill"  // it is removed
+	Pause OnHostLoss = "pause" // it is paused, and can be resumed
+)
+
 // The defaults; [Settings] lists them.
 const (
+	defaultLease    = 5 * time.Minute
 	defaultTemplate = "base"
 	defaultTimeout  = 300 * time.Second
 )
@@ -138,6 +169,16 @@ func (c Config) validate() error {
 		return invalid("MemoryGB is %g", c.MemoryGB)
 	case c.Timeout < 0:
 		return invalid("Timeout is %s", c.Timeout)
+	case c.Lease < 0 || c.Lease > 0 && c.Lease < minLease:
+		return invalid("Lease is %s; the least is %s", c.Lease, minLease)
+	case c.Lease > maxLease:
+		return invalid("Lease is %s; the most is %s", c.Lease, maxLease)
+	case c.MaxSandboxes < 0:
+		return invalid("MaxSandboxes is %d", c.MaxSandboxes)
+	case !(c.CreateRate >= 0):
+		return invalid("CreateRate is %g", c.CreateRate)
+	case c.CreateWait < 0:
+		return invalid("CreateWait is %s", c.CreateWait)
 	case c.StepTimeout < 0:
 		return invalid("StepTimeout is %s", c.StepTimeout)
 	case c.Concurrency < 0:
@@ -157,6 +198,11 @@ func (c Config) validate() error {
 	case "", StopAll, StopDependents:
 	default:
 		return invalid("OnFailure is %q; use %q or %q", c.OnFailure, StopAll, StopDependents)
+	}
+	switch c.OnHostLoss {
+	case "", Kill, Pause:
+	default:
+		return invalid("OnHostLoss is %q; use %q or %q", c.OnHostLoss, Kill, Pause)
 	}
 	if _, listed := c.Env[apiKeyVariable]; listed || slices.Contains(c.PassEnv, apiKeyVariable) {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
@@ -194,6 +240,13 @@ func (c Config) timeout() time.Duration {
 		return defaultTimeout
 	}
 	return c.Timeout
+}
+
+func (c Config) createWait() time.Duration {
+	if c.CreateWait == 0 {
+		return c.timeout()
+	}
+	return c.CreateWait
 }
 
 func (c Config) template() string {

@@ -122,7 +122,7 @@ func (d *doctor) examine(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 	d.add(checkTemplate, CheckOK, fmt.Sprintf("%q made a sandbox in %d ms", cfg.Template, time.Since(start).Milliseconds()), "")
-	s := &e2bSandbox{sb: sb, info: SandboxInfo{ID: sb.ID()}, uploaded: make(map[string]bool)}
+	s := newE2BSandbox(sb, false)
 	d.sandbox(ctx, s, cfg)
 
 	if err := killSurely(context.WithoutCancel(ctx), s, cleanupGrace); err != nil {

@@ -3,15 +3,19 @@ package remote
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/osiris-pipelines/remote/e2b"
@@ -24,6 +28,7 @@ func (c Config) sandboxURL() string { return cmp.Or(c.SandboxURL, os.Getenv("E2B
 func (c Config) e2bClient() (*e2b.Client, error) {
 	client, err := e2b.NewClient(e2b.Config{
 		APIKey: c.APIKey, Domain: c.Domain, APIURL: c.APIURL, SandboxURL: c.SandboxURL,
+		MaxSandboxes: c.MaxSandboxes, CreateRate: c.CreateRate, CreateWait: c.createWait(),
 	})
 	if err != nil {
 		return nil, &configError{err}
@@ -39,22 +44,41 @@ func (e *configError) Error() string        { return "remote: " + strings.TrimPr
 func (e *configError) Unwrap() error        { return e.err }
 func (e *configError) Is(target error) bool { return target == ErrInvalid }
 
-// createLease is how long a sandbox lives that is not known to be fit for its
-// run yet.
-const createLease = 5 * time.Minute
+// The keys of the metadata that every sandbox of this library has in E2B. Sweep
+// finds and judges sandboxes by them.
+const (
+	sessionKey = "osiris_session" // ExecutionContext.SessionID
+	libraryKey = "osiris_library" // always libraryMark
+	ownerKey   = "osiris_owner"   // the adapter that has made it
+	leaseKey   = "osiris_lease"   // how long a renewal lasts, in seconds
+	timeoutKey = "osiris_timeout" // of the run, in seconds
 
-// openE2B makes a sandbox in E2B that has the size and the time the run asks
-// for.
-func openE2B(client *e2b.Client, near bool) OpenSandbox {
+	libraryMark = "remote"
+)
+
+// newOwner names an adapter, and no other.
+func newOwner() string { return strings.ToLower(rand.Text()) }
+
+// openE2B makes a sandbox in E2B that has the size the run asks for. Whether it
+// has the time, too, is for checkLife to find out.
+func openE2B(client *e2b.Client, owner string, near bool) OpenSandbox {
+	longest := new(atomic.Int64)
 	return func(ctx context.Context, cfg SandboxConfig) (Sandbox, error) {
+		metadata := maps.Clone(cfg.Metadata)
+		if metadata == nil {
+			metadata = make(map[string]string)
+		}
+		metadata[libraryKey], metadata[ownerKey] = libraryMark, owner
+		metadata[leaseKey] = strconv.Itoa(int(cfg.lease() / time.Second))
+		metadata[timeoutKey] = strconv.Itoa(cfg.TimeoutSeconds)
 		sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{
-			Template: cfg.Template, Timeout: createLease, Metadata: cfg.Metadata,
+			Template: cfg.Template, Timeout: cfg.lease(), Metadata: metadata, AutoPause: cfg.OnHostLoss == Pause,
 		})
 		if err != nil {
 			return nil, err
 		}
-		s := &e2bSandbox{sb: sb, near: near, uploaded: make(map[string]bool)}
-		s.info.ID = sb.ID()
+		s := newE2BSandbox(sb, near)
+		s.longest = longest
 		if err := s.fit(ctx, cfg); err != nil {
 			return nil, errors.Join(err, killSurely(context.WithoutCancel(ctx), s, cleanupGrace))
 		}
@@ -62,26 +86,50 @@ func openE2B(client *e2b.Client, near bool) OpenSandbox {
 	}
 }
 
-// fit gives a new sandbox the time of its run, and checks that it got it, and
-// the size.
+func newE2BSandbox(sb *e2b.Sandbox, near bool) *e2bSandbox {
+	return &e2bSandbox{
+		sb: sb, info: SandboxInfo{ID: sb.ID()}, near: near,
+		end: make(mutex, 1), uploaded: make(map[string]bool), longest: new(atomic.Int64),
+	}
+}
+
+// fit checks that a new sandbox has the size of its run.
 func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig) error {
 	info, err := s.sb.Info(ctx)
 	if err != nil {
 		return err
 	}
 	s.describe(info, cfg.Template)
-	if err := checkSize(cfg, s.info); err != nil {
+	return checkSize(cfg, s.info)
+}
+
+// checkLife finds out whether the account allows the run its time, and the time
+// to collect, by asking for it and taking it back. What was once allowed is not
+// asked for again.
+func (s *e2bSandbox) checkLife(ctx context.Context, cfg SandboxConfig) error {
+	run := time.Duration(cfg.TimeoutSeconds) * time.Second
+	if need := run + collectLease; need <= cfg.lease() || int64(need) <= s.longest.Load() {
+		return nil
+	}
+	if err := s.end.lock(ctx); err != nil { // a renewal meanwhile would look like a limit
 		return err
 	}
-	// Only now, so that one that is of no use is not kept for long.
-	run := time.Duration(cfg.TimeoutSeconds) * time.Second
+	defer s.end.unlock()
 	if err := s.lengthen(ctx, run); err != nil {
 		return err
 	}
-	if info, err = s.sb.Info(ctx); err != nil {
+	info, err := s.sb.Info(ctx)
+	_ = s.sb.SetTimeout(ctx, cfg.lease()) // else the next renewal does it
+	if err != nil {
 		return err
 	}
-	return checkEnd(run, info)
+	if err := checkEnd(run, info); err != nil {
+		return err
+	}
+	for known := s.longest.Load(); known < int64(run+collectLease); known = s.longest.Load() {
+		s.longest.CompareAndSwap(known, int64(run+collectLease))
+	}
+	return nil
 }
 
 // lengthen asks for the time of a run and of collecting what it leaves.
@@ -144,11 +192,14 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 type e2bSandbox struct {
 	sb   *e2b.Sandbox
 	info SandboxInfo
-	near bool // not over the internet
+	near bool  // not over the internet
+	end  mutex // held while the sandbox's end is moved
+
+	longest *atomic.Int64 // life that the account is known to allow, in nanoseconds; its sandboxes share it
 
 	mu       sync.Mutex
 	uploaded map[string]bool // by path: it is not executable yet
-	end      time.Time       // as it was last set, by this machine's clock
+	endAt    time.Time       // as it was last set, by this machine's clock
 }
 
 func (s *e2bSandbox) Info() SandboxInfo { return s.info }
@@ -215,7 +266,9 @@ func (s *e2bSandbox) Download(ctx context.Context, path string) (io.ReadCloser, 
 // Start starts a process. The daemon makes no file executable, so one that was
 // uploaded is started by way of a shell that does.
 func (s *e2bSandbox) Start(ctx context.Context, cmd Command) (Process, error) {
-	c := e2b.Command{Path: cmd.Path, Args: cmd.Args, Dir: cmd.Dir, Stdin: true, Stderr: cmd.Stderr}
+	// All that an adapter starts may be started twice: a second worker finds a
+	// journal that is not its own and ends, and the others only read.
+	c := e2b.Command{Path: cmd.Path, Args: cmd.Args, Dir: cmd.Dir, Stdin: true, Stderr: cmd.Stderr, Repeatable: true}
 	s.mu.Lock()
 	uploaded := s.uploaded[cmd.Path]
 	s.mu.Unlock()
@@ -232,11 +285,15 @@ func (s *e2bSandbox) Start(ctx context.Context, cmd Command) (Process, error) {
 func (s *e2bSandbox) Kill(ctx context.Context) error { return s.sb.Kill(ctx) }
 
 func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
-	end := time.Now().Add(d)
+	if err := s.end.lock(ctx); err != nil {
+		return err
+	}
+	defer s.end.unlock()
+	at := time.Now().Add(d)
 	err := s.sb.SetTimeout(ctx, d)
 	if err == nil {
 		s.mu.Lock()
-		s.end = end
+		s.endAt = at
 		s.mu.Unlock()
 	}
 	return err
@@ -247,7 +304,7 @@ func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
 func (s *e2bSandbox) State(ctx context.Context) (SandboxState, error) {
 	info, err := s.sb.Info(ctx)
 	s.mu.Lock()
-	state := SandboxState{Phase: SandboxRunning, EndAt: s.end}
+	state := SandboxState{Phase: SandboxRunning, EndAt: s.endAt}
 	s.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrSandboxGone):

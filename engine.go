@@ -54,6 +54,7 @@ type place struct {
 	files   map[string]string // input paths as configs give them, to where they are
 	sent    []rpc.FileSum     // input files that were sent
 	worker  *rpc.FileSum      // the worker program, if it was sent
+	lease   *lease            // the sandbox's; nil where it has no end
 	started bool              // the worker answered, so that it may have left something
 }
 
@@ -69,7 +70,6 @@ type run struct {
 	yielded   bool  // another host has the run
 	ec        *ExecutionContext
 	prepared  *PreparedRun
-	ended     time.Time // of Execute
 	seq       int64
 	check     *checkpoint // nil when nobody could go on with the run
 	place     *place      // nil when nothing was made, or all is removed
@@ -88,7 +88,8 @@ type run struct {
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
 
-// collectLease is how long a sandbox lives after Execute, for Collect.
+// collectLease is how long a sandbox lives after Execute, at least, for
+// Collect.
 const collectLease = 5 * time.Minute
 
 // extendPatience bounds a change of a sandbox's end that may fail.
@@ -238,11 +239,18 @@ func hostPath(ec *ExecutionContext, name string) string {
 }
 
 func (c Config) sandboxConfig(sessionID string) SandboxConfig {
-	return SandboxConfig{
+	s := SandboxConfig{
 		Template: c.template(), CPU: c.CPU, MemoryGB: c.MemoryGB,
 		TimeoutSeconds: int((c.timeout() + time.Second - 1) / time.Second),
-		Metadata:       map[string]string{"osiris_session": sessionID},
+		Metadata:       map[string]string{sessionKey: sessionID},
 	}
+	if c.Lease != 0 && c.Lease != defaultLease {
+		s.LeaseSeconds = int((c.Lease + time.Second - 1) / time.Second)
+	}
+	if c.OnHostLoss != Kill {
+		s.OnHostLoss = c.OnHostLoss
+	}
+	return s
 }
 
 // Execute implements [ExecutionAdapter].
@@ -303,10 +311,18 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 	}
 	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
-	runErr := how.work(ctx, r, s)
-	r.ended = time.Now()
+	witness := &witness{session: s}
+	runErr := how.work(witness.watch(ctx), r, s)
+	witness.stop()
 	if errors.Is(runErr, ErrOwnershipLost) {
 		return e.yield(r, s, runErr, time.Since(how.started))
+	}
+	if r.place != nil {
+		if why := r.place.lease.lapsed(); why != nil && errors.Is(runErr, ErrSandboxGone) {
+			r.place.lease.lose(s, why)
+			runErr = fmt.Errorf("%w; its lease was over: %w", runErr, why)
+		}
+		r.place.lease.release(ctx, s)
 	}
 	if runErr != nil && ctx.Err() != nil {
 		// What the run ended of, rather than what broke when it was stopped.
@@ -392,7 +408,7 @@ func (e *engine) leave(sessionID string) {
 func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string]string) error {
 	p := r.prepared
 	if e.attachable {
-		if err := s.startCheckpoint(r, e.name, createLease); err != nil {
+		if err := s.startCheckpoint(r, e.name, p.SandboxConfig.lease()); err != nil {
 			return err
 		}
 	}
@@ -613,13 +629,8 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	}
 	var extending sync.WaitGroup
 	defer extending.Wait()
-	extending.Go(func() { // what it fails to do, or does late, is no fault of the run
-		ctx, cancel := context.WithTimeout(ctx, extendPatience)
-		defer cancel()
-		if err := l.sandbox.Extend(ctx, collectLease); err != nil {
-			l.session.logf(slog.LevelWarn, "extend sandbox: %v", err)
-		}
-	})
+	// What it fails to do, or does late, is no fault of the run.
+	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var sealed rpc.SealResult
 	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
 	if err == nil && sealed.Artifacts == nil {
@@ -647,6 +658,9 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 
 // yield leaves a run, its sandbox and its files to the host that has it now.
 func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
+	if r.place != nil {
+		r.place.lease.drop()
+	}
 	r.place, r.yielded = nil, true
 	err := errors.Join(runErr, s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
@@ -864,14 +878,23 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	if r.fetched {
 		got.Artifacts, got.Skipped = r.artifacts, r.skipped
 	}
-	if r.place != nil {
+	if pl := r.place; pl != nil {
+		witness := &witness{session: s}
+		defer witness.stop()
+		ctx := witness.watch(ctx)
+		pl.lease.hold(ctx, s)
 		if err := r.fetch(ctx, got); err != nil {
+			pl.lease.release(ctx, s)
 			return fail(err)
 		}
 		if err := s.saveFetched(r); err != nil {
+			pl.lease.release(ctx, s)
 			return fail(err)
 		}
-		if err := r.kill(ctx); err != nil {
+		pl.lease.drop()
+		err := r.kill(ctx)
+		witness.stop()
+		if err != nil {
 			err = fmt.Errorf("remote: %w: %w", errNotRemoved, err)
 			s.event("collect_error", map[string]any{"error": err.Error()})
 			return got, err
@@ -906,25 +929,12 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 // errNotRemoved: the artifacts are here, and the sandbox is, too.
 var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not removed")
 
-// lengthen gives a sandbox time for a Collect that comes late.
-func (r *run) lengthen(ctx context.Context) {
-	if time.Since(r.ended) < collectLease/5 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, extendPatience)
-	defer cancel()
-	if err := r.place.sandbox.Extend(ctx, collectLease); err != nil {
-		r.ec.logger().Warn("extend sandbox", "session", r.ec.SessionID, "error", err)
-	}
-}
-
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
 func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
 	if r.fetched {
 		return nil
 	}
-	r.lengthen(ctx)
 	if !r.place.started {
 		r.sealed = &rpc.SealResult{} // nothing can have been left
 	}

@@ -212,7 +212,7 @@ func TestUnknownDriver(t *testing.T) {
 		if !errors.Is(err, remote.ErrUnknownDriver) {
 			t.Fatal(err)
 		}
-		contains(t, err.Error(), "duckdb.processor", "test.concat, test.deaf")
+		contains(t, err.Error(), "duckdb.processor", "test.concat, test.")
 		agree(t, ec, result, err)
 		if len(events(t, ec, "step_start")) != 0 {
 			t.Error("a step was started")

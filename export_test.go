@@ -3,8 +3,11 @@ package remote
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"testing"
 
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/rpc"
 )
 
@@ -17,13 +20,57 @@ func NewE2BSandbox(ctx context.Context, cfg Config) (Sandbox, func() error, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	sb, err := openE2B(client, isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"))
+	sb, err := openE2B(client, newOwner(), isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"))
 	if err != nil {
 		client.Close()
 		return nil, nil, err
 	}
 	return sb, client.Close, nil
 }
+
+// NewProxyOf returns a proxy over a client of the test's.
+func NewProxyOf(client *e2b.Client, cfg Config) *E2BTransparentProxy {
+	a := &E2BTransparentProxy{client: client, owner: newOwner()}
+	a.open = openE2B(client, a.owner, true)
+	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
+	return a
+}
+
+// Held is a sandbox with its lease, without a run.
+type Held struct {
+	Sandbox
+	lease *lease
+}
+
+// silent is told everything and says nothing.
+type silent struct{}
+
+func (silent) event(string, map[string]any)    {}
+func (silent) logf(slog.Level, string, ...any) {}
+
+// Hold makes a sandbox and holds its lease, as Execute does.
+func Hold(ctx context.Context, a *E2BTransparentProxy, cfg SandboxConfig) (*Held, error) {
+	sb, err := a.open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	h := &Held{sb, newLease(sb, cfg.lease())}
+	h.Hold(ctx)
+	if err := sb.(limitedLife).checkLife(ctx, cfg); err != nil {
+		h.Drop()
+		return nil, errors.Join(err, killSurely(context.WithoutCancel(ctx), sb, cleanupGrace))
+	}
+	return h, nil
+}
+
+// Hold renews the lease, as Collect does.
+func (h *Held) Hold(ctx context.Context) { h.lease.hold(ctx, silent{}) }
+
+// Release leaves the sandbox to a later Collect.
+func (h *Held) Release(ctx context.Context) { h.lease.release(ctx, silent{}) }
+
+// Drop leaves the sandbox to itself.
+func (h *Held) Drop() { h.lease.drop() }
 
 // Worker is a worker that a proxy has started, for benchmarks.
 type Worker struct{ l *link }

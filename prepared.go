@@ -554,6 +554,14 @@ func (p *PreparedRun) validate() error {
 			return fail("has a timeout of %g seconds", seconds)
 		}
 	}
+	if s := p.SandboxConfig; s.LeaseSeconds < 0 || s.LeaseSeconds > 0 && s.lease() < minLease || s.lease() > maxLease {
+		return fail("has a lease of %d seconds", s.LeaseSeconds)
+	}
+	switch p.SandboxConfig.OnHostLoss {
+	case "", Kill, Pause:
+	default:
+		return fail("has the choice on_host_loss %q", p.SandboxConfig.OnHostLoss)
+	}
 	if p.RunParams.OnFailure != StopAll && p.RunParams.OnFailure != StopDependents {
 		return fail("has the failure policy %q", p.RunParams.OnFailure)
 	}

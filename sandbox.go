@@ -12,6 +12,9 @@ import (
 // mock has one in memory, and mock/mocktest the tests that any implementation
 // must pass.
 //
+// While a run goes on its adapter calls Extend every third of
+// [SandboxConfig.LeaseSeconds].
+//
 // All methods may be called concurrently. After Kill, or once its time is
 // over, every method but Info, State and Kill fails with an error that matches
 // [ErrSandboxGone].
@@ -150,6 +153,19 @@ type SandboxConfig struct {
 	MemoryGB       float64           `json:"memory_gb,omitempty"` // zero means what the template has
 	TimeoutSeconds int               `json:"timeout"`             // of the run; the sandbox outlives it by a grace
 	Metadata       map[string]string `json:"metadata,omitempty"`
+
+	// LeaseSeconds is how long the sandbox is to live from its creation, and
+	// from each call of Extend while its host lives; zero means 300.
+	LeaseSeconds int        `json:"lease,omitempty"`
+	OnHostLoss   OnHostLoss `json:"on_host_loss,omitempty"` // empty means Kill
+}
+
+// lease is LeaseSeconds as a duration.
+func (c SandboxConfig) lease() time.Duration {
+	if c.LeaseSeconds == 0 {
+		return defaultLease
+	}
+	return time.Duration(c.LeaseSeconds) * time.Second
 }
 
 // OpenSandbox makes a sandbox. When it returns an error it has left none

@@ -47,6 +47,16 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*sizeValue)(&c.MemoryGB) }},
 		{Key: "timeout", Flag: "e2b-timeout", Default: strconv.Itoa(int(defaultTimeout / time.Second)), Usage: "`seconds` that the whole run may take, or a duration as 10m",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.Timeout) }},
+		{Key: "lease", Flag: "e2b-lease", Default: strconv.Itoa(int(defaultLease / time.Second)), Usage: "`seconds` that a sandbox outlives a host that dies, or a duration",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.Lease) }},
+		{Key: "on_host_loss", Flag: "e2b-on-host-loss", Default: string(Kill), Usage: "what becomes of a sandbox whose host has died, `" + string(Kill) + "` or " + string(Pause),
+			field: func(c *Config) settingValue { return (*textValue)(&c.OnHostLoss) }},
+		{Key: "max_sandboxes", Flag: "e2b-max-sandboxes", Default: "no limit", Usage: "`sandboxes` that run at once; further runs wait",
+			field: func(c *Config) settingValue { return (*countValue)(&c.MaxSandboxes) }},
+		{Key: "create_rate", Flag: "e2b-create-rate", Default: "no limit", Usage: "`sandboxes` that are made in a second, as 0.5; further runs wait",
+			field: func(c *Config) settingValue { return (*rateValue)(&c.CreateRate) }},
+		{Key: "create_wait", Flag: "e2b-create-wait", Default: "the timeout", Usage: "`seconds` that a run may wait for its sandbox to be let in, or a duration",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.CreateWait) }},
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
 		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox; the drivers of this version need none",
@@ -239,6 +249,21 @@ func (v *sizeValue) Set(s string) error {
 		return errors.New("want a number of GiB, 0 or more")
 	}
 	*v = sizeValue(f)
+	return nil
+}
+
+type rateValue float64
+
+func (v *rateValue) plain() any                        { return float64(*v) }
+func (v *rateValue) String() string                    { return (*sizeValue)(v).String() }
+func (v *rateValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *rateValue) Set(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= 1e6) {
+		return errors.New("want a number a second, 0 or more")
+	}
+	*v = rateValue(f)
 	return nil
 }
 

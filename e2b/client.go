@@ -23,8 +23,9 @@ type Client struct {
 
 	own []*http.Transport // to be closed
 
-	births *background // creates that nobody waits for any more
-	v2     atomic.Bool // the server has only the newer routes of create and connect
+	births    *background // creates that nobody waits for any more
+	admission *admission  // decides when a create is sent
+	v2        atomic.Bool // the server has only the newer routes of create and connect
 }
 
 // NewClient returns a client. It connects to nothing yet. The error matches
@@ -37,7 +38,7 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	cfg.APIURL = strings.TrimRight(cfg.APIURL, "/")
 	cfg.SandboxURL = strings.TrimRight(cfg.SandboxURL, "/")
-	c := &Client{cfg: cfg, api: cfg.Transport, files: cfg.Transport, streams: cfg.Transport, births: newBackground()}
+	c := &Client{cfg: cfg, api: cfg.Transport, files: cfg.Transport, streams: cfg.Transport, births: newBackground(), admission: newAdmission(cfg)}
 	if cfg.Transport == nil {
 		for _, p := range []*http.RoundTripper{&c.api, &c.files, &c.streams} {
 			t := newTransport()
@@ -54,7 +55,8 @@ func (c *Client) String() string { return "E2B client of " + c.cfg.APIURL }
 func (c *Client) GoString() string { return c.String() }
 
 // Close clears up and closes idle connections. Sandboxes live on; what is
-// under way with them goes on, too, and should be ended first.
+// under way with them goes on, too, and should be ended first. A create that
+// waits for its turn fails.
 //
 // A [Client.CreateSandbox] whose answer was lost, or whose caller went away,
 // may have made a sandbox that nobody knows of. Close waits until such ones
@@ -66,6 +68,7 @@ func (c *Client) Close() error { return c.Shutdown(context.Background()) }
 
 // Shutdown is [Client.Close], but waits no longer than until ctx ends.
 func (c *Client) Shutdown(ctx context.Context) error {
+	c.admission.shut()
 	err := c.births.close(ctx)
 	for _, t := range c.own {
 		t.CloseIdleConnections()

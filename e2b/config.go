@@ -34,6 +34,22 @@ type Config struct {
 	// others longer, or what the server asks for.
 	Retries int
 
+	// MaxSandboxes is how many sandboxes that this client has made may run at
+	// once, and CreateRate how many it creates in a second, as 0.5; zero means
+	// no limit. Whoever shares an account sets both to his part of what the
+	// account may have. [Client.CreateSandbox] waits for its turn, in the order
+	// of the calls. A sandbox counts until it is killed or paused by this
+	// client, is found to be gone, or its time is over as this client set it.
+	MaxSandboxes int
+	CreateRate   float64
+
+	// CreateWait bounds the wait of one create for its turn: by the two fields
+	// above, when E2B answers that there are too many requests, and when the
+	// account has as many sandboxes as it may while some of them are this
+	// client's. (A full account of others' sandboxes is an error at once.) Zero
+	// means 5 minutes.
+	CreateWait time.Duration
+
 	// Transport carries all requests, for tests and unusual networks. Nil
 	// means transports of the client's own, which [Client.Close] closes.
 	Transport http.RoundTripper
@@ -83,6 +99,9 @@ func (c Config) fromEnvironment() Config {
 	if c.APIURL == "" {
 		c.APIURL = "https://api." + c.Domain
 	}
+	if c.CreateWait == 0 {
+		c.CreateWait = defaultCreateWait
+	}
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = defaultRequestTimeout
 	}
@@ -131,6 +150,9 @@ func (c Config) validate(given Config) error {
 	}
 	if c.RequestTimeout < 0 {
 		return fmt.Errorf("e2b: %w: Config.RequestTimeout is %s", ErrInvalid, c.RequestTimeout)
+	}
+	if c.MaxSandboxes < 0 || !(c.CreateRate >= 0) || c.CreateWait < 0 {
+		return fmt.Errorf("e2b: %w: Config.MaxSandboxes is %d, CreateRate %g and CreateWait %s; none may be negative", ErrInvalid, c.MaxSandboxes, c.CreateRate, c.CreateWait)
 	}
 	return nil
 }

@@ -47,6 +47,18 @@ type SandboxInfo struct {
 	DiskMB      int               `json:"diskSizeMB"` // MiB
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	State       State             `json:"state"`
+
+	// SeenAt is the server's time when it said this, to the second; zero where
+	// it did not say. The other times are the server's, too, whose clock need
+	// not be that of this machine.
+	SeenAt time.Time `json:"-"`
+}
+
+// seen takes the server's time from an answer.
+func (i *SandboxInfo) seen(h http.Header) {
+	if at, err := http.ParseTime(h.Get("Date")); err == nil {
+		i.SeenAt = at
+	}
 }
 
 // apiCall is one call of the control plane.
@@ -195,7 +207,11 @@ func (c *Client) sandboxCall(ctx context.Context, id, rest string, call apiCall)
 	}
 	call.path = path
 	resp, err := c.send(ctx, call)
-	return resp, aboutSandbox(err)
+	err = aboutSandbox(err)
+	if errors.Is(err, ErrSandboxGone) {
+		c.admission.ended(id)
+	}
+	return resp, err
 }
 
 // Connect returns a sandbox that exists, and resumes it when it is paused: it
@@ -233,6 +249,7 @@ func (c *Client) connect(ctx context.Context, id string, timeout time.Duration) 
 	if err != nil {
 		return a, aboutSandbox(err)
 	}
+	c.admission.moved(id, time.Duration(s)*time.Second, false)
 	return a, a.check(op)
 }
 
@@ -318,9 +335,11 @@ func lifetime(d time.Duration) (int32, error) {
 func (c *Client) Get(ctx context.Context, id string) (*SandboxInfo, error) {
 	var info SandboxInfo
 	call := apiCall{op: "get sandbox", method: http.MethodGet, out: &info, safe: true}
-	if _, err := c.sandboxCall(ctx, id, "", call); err != nil {
+	resp, err := c.sandboxCall(ctx, id, "", call)
+	if err != nil {
 		return nil, err
 	}
+	info.seen(resp.Header)
 	return &info, nil
 }
 
@@ -331,6 +350,9 @@ func (c *Client) Kill(ctx context.Context, id string) error {
 	// the sandbox from its books: the next try finds none.
 	call := apiCall{op: "kill sandbox", method: http.MethodDelete, safe: true, ok: []int{http.StatusNotFound}}
 	_, err := c.sandboxCall(ctx, id, "", call)
+	if err == nil {
+		c.admission.ended(id)
+	}
 	return err
 }
 
@@ -350,6 +372,9 @@ func (c *Client) SetTimeout(ctx context.Context, id string, d time.Duration) err
 		return fmt.Errorf("%s: %w: zero would end the sandbox at once; to do that, kill it", op, ErrInvalid)
 	}
 	_, err = c.sandboxCall(ctx, id, "/timeout", apiCall{op: op, method: http.MethodPost, in: seconds{Timeout: s}, safe: true})
+	if err == nil {
+		c.admission.moved(id, time.Duration(s)*time.Second, true)
+	}
 	return err
 }
 
@@ -369,6 +394,9 @@ func (c *Client) Refresh(ctx context.Context, id string, d time.Duration) error 
 		Duration int32 `json:"duration"`
 	}{s}
 	_, err = c.sandboxCall(ctx, id, "/refreshes", apiCall{op: op, method: http.MethodPost, in: in, safe: true})
+	if err == nil {
+		c.admission.moved(id, d, false)
+	}
 	return err
 }
 
@@ -382,8 +410,11 @@ func (c *Client) Pause(ctx context.Context, id string) error {
 	_, err := c.sandboxCall(ctx, id, "/pause", apiCall{op: "pause sandbox", method: http.MethodPost, in: struct{}{}, safe: true})
 	if errors.Is(err, ErrConflict) {
 		if info, seen := c.Get(ctx, id); seen == nil && info.State == Paused {
-			return nil
+			err = nil
 		}
+	}
+	if err == nil {
+		c.admission.ended(id)
 	}
 	return err
 }

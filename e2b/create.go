@@ -132,6 +132,9 @@ func nonce() string {
 // CreateSandbox makes a sandbox. That costs money from now until it is killed,
 // paused, or at its timeout.
 //
+// It waits for its turn first, see Config.MaxSandboxes and Config.CreateWait,
+// and waits on when E2B says that there are too many requests.
+//
 // A create is never sent twice unless E2B refused the first before it acted,
 // or there was no connection. When the answer is lost, on a cut connection or
 // by a server's fault, the sandbox is looked for by its metadata, and returned
@@ -141,7 +144,8 @@ func nonce() string {
 // waits for that.
 //
 // The error is a [*QuotaExceededError] when the account has as many sandboxes
-// as it may, a [*TimeoutError] when there was none in time, and else a
+// as it may (at once where none of them is this client's, since nothing here
+// can end then), a [*TimeoutError] when there was none in time, and else a
 // [*SandboxError]. Below that it matches [ErrTemplate] when there is no such
 // template or it is too old, and the other sentinels of this package.
 func (c *Client) CreateSandbox(ctx context.Context, o CreateOptions) (*Sandbox, error) {
@@ -149,24 +153,36 @@ func (c *Client) CreateSandbox(ctx context.Context, o CreateOptions) (*Sandbox, 
 	if err != nil {
 		return nil, &SandboxError{fmt.Errorf("create sandbox: %w", err)}
 	}
-	if err := c.births.hold(); err != nil {
-		return nil, &SandboxError{fmt.Errorf("create sandbox: %w", err)}
-	}
-	ctx, cancel := c.limit(ctx)
-	defer cancel()
-	defer context.AfterFunc(c.births.ctx, cancel)()
-	b := &birth{c: c, body: body}
-	s, err := b.run(ctx)
-	if b.unsure || b.made != "" {
-		go b.settle() // Shutdown waits for it
-	} else {
-		b.end()
-		c.births.release()
-	}
+	s, err := c.admission.create(ctx, func(ctx context.Context, t *ticket) (*Sandbox, error) {
+		return c.createOnce(ctx, body, t)
+	})
 	if err != nil {
 		return nil, createError(err)
 	}
 	return s, nil
+}
+
+// createOnce creates, now that it is its turn.
+func (c *Client) createOnce(ctx context.Context, body createBody, t *ticket) (*Sandbox, error) {
+	if err := c.births.hold(); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.births.ctx, cancel)()
+	b := &birth{c: c, body: body, clear: t.sending()}
+	s, err := b.run(ctx)
+	if s != nil {
+		t.bind(s.ID(), time.Duration(body.Timeout)*time.Second)
+	}
+	if b.unsure || b.made != "" {
+		go b.settle() // Shutdown waits for it
+	} else {
+		b.end()
+		b.clear()
+		c.births.release()
+	}
+	return s, err
 }
 
 func createError(err error) error {
@@ -183,8 +199,9 @@ func createError(err error) error {
 // birth is one call of CreateSandbox, and the transport of its request. It is
 // used by one goroutine at a time.
 type birth struct {
-	c    *Client
-	body createBody
+	c     *Client
+	body  createBody
+	clear func() // to be called once it is known whether there is a sandbox
 
 	sent   time.Time     // when the last try began
 	stop   func()        // ends that try
@@ -295,6 +312,7 @@ func (b *birth) postTo(ctx context.Context, path string, body createBody) (a san
 	if err != nil {
 		return a, err
 	}
+	req.queued = true
 	resp, err := b.c.do(ctx, b, req)
 	if err != nil {
 		return a, err
@@ -396,6 +414,7 @@ func (b *birth) look(ctx context.Context) (ids []string, err error) {
 // made any more.
 func (b *birth) settle() {
 	defer b.c.births.release()
+	defer b.clear()
 	defer b.end()
 	ctx := b.c.births.ctx
 	if b.made == "" && b.answer != nil {

@@ -254,7 +254,7 @@ func TestCreateRefused(t *testing.T) {
 		text   string
 	}{
 		{"quota", 429, `{"code":429,"message":"you have 20"}`, &QuotaExceededError{}, []error{ErrQuota}, "E2B quota exceeded: quota exceeded: 429 Too Many Requests: you have 20; kill"},
-		{"throttled", 429, "slow down", &SandboxError{}, []error{ErrRateLimit}, "slow down"},
+		{"throttled", 429, "slow down", &TimeoutError{}, []error{ErrRateLimit, ErrTimeout}, "slow down"},
 		{"no template", 404, `{"code":404,"message":"template 'nope' not found"}`, &SandboxError{}, []error{ErrTemplate, ErrNotFound}, `"nope"`},
 		{"template of others", 403, `{"code":403,"message":"Team does not have access to the template"}`, &SandboxError{}, []error{ErrTemplate, ErrForbidden}, "e2b template list"},
 		{"blocked", 403, `{"code":403,"message":"team is blocked"}`, &SandboxError{}, []error{ErrForbidden}, "blocked"},
@@ -269,7 +269,7 @@ func TestCreateRefused(t *testing.T) {
 				w.WriteHeader(test.status)
 				_, _ = io.WriteString(w, test.body)
 			}
-			c := newTestClient(t, serve(t, p))
+			c := newTestClient(t, serve(t, p), func(cfg *Config) { cfg.CreateWait = 50 * time.Millisecond })
 			_, err := c.CreateSandbox(t.Context(), CreateOptions{Template: "nope"})
 			if got, want := fmt.Sprintf("%T", err), fmt.Sprintf("%T", test.kind); got != want {
 				t.Errorf("error is a %s, want a %s", got, want)

@@ -41,6 +41,18 @@ func sandboxOf(t *testing.T, daemon http.Handler) *Sandbox {
 	return sandboxAt(t, server.URL)
 }
 
+// sandboxInMemory is sandboxOf for a test on a fake clock.
+func sandboxInMemory(t *testing.T, daemon http.Handler) *Sandbox {
+	t.Helper()
+	c := newTestClient(t, serve(t, daemon), func(cfg *Config) { cfg.SandboxURL = "http://sandbox.test" })
+	s := newSandbox(c, sandboxAnswer{SandboxID: "itest", EnvdVersion: "0.6.13", EnvdAccessToken: "token"})
+	t.Cleanup(func() {
+		s.cancel(ErrSandboxGone)
+		s.tasks.wait()
+	})
+	return s
+}
+
 // realSandbox returns a sandbox with a real daemon.
 func realSandbox(t *testing.T) *Sandbox {
 	t.Helper()

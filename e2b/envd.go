@@ -134,7 +134,11 @@ func (d *daemonHTTP) Do(req *http.Request) (*http.Response, error) {
 	if isConnectError(body) {
 		return resp, nil
 	}
-	return nil, answerError("", resp)
+	err = answerError("", resp)
+	if errors.Is(err, ErrSandboxGone) {
+		d.sandbox.client.admission.ended(d.sandbox.ID())
+	}
+	return nil, err
 }
 
 // isConnectError tells a Connect error, whose code is a string, from errors
@@ -159,7 +163,7 @@ func call[Req, Res any](ctx context.Context, s *Sandbox, op string, c *connect.C
 			return resp.Msg, nil
 		}
 		err = s.rpcError(limited, op, err)
-		if try >= s.client.cfg.Retries || !mayRepeat(err, safe) || !s.client.pause(limited, try, err) {
+		if try >= s.client.cfg.Retries || !mayRepeat(err, safe) || !s.client.pause(limited, op, try, err) {
 			return nil, err
 		}
 	}
@@ -199,14 +203,15 @@ func isDial(err error) bool {
 	return errors.As(err, &dial) && dial.Op == "dial"
 }
 
-// pause waits before another try. It reports false, at once where that is
+// pause waits before another try, and tells of it. It reports false, at once where that is
 // known, when the wait is longer than the context lives or than
 // Config.RequestTimeout.
-func (c *Client) pause(ctx context.Context, try int, err error) bool {
+func (c *Client) pause(ctx context.Context, op string, try int, err error) bool {
 	d := waitBefore(try, err)
 	if end, ok := ctx.Deadline(); d > c.cfg.RequestTimeout || ok && time.Until(end) < d {
 		return false
 	}
+	traceRetry(ctx, Retry{Op: op, Attempt: try + 2, Reason: err, Wait: d})
 	return sleep(ctx, d)
 }
 

@@ -160,7 +160,7 @@ func (s *Sandbox) place(ctx context.Context, op, part, name string, size int64) 
 				err = fmt.Errorf("%s: %w", op, ErrChanged)
 			}
 			return err
-		case try >= s.client.cfg.Retries, !mayRepeat(err, true), !s.client.pause(ctx, try, err):
+		case try >= s.client.cfg.Retries, !mayRepeat(err, true), !s.client.pause(ctx, op, try, err):
 			return err
 		}
 	}
@@ -423,8 +423,11 @@ func (d *Download) Read(b []byte) (int, error) {
 // resume takes up the download where it was cut.
 func (d *Download) resume(cause error) error {
 	cause = fmt.Errorf("%s: after %d of %d bytes: %w", d.op, d.offset, d.size, cause)
-	if d.tries >= resumeTries || d.tries > 0 && !d.sandbox.client.pause(d.ctx, d.tries, cause) {
+	switch {
+	case d.tries >= resumeTries, d.tries > 0 && !d.sandbox.client.pause(d.ctx, d.op, d.tries, cause):
 		return cause
+	case d.tries == 0:
+		traceRetry(d.ctx, Retry{Op: d.op, Attempt: 2, Reason: cause})
 	}
 	d.tries++
 	resp, err := d.sandbox.get(d.ctx, d.op, d.name, fmt.Sprintf("bytes=%d-", d.offset))

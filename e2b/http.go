@@ -50,8 +50,9 @@ type request struct {
 	size int64 // of the body; -1 when it is not known, which sends it in chunks
 	once bool  // the body cannot be made again: no retry once some of it was read
 
-	safe bool  // may be repeated when it is not known whether it was carried out
-	ok   []int // statuses besides 2xx that are answers and not errors
+	safe   bool  // may be repeated when it is not known whether it was carried out
+	queued bool  // the caller waits out a 429 himself
+	ok     []int // statuses besides 2xx that are answers and not errors
 
 	idle  time.Duration // longest wait for the network to take or give a byte; 0 means no limit
 	whole int64         // > 0: the answer is at most so long, and read by do, so that a cut is a failed try
@@ -65,7 +66,7 @@ func (r *request) answered(status int) bool {
 // caller closes. An answer that is neither 2xx nor in req.ok is an error, an
 // *APIError; no answer is a *sendError.
 func (c *Client) do(ctx context.Context, rt http.RoundTripper, req *request) (*http.Response, error) {
-	x := &exchange{req: req, rt: c.logged(rt), patience: c.cfg.RequestTimeout}
+	x := &exchange{req: req, rt: c.logged(rt), patience: c.cfg.RequestTimeout, ctx: ctx}
 	hr, err := http.NewRequestWithContext(ctx, req.method, req.url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: the URL cannot be used", req.op, ErrInvalid)
@@ -93,6 +94,9 @@ func (c *Client) do(ctx context.Context, rt http.RoundTripper, req *request) (*h
 		return nil, x.failure(ctx, err)
 	case !req.answered(resp.StatusCode):
 		_ = resp.Body.Close() // a copy in memory
+		if req.inside && errors.Is(x.refusal, ErrSandboxGone) {
+			c.admission.ended(req.header.Get("E2b-Sandbox-Id"))
+		}
 		return nil, x.refusal
 	}
 	return resp, nil
@@ -151,6 +155,7 @@ func (e *sendError) Unwrap() []error {
 // exchange is the state of one call of do, and the transport of its tries.
 type exchange struct {
 	req      *request
+	ctx      context.Context // of the call
 	rt       http.RoundTripper
 	patience time.Duration // the longest Retry-After worth waiting for
 
@@ -288,7 +293,7 @@ func (x *exchange) worthwhile(ctx context.Context) bool {
 	}
 	switch {
 	case e.Status == http.StatusTooManyRequests:
-		return e.RetryAfter > 0 // without, waiting does not help
+		return e.RetryAfter > 0 && !x.req.queued // without, waiting does not help
 	case errors.Is(e, ErrCapacity):
 		return true
 	case errors.Is(e, ErrSandboxGone):
@@ -300,11 +305,13 @@ func (x *exchange) worthwhile(ctx context.Context) bool {
 // backoff waits as long as the server asks for, else longer each time, with
 // jitter so that many clients do not come back together.
 func (x *exchange) backoff(shortest, longest time.Duration, try int, _ *http.Response) time.Duration {
-	if x.refusal != nil && x.refusal.RetryAfter > 0 {
-		return x.refusal.RetryAfter
-	}
 	wait := min(shortest<<min(try, 16), longest)
-	return wait/2 + rand.N(wait/2+1)
+	wait = wait/2 + rand.N(wait/2+1)
+	if x.refusal != nil && x.refusal.RetryAfter > 0 {
+		wait = x.refusal.RetryAfter
+	}
+	traceRetry(x.ctx, Retry{Op: x.req.op, Attempt: try + 2, Reason: unwrapURL(x.last), Wait: wait})
+	return wait
 }
 
 func (x *exchange) failure(ctx context.Context, err error) error {

@@ -75,36 +75,41 @@ func percent(s string) string {
 // pages as it goes, each within Config.RequestTimeout. What is made or ends
 // meanwhile may be left out. An error ends the list.
 func (c *Client) List(ctx context.Context, o ListOptions) iter.Seq2[SandboxInfo, error] {
-	return pages[SandboxInfo](ctx, c, "list sandboxes", "/v2/sandboxes", o.query())
+	return pages(ctx, c, "list sandboxes", "/v2/sandboxes", o.query(), (*SandboxInfo).seen)
 }
 
 // pages iterates over a list that comes in pages. The server's token for the
 // next page is not trusted to change, nor ever to end.
-func pages[T any](ctx context.Context, c *Client, op, path string, query url.Values) iter.Seq2[T, error] {
+// Each item is told the server's time, unless seen is nil.
+func pages[T any](ctx context.Context, c *Client, op, path string, query url.Values, seen func(*T, http.Header)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
 		query := maps.Clone(query) // the sequence may be used again
 		query.Set("limit", fmt.Sprint(pageSize))
-		seen := make(map[[sha256.Size]byte]bool)
+		tokens := make(map[[sha256.Size]byte]bool)
 		for range maxPages {
-			page, next, err := onePage[T](ctx, c, op, path, query)
+			page, header, err := onePage[T](ctx, c, op, path, query)
 			if err != nil {
 				yield(zero, err)
 				return
 			}
 			for _, item := range page {
+				if seen != nil {
+					seen(&item, header)
+				}
 				if !yield(item, nil) {
 					return
 				}
 			}
+			next := header.Get("X-Next-Token")
 			if next == "" {
 				return
 			}
 			token := sha256.Sum256([]byte(next))
-			if seen[token] || len(next) > maxToken {
+			if tokens[token] || len(next) > maxToken {
 				break
 			}
-			seen[token] = true
+			tokens[token] = true
 			query.Set("nextToken", next)
 		}
 		yield(zero, fmt.Errorf("%s: %w", op, errEndless))
@@ -113,11 +118,11 @@ func pages[T any](ctx context.Context, c *Client, op, path string, query url.Val
 
 var errEndless = errors.New("the server's list has no end")
 
-func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values) (items []T, next string, err error) {
+func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values) (items []T, header http.Header, err error) {
 	page := bounded[T]{most: pageSize}
 	resp, err := c.send(ctx, apiCall{op: op, method: http.MethodGet, path: path, query: query, out: &page, safe: true})
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	return page.items, resp.Header.Get("X-Next-Token"), nil
+	return page.items, resp.Header, nil
 }

@@ -38,10 +38,26 @@ const (
 	// startLooks is how often within Config.RequestTimeout a process is looked
 	// for that does not say that it has started.
 	startLooks = 10
+	// startTries is how often a command is started whose start gets lost.
+	startTries = 3
 	// abandonedAfter is how long the start of a process that nobody waits for
 	// any more is waited for, to end the process.
 	abandonedAfter = 10 * time.Second
 )
+
+// ErrNotStarted is matched by the error of [Sandbox.Start] when the connection
+// broke before an answer, and the process is not there: it was never started,
+// or has ended already.
+var ErrNotStarted = errors.New("the process is not there")
+
+// lateStarts are the waits between the looks for a process that has not been
+// seen: a request that was on its way when its connection broke is carried out
+// at once or never, as far as is known. What appears later is killed.
+func lateStarts() (first, later []time.Duration) {
+	first = []time.Duration{0, 200 * time.Millisecond, 800 * time.Millisecond}
+	later = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}
+	return first, later
+}
 
 // Command is a process to start.
 type Command struct {
@@ -69,6 +85,11 @@ type Command struct {
 	// goroutine, until Wait returns. A slow writer holds up the process. Nil
 	// discards it.
 	Stderr io.Writer
+
+	// Repeatable says that it does no harm to start the command a second time.
+	// It is, where the first start was not answered and no process is there.
+	// The later one has a Tag of its own.
+	Repeatable bool
 
 	// Timeout ends the process, but not its children, by SIGKILL when it has
 	// run for so long. Zero means never.
@@ -140,8 +161,10 @@ type Process struct {
 // started when ctx ends is killed should it start after all.
 //
 // Where the connection breaks after the process may have started, Start looks
-// for it, and never starts it a second time. One that it finds is returned
-// with a Stdout that fails at once, since output may be missing.
+// for it for a second, and never starts it a second time unless
+// Command.Repeatable allows that. One that it finds is returned with a Stdout
+// that fails at once, since output may be missing. One that it does not find is
+// [ErrNotStarted], and is killed should it still appear within half a minute.
 func (s *Sandbox) Start(ctx context.Context, cmd Command) (*Process, error) {
 	if cmd.Tag == "" {
 		cmd.Tag = rand.Text()
@@ -152,12 +175,20 @@ func (s *Sandbox) Start(ctx context.Context, cmd Command) (*Process, error) {
 	if cmd.Timeout < 0 {
 		return nil, fmt.Errorf("start %q: %w: Command.Timeout is %s", cmd.Path, ErrInvalid, cmd.Timeout)
 	}
-	p := s.newProcess(cmd)
-	p.stdin.enabled = cmd.Stdin
-	if err := p.begin(ctx, fmt.Sprintf("start %q", cmd.Path), p.openStart); err != nil {
-		return nil, err
+	op, tag := fmt.Sprintf("start %q", cmd.Path), cmd.Tag
+	for try := 1; ; try++ {
+		p := s.newProcess(cmd)
+		p.stdin.enabled = cmd.Stdin
+		err := p.begin(ctx, op, p.openStart)
+		if err == nil {
+			return p, nil
+		}
+		if !cmd.Repeatable || !errors.Is(err, ErrNotStarted) || try == startTries {
+			return nil, err
+		}
+		traceRetry(ctx, Retry{Op: op, Attempt: try + 1, Reason: err})
+		cmd.Tag = fmt.Sprintf("%s-%d", tag, try+1)
 	}
-	return p, nil
 }
 
 // Attach connects to a running process. Its Stdout has what the process writes
@@ -199,6 +230,7 @@ func (p *Process) begin(ctx context.Context, op string, open opener) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: no answer within %s", ErrTimeout, limit))
 	defer cancel()
 	defer close(p.taken)
+	p.ctx = WithClientTrace(p.ctx, traceOf(ctx))
 	p.tasks.start(func() { p.run(op, open) })
 	select {
 	case <-p.started:
@@ -417,7 +449,7 @@ func (p *Process) follow(op string, open opener) (*envdpb.ProcessEvent_EndEvent,
 	for try := 0; ; try++ {
 		end, err := p.followOnce(op, open)
 		again := mayRepeat(err, false) || errors.Is(err, ErrPortClosed)
-		if !again || try >= p.sandbox.client.cfg.Retries || !p.sandbox.client.pause(p.ctx, try, err) {
+		if !again || try >= p.sandbox.client.cfg.Retries || !p.sandbox.client.pause(p.ctx, op, try, err) {
 			return end, err
 		}
 	}
@@ -552,20 +584,49 @@ func (p *Process) find(cause error) error {
 	if p.cmd.Path == "" || p.ctx.Err() != nil || isRefusal(cause) && !timedOut {
 		return cause
 	}
-	infos, err := p.sandbox.Processes(p.ctx)
-	if err != nil {
-		return fmt.Errorf("%w; the process may run all the same, tagged %q: %w", cause, p.cmd.Tag, err)
+	first, later := lateStarts()
+	var info *ProcessInfo
+	for _, wait := range first {
+		if !sleep(p.ctx, wait) {
+			break
+		}
+		infos, err := p.sandbox.Processes(p.ctx)
+		if err != nil {
+			return fmt.Errorf("%w; the process may run all the same, tagged %q: %w", cause, p.cmd.Tag, err)
+		}
+		if info = p.among(infos); info != nil {
+			break
+		}
 	}
-	info := p.among(infos)
 	switch {
 	case info == nil:
-		return fmt.Errorf("%w; the process did not start, or has ended", cause)
+		p.sandbox.tasks.start(func() { p.killLate(later) })
+		return fmt.Errorf("%w: %w", cause, ErrNotStarted)
 	case timedOut: // before it had started, so it would run without a limit
 		p.pid = info.PID
 		p.kill()
 		return cause
 	}
 	return p.hasPID(info.PID)
+}
+
+// killLate kills a process that appears after it was given up. It has its own
+// context: that of the process has ended.
+func (p *Process) killLate(waits []time.Duration) {
+	for _, wait := range waits {
+		if !sleep(p.sandbox.ctx, wait) {
+			return
+		}
+		infos, err := p.sandbox.Processes(p.sandbox.ctx)
+		if errors.Is(err, ErrSandboxGone) {
+			return
+		}
+		if info := p.among(infos); info != nil {
+			if err := p.sandbox.Signal(p.sandbox.ctx, info.PID, SignalKill); err == nil {
+				return
+			}
+		}
+	}
 }
 
 // isRefusal reports whether what was asked for cannot have happened.
@@ -602,7 +663,9 @@ func (p *Process) reattach() (*envdpb.ProcessEvent_EndEvent, error) {
 		case opened:
 			try, begin = 0, time.Now()
 		}
-		sleep(p.ctx, min(waitBefore(try, err), p.sandbox.client.cfg.RequestTimeout, lostAfter))
+		wait := min(waitBefore(try, err), p.sandbox.client.cfg.RequestTimeout, lostAfter)
+		traceRetry(p.ctx, Retry{Op: op, Attempt: try + 2, Reason: err, Wait: wait})
+		sleep(p.ctx, wait)
 	}
 }
 

@@ -8,10 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -192,6 +196,94 @@ func TestStartLost(t *testing.T) {
 	if n, _ := d.seen(); n != 1 {
 		t.Errorf("it was started %d times", n)
 	}
+}
+
+// TestStartNeverArrived loses starts on their way. Only a command that may be
+// repeated is started again, and none without a look for it.
+func TestStartNeverArrived(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		lost       int
+		repeatable bool
+		want       error
+		sent       int
+	}{
+		{"once", 1, false, ErrNotStarted, 1},
+		{"once, repeatable", 1, true, nil, 2},
+		{"twice, repeatable", 2, true, nil, 3},
+		{"always, repeatable", 9, true, ErrNotStarted, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &script{start: func(_ http.Header, _ *envdpb.StartRequest, send func(*envdpb.ProcessEvent)) error {
+					send(startEvent())
+					send(endEvent(0))
+					return nil
+				}}
+				var calls []string
+				sent := 0
+				s := sandboxInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls = append(calls, path.Base(r.URL.Path))
+					if strings.HasSuffix(r.URL.Path, "/Start") {
+						if sent++; sent <= test.lost {
+							panic(http.ErrAbortHandler)
+						}
+					}
+					d.ServeHTTP(w, r)
+				}))
+				var retries int
+				ctx := WithClientTrace(t.Context(), &ClientTrace{Retry: func(Retry) { retries++ }})
+				p, err := s.Start(ctx, Command{Path: "x", Repeatable: test.repeatable})
+				if !errors.Is(err, test.want) {
+					t.Fatalf("Start: %v, want %v", err, test.want)
+				}
+				if sent != test.sent || retries != test.sent-1 {
+					t.Errorf("%d starts were sent and %d retries told, want %d", sent, retries, test.sent)
+				}
+				if before := slices.Index(calls[1:], "Start"); before >= 0 && before < 3 {
+					t.Errorf("it was not looked for before it was started again: %q", calls)
+				}
+				if err == nil {
+					if status, err := p.Wait(t.Context()); err != nil || status != (ExitStatus{}) {
+						t.Errorf("Wait: %v, %v", status, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestStartArrivesLate has a start carried out some time after its connection
+// broke. The process must not live on.
+func TestStartArrivesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &script{}
+		d.start = func(_ http.Header, req *envdpb.StartRequest, _ func(*envdpb.ProcessEvent)) error { return nil }
+		s := sandboxInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, "/Start") {
+				d.ServeHTTP(w, r)
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			late := r.Clone(context.WithoutCancel(r.Context()))
+			late.Body = io.NopCloser(bytes.NewReader(body))
+			go func() {
+				time.Sleep(6 * time.Second)
+				d.ServeHTTP(httptest.NewRecorder(), late)
+			}()
+			panic(http.ErrAbortHandler)
+		}))
+		if _, err := s.Start(t.Context(), Command{Path: "x"}); !errors.Is(err, ErrNotStarted) {
+			t.Errorf("Start: %v, want ErrNotStarted", err)
+		}
+		s.tasks.wait()
+		if n, signals := d.seen(); n != 1 || !cmp.Equal(signals, []string{"42 SIGNAL_SIGKILL"}) {
+			t.Errorf("%d starts, signals %q; want 1 and one SIGKILL", n, signals)
+		}
+	})
 }
 
 // TestStartTooLate has a process start after its time is over, which is then

@@ -52,7 +52,7 @@ func (c *Client) Snapshots(ctx context.Context, o SnapshotOptions) iter.Seq2[Sna
 	if o.Name != "" {
 		q.Set("name", o.Name)
 	}
-	return pages[Snapshot](ctx, c, "list snapshots", "/snapshots", q)
+	return pages[Snapshot](ctx, c, "list snapshots", "/snapshots", q, nil)
 }
 
 // DeleteSnapshot deletes a snapshot by its ID. It is no error when there is

@@ -94,7 +94,7 @@ func (c *Client) Template(ctx context.Context, ref string) (*Template, error) {
 // ownTemplate looks a template up in the account's list; nil means that it is
 // not there.
 func (c *Client) ownTemplate(ctx context.Context, op, ref string) (*Template, error) {
-	for t, err := range pages[listedTemplate](ctx, c, op, "/v2/templates", url.Values{}) {
+	for t, err := range pages[listedTemplate](ctx, c, op, "/v2/templates", url.Values{}, nil) {
 		if err != nil {
 			return nil, err
 		}

@@ -20,9 +20,10 @@ const maxBody = 16 << 20
 
 // control is the control plane.
 type control struct {
-	server *Server
-	routes *http.ServeMux // by method and path
-	paths  *http.ServeMux // by path alone
+	server  *Server
+	creates rateLimit
+	routes  *http.ServeMux // by method and path
+	paths   *http.ServeMux // by path alone
 }
 
 // action handles a request whose key was checked. The answer is written as
@@ -167,6 +168,7 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // guard checks the key, calls an action and writes its answer.
 func (c *control) guard(a action) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", c.server.now().UTC().Format(http.TimeFormat))
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		status, body, err := 0, any(nil), c.authorize(r)
 		if err == nil {

@@ -141,15 +141,18 @@ func (s *Server) sandboxAnswer(i *instance) sandboxAnswer {
 
 func (s *Server) trafficToken(id string) string { return s.token("sandbox-traffic-" + id) }
 
-func (c *control) createV1(_ http.ResponseWriter, r *http.Request) (int, any, error) {
-	return c.create(r, defaultTimeout, false)
+func (c *control) createV1(w http.ResponseWriter, r *http.Request) (int, any, error) {
+	return c.create(w, r, defaultTimeout, false)
 }
 
-func (c *control) createV2(_ http.ResponseWriter, r *http.Request) (int, any, error) {
-	return c.create(r, defaultTimeoutV2, true)
+func (c *control) createV2(w http.ResponseWriter, r *http.Request) (int, any, error) {
+	return c.create(w, r, defaultTimeoutV2, true)
 }
 
-func (c *control) create(r *http.Request, timeout time.Duration, secure bool) (int, any, error) {
+func (c *control) create(w http.ResponseWriter, r *http.Request, timeout time.Duration, secure bool) (int, any, error) {
+	if err := c.admitCreate(w); err != nil {
+		return 0, nil, err
+	}
 	var req newSandboxRequest
 	if err := decode(r, true, &req, "mcp"); err != nil {
 		return 0, nil, err

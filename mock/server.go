@@ -73,10 +73,12 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	if s.back, err = s.opts.newBackend(s); err != nil {
 		return nil, fmt.Errorf("mock: start server: %w", err)
 	}
-	inner, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		s.back.close()
-		return nil, fmt.Errorf("mock: start server: %w", err)
+	inner := s.opts.listener
+	if inner == nil {
+		if inner, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			s.back.close()
+			return nil, fmt.Errorf("mock: start server: %w", err)
+		}
 	}
 	s.listener = newListener(inner)
 	s.http = &http.Server{

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"net"
 	"time"
 )
 
@@ -17,8 +18,11 @@ type serverOptions struct {
 	apiKey         string
 	maxTimeout     time.Duration
 	maxConcurrency int
+	createRate     float64 // a second; zero means no limit
+	createBurst    int
 	now            func() time.Time
 	clock          bool // now was set
+	listener       net.Listener
 	fault          func(HTTPRequest) *HTTPFault
 	logger         *slog.Logger
 }
@@ -99,6 +103,14 @@ func WithConcurrency(n int) ServerOption {
 // 20 times a second, and at every request.
 func WithClock(now func() time.Time) ServerOption {
 	return func(o *serverOptions) { o.now, o.clock = now, true }
+}
+
+// WithListener has the server take its connections from l, which it closes, in
+// place of a port of 127.0.0.1. One in memory, made of [net.Pipe], lets a test
+// run in a bubble of package testing/synctest; clients then need its own way to
+// connect.
+func WithListener(l net.Listener) ServerOption {
+	return func(o *serverOptions) { o.listener = l }
 }
 
 // WithFault makes requests fail: fault is asked about each before it is

@@ -68,7 +68,11 @@ func (p Program) supervise(ctx context.Context, dir string, args []string, stdin
 	}
 	runtime.GOMAXPROCS(1) // it does next to nothing, and the worker much
 	go s.copyErrors()
-	if err := writeRecord(fsys, dir, ProcessesFile, s.processes()); err != nil {
+	err := fsys.MkdirAll(dir) // the worker may not have come to it
+	if err == nil {
+		err = writeRecord(fsys, dir, ProcessesFile, s.processes())
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, "worker: record of processes:", err)
 	}
 	s.oom = newOOMCounter()
