@@ -180,10 +180,13 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 // killed, and the worker be alive for a moment.
 func (l *link) putDown(ctx context.Context) error {
 	if !l.hasEnded(0) {
-		l.stop(time.Time{})
-	}
-	if !l.hasEnded(0) {
-		return errors.New("the worker may still be running")
+		// Not by what ends a worker in order: that would close the journal.
+		ctx, cancel := context.WithTimeout(ctx, killTime)
+		err := l.process().Signal(ctx, SignalKill)
+		cancel()
+		if !l.hasEnded(killTime) {
+			return errors.Join(errors.New("the worker may still be running"), err)
+		}
 	}
 	switch remains, err := l.remains(ctx); {
 	case err != nil:

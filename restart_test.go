@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -472,4 +473,62 @@ func TestRestartAtAnyMoment(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A worker that is frozen is killed, rather than told to end, and another one
+// goes on.
+func TestRestartOfFrozen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q quiet
+		var tries atomic.Int64
+		drivers := testDrivers()
+		drivers.Register("test.stuck", worker.Transform, func() worker.Driver {
+			return driverFunc(func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+				if tries.Add(1) > 1 {
+					return nil, nil
+				}
+				s.LogEvent("waiting", nil)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+		})
+		var provider *mock.Provider
+		provider = mock.NewProvider(&mock.Options{
+			Drivers: drivers, Now: time.Now,
+			Programs: map[string]mock.Program{"osiris-worker": q.program(drivers)},
+			Fault: func(_ context.Context, c mock.Call) error {
+				if c.Op == mock.OpStart && slices.Contains(c.Args, "recover") {
+					for _, p := range provider.Sandboxes()[0].Processes() {
+						if slices.Contains(p.Command.Args, "supervise") && !p.Exited {
+							t.Error("the frozen worker is still there")
+						}
+					}
+					q.thaw()
+				}
+				return nil
+			},
+		})
+		a, err := remote.NewE2BTransparentProxy(remote.Config{Drivers: drivers, Restarts: 1, OpenSandbox: provider.OpenSandbox})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		ec := newContext(t, "s")
+		ec.OnEvent = func(_ context.Context, e remote.Event) error {
+			if e.Name == "waiting" {
+				q.freeze("T")
+			}
+			return nil
+		}
+		m := one("test.stuck")
+		m.Steps[0].Repeatable = true
+		result, _, err := remote.Run(t.Context(), a, m, ec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agree(t, ec, result, err)
+		if e := events(t, ec, "worker_restarted"); len(e) != 1 || !strings.Contains(fmt.Sprint(e[0]["reason"]), string(remote.VerdictFrozen)) {
+			t.Errorf("restarts %v", e)
+		}
+	})
 }
