@@ -145,7 +145,7 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 			}
 			return err
 		}
-		if err := dead.putDown(); err != nil {
+		if err := dead.putDown(ctx); err != nil {
 			return fmt.Errorf("not restarted: %w", err)
 		}
 		select {
@@ -176,15 +176,23 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 }
 
 // putDown makes sure that a worker is dead with all that it has started, and
-// ends its link.
-func (l *link) putDown() error {
+// ends its link. A supervisor's end alone does not say so: it may have been
+// killed, and the worker be alive for a moment.
+func (l *link) putDown(ctx context.Context) error {
 	if !l.hasEnded(0) {
-		l.stop(time.Time{})
+		// Not by what ends a worker in order: that would close the journal.
+		ctx, cancel := context.WithTimeout(ctx, killTime)
+		err := l.process().Signal(ctx, SignalKill)
+		cancel()
+		if !l.hasEnded(killTime) {
+			return errors.Join(errors.New("the worker may still be running"), err)
+		}
 	}
-	select {
-	case <-l.exited:
-	default:
-		return errors.New("the worker may still be running")
+	switch remains, err := l.remains(ctx); {
+	case err != nil:
+		return fmt.Errorf("what the worker has started may still be running: %w", err)
+	case len(remains.Left) > 0:
+		return fmt.Errorf("process %d (%s), which the worker has started, is still running", remains.Left[0].PID, remains.Left[0].Name)
 	}
 	l.close() // also its tails: none may see how the journal's torn end is cut off
 	return nil

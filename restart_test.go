@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +29,10 @@ import (
 // what it reads in the one after. The processes of sandboxes in memory cannot
 // die of themselves: there the host's test kills them at the event.
 func runCrash(ctx context.Context, s *worker.Step) (*worker.Result, error) {
-	var cfg struct{ Crashes, Events int }
+	var cfg struct {
+		Crashes, Events int
+		Die             []time.Duration // the process dies so long after the begin of each try
+	}
 	if err := s.DecodeConfig(&cfg); err != nil {
 		return nil, err
 	}
@@ -52,6 +57,13 @@ func runCrash(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		if err := f.Close(); err != nil {
 			return nil, err
 		}
+	}
+	if len(entries) < len(cfg.Die) {
+		time.AfterFunc(cfg.Die[len(entries)], func() {
+			if p, err := os.FindProcess(os.Getpid()); err == nil {
+				p.Kill()
+			}
+		})
 	}
 	for n := range cfg.Events {
 		s.LogEvent("flood", map[string]any{"n": n, "try": len(entries)})
@@ -385,4 +397,138 @@ func TestRestartLeavesNothing(t *testing.T) {
 	if entries, err := os.ReadDir(root); err != nil && !errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {
 		t.Errorf("left: %v, %v", entries, err)
 	}
+}
+
+// TestRestartAtAnyMoment has workers die at random moments of a run whose steps
+// are all repeatable: it ends as one that was left alone. It prints its seed;
+// REMOTE_TEST_SEED repeats one, REMOTE_TEST_STRESS runs it longer.
+func TestRestartAtAnyMoment(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it waits for restarts")
+	}
+	seed, rounds := uint64(time.Now().UnixNano()), 1
+	if v, err := strconv.ParseUint(os.Getenv("REMOTE_TEST_SEED"), 10, 64); err == nil {
+		seed = v
+	}
+	if os.Getenv("REMOTE_TEST_STRESS") != "" {
+		rounds = 40
+	}
+	const floods, ticks = 6, 3000
+	m := &remote.Manifest{Steps: []remote.Step{{ID: "rows", Driver: "test.rows", Repeatable: true, Config: map[string]any{"rows": 20_000}}}}
+	sum := remote.Step{ID: "sum", Driver: "test.concat", Repeatable: true, Needs: []string{}}
+	for i := range floods {
+		id := fmt.Sprint("flood", i)
+		m.Steps = append(m.Steps, remote.Step{ID: id, Driver: "test.crash", Repeatable: true, Needs: []string{"rows"}, Config: map[string]any{"events": ticks}})
+		sum.Needs = append(sum.Needs, id)
+	}
+	m.Steps = append(m.Steps, sum, remote.Step{ID: "write", Driver: "test.write", Repeatable: true, Needs: []string{"sum"}, Config: map[string]any{"path": "n.txt"}})
+	var want strings.Builder
+	for range floods {
+		for n := range 20_000 {
+			fmt.Fprintln(&want, n)
+		}
+	}
+	for _, kind := range restartKinds {
+		if kind == "proxy" {
+			continue // its processes are this one
+		}
+		for round := range rounds {
+			t.Run(fmt.Sprint(kind, round), func(t *testing.T) {
+				seed := seed + uint64(round)
+				t.Logf("REMOTE_TEST_SEED=%d", seed)
+				r := rand.New(rand.NewPCG(seed, 0))
+				a, _ := newAdapter(t, kind, remote.Config{Restarts: 50, Concurrency: 3, Timeout: 5 * time.Minute}, nil)
+				ec := newContext(t, "s")
+				// Somewhere in the time that the steps take.
+				die := []time.Duration{time.Duration(r.IntN(100_000)) * time.Microsecond, time.Duration(r.IntN(100_000)) * time.Microsecond}
+				m.Steps[1].Config["die"] = die
+				result, _, err := remote.Run(t.Context(), a, m, ec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				agree(t, ec, result, err)
+				b, err := os.ReadFile(filepath.Join(ec.LogsDir, "artifacts", "write", "n.txt"))
+				if err != nil || string(b) != want.String() {
+					t.Errorf("output of %d bytes, %v; want %d", len(b), err, want.Len())
+				}
+				t.Logf("%d restarts", len(events(t, ec, "worker_restarted")))
+				// Of every step: tries, each of them without a gap, and the last one whole.
+				next := make(map[string]int)
+				for _, e := range events(t, ec, "") {
+					step, _ := e["step_id"].(string)
+					switch e["event"] {
+					case "step_start":
+						next[step] = 0
+					case "flood":
+						if n := int(e["n"].(float64)); n != next[step] {
+							t.Fatalf("step %s: event %d, want %d", step, n, next[step])
+						}
+						next[step]++
+					case "step_complete":
+						if strings.HasPrefix(step, "flood") && next[step] != ticks {
+							t.Errorf("step %s is complete after %d events", step, next[step])
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// A worker that is frozen is killed, rather than told to end, and another one
+// goes on.
+func TestRestartOfFrozen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q quiet
+		var tries atomic.Int64
+		drivers := testDrivers()
+		drivers.Register("test.stuck", worker.Transform, func() worker.Driver {
+			return driverFunc(func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+				if tries.Add(1) > 1 {
+					return nil, nil
+				}
+				s.LogEvent("waiting", nil)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+		})
+		var provider *mock.Provider
+		provider = mock.NewProvider(&mock.Options{
+			Drivers: drivers, Now: time.Now,
+			Programs: map[string]mock.Program{"osiris-worker": q.program(drivers)},
+			Fault: func(_ context.Context, c mock.Call) error {
+				if c.Op == mock.OpStart && slices.Contains(c.Args, "recover") {
+					for _, p := range provider.Sandboxes()[0].Processes() {
+						if slices.Contains(p.Command.Args, "supervise") && !p.Exited {
+							t.Error("the frozen worker is still there")
+						}
+					}
+					q.thaw()
+				}
+				return nil
+			},
+		})
+		a, err := remote.NewE2BTransparentProxy(remote.Config{Drivers: drivers, Restarts: 1, OpenSandbox: provider.OpenSandbox})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		ec := newContext(t, "s")
+		ec.OnEvent = func(_ context.Context, e remote.Event) error {
+			if e.Name == "waiting" {
+				q.freeze("T")
+			}
+			return nil
+		}
+		m := one("test.stuck")
+		m.Steps[0].Repeatable = true
+		result, _, err := remote.Run(t.Context(), a, m, ec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agree(t, ec, result, err)
+		if e := events(t, ec, "worker_restarted"); len(e) != 1 || !strings.Contains(fmt.Sprint(e[0]["reason"]), string(remote.VerdictFrozen)) {
+			t.Errorf("restarts %v", e)
+		}
+	})
 }
