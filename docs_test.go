@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/osiris-pipelines/remote"
@@ -65,11 +68,8 @@ func TestSessionDocumented(t *testing.T) {
 		}
 	}
 	seen := make(map[string]bool)
-	run := func(m *remote.Manifest, opts *mock.Options) {
+	inspect := func(ec *remote.ExecutionContext) {
 		t.Helper()
-		a, _ := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond}, opts)
-		ec := newContext(t, "s")
-		_, _, _ = remote.Run(t.Context(), a, m, ec)
 		for _, e := range events(t, ec, "") {
 			name, _ := e["event"].(string)
 			if name == "inputs_seen" { // a test driver's own
@@ -100,6 +100,13 @@ func TestSessionDocumented(t *testing.T) {
 			documented("field of status.json", field)
 		}
 	}
+	run := func(m *remote.Manifest, opts *mock.Options) {
+		t.Helper()
+		a, _ := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond}, opts)
+		ec := newContext(t, "s")
+		_, _, _ = remote.Run(t.Context(), a, m, ec)
+		inspect(ec)
+	}
 	good := join()
 	good.Steps[0].Config["component"] = "test.rows"
 	run(good, nil)
@@ -112,6 +119,25 @@ func TestSessionDocumented(t *testing.T) {
 		}
 		return nil
 	}})
+
+	// One that loses its sandbox, and one that waits until it has.
+	unlucky, waiting := newContext(t, "unlucky"), newContext(t, "waiting")
+	synctest.Test(t, func(t *testing.T) {
+		a, n := newCloud(t).proxy(remote.Config{Timeout: time.Hour, Lease: time.Minute, MaxSandboxes: 1})
+		begin := time.Now()
+		outage := func(req *http.Request) bool {
+			at := time.Since(begin)
+			return strings.HasSuffix(req.URL.Path, "/timeout") && at > 2*time.Minute && at < 4*time.Minute
+		}
+		n.lose.Store(&outage)
+		var first sync.WaitGroup
+		first.Go(func() { _, _, _ = remote.Run(t.Context(), a, sleep(10*time.Minute), unlucky) })
+		synctest.Wait()
+		_, _, _ = remote.Run(t.Context(), a, sleep(time.Second), waiting)
+		first.Wait()
+	})
+	inspect(unlucky)
+	inspect(waiting)
 
 	_, tables, _ := strings.Cut(doc, "Of the run:")
 	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")
