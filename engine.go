@@ -857,22 +857,13 @@ const (
 // seal lists the artifacts by a process of its own, since the worker is gone.
 func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
 	stderr := &lastLines{}
-	proc, err := pl.sandbox.Start(ctx, Command{
+	b, status, err := capture(ctx, pl.sandbox, Command{
 		Path: pl.program, Args: []string{worker.Arg, "seal", "-dir", pl.dir}, Stderr: stderr,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("seal artifacts: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), maxSealBytes+1))
-	proc.Stdin().Close()
-	proc.Stdout().Close()
+	}, maxSealBytes+1)
 	if len(b) > maxSealBytes {
 		err = fmt.Errorf("the list is larger than %d MiB", maxSealBytes>>20)
 	}
-	status, waitErr := proc.Wait(ctx)
-	if err = errors.Join(err, waitErr); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("seal artifacts: %w", err)
 	}
 	if status != (ExitStatus{}) {
