@@ -66,8 +66,12 @@ func Hold(ctx context.Context, a *E2BTransparentProxy, cfg SandboxConfig) (*Held
 // Hold renews the lease, as Collect does.
 func (h *Held) Hold(ctx context.Context) { h.lease.hold(ctx, silent{}) }
 
-// Release leaves the sandbox to a later Collect.
-func (h *Held) Release(ctx context.Context) { h.lease.release(ctx, silent{}) }
+// Release leaves the sandbox to a later Collect, and reports whether it could be
+// given the time for that.
+func (h *Held) Release(ctx context.Context) bool {
+	h.lease.release(ctx, silent{})
+	return h.lease.failure == nil
+}
 
 // Drop leaves the sandbox to itself.
 func (h *Held) Drop() { h.lease.drop() }
