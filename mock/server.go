@@ -360,3 +360,6 @@ func (s *Server) runningLocked() int {
 	}
 	return n
 }
+
+// Connections returns how many connections are open.
+func (s *Server) Connections() int { return s.listener.open() }
