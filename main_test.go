@@ -95,6 +95,17 @@ func testDrivers() *worker.Registry {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
+	add("test.pause", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		var cfg struct{ MS int }
+		if err := s.DecodeConfig(&cfg); err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(time.Duration(cfg.MS) * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return nil, ctx.Err()
+	})
 	add("test.deaf", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		s.LogEvent("waiting", nil)
 		time.Sleep(time.Hour)
