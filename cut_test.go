@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,12 +21,24 @@ import (
 
 // Where a script of package mock finds things: inTail is on the connections of
 // tails, inInput on those by which the worker's input goes, and each frame
-// begins with frameStart.
-const (
-	inTail     = "-follow="
-	inInput    = "process.Process/StreamInput"
+// begins with frameStart. They are put together here, or they would be found in
+// this program, too, when it is uploaded as the worker.
+var (
+	inTail     = strings.Join([]string{"-follow", "true"}, "=")
+	inInput    = strings.Join([]string{"POST", "/process.Process/StreamInput"}, " ")
 	frameStart = "OSR1"
 )
+
+// script makes a script of a text in which TAIL and INPUT stand for what is on
+// those connections.
+func script(t *testing.T, text string) mock.Script {
+	t.Helper()
+	s, err := mock.ParseScript(strings.NewReplacer("TAIL", strconv.Quote(inTail), "INPUT", strconv.Quote(inInput)).Replace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
 
 // stressed reports whether full counts are asked for.
 func stressed() bool {
@@ -295,9 +308,9 @@ func TestCutsDuringFlood(t *testing.T) {
 			if stressed() {
 				events, cuts = 1_000_000, 100
 			}
-			script := mock.RandomCuts(n, cuts, int64(events)*180, inTail)
+			cutting := mock.RandomCuts(n, cuts, int64(events)*180, inTail)
 			start := time.Now()
-			r := cutRun{kind: kind, script: script, manifest: flood(events), cfg: remote.Config{Timeout: time.Hour}}.run(t)
+			r := cutRun{kind: kind, script: cutting, manifest: flood(events), cfg: remote.Config{Timeout: time.Hour}}.run(t)
 			if r.err != nil {
 				t.Fatal(r.err)
 			}
@@ -315,8 +328,7 @@ func TestCutsDuringFlood(t *testing.T) {
 // All connections are cut at once, of every kind, again and again.
 func TestAllConnectionsCut(t *testing.T) {
 	on(t, func(t *testing.T, kind string) {
-		script := mock.Script{{Every: 400_000, Dir: mock.Down, In: inTail, Action: mock.Action{Do: mock.Reset, All: true}}}
-		r := cutRun{kind: kind, script: script, manifest: flood(10_000)}.run(t)
+		r := cutRun{kind: kind, script: script(t, "every 400000 down in TAIL: reset all"), manifest: flood(10_000)}.run(t)
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
@@ -329,29 +341,25 @@ func TestAllConnectionsCut(t *testing.T) {
 // A connection that is half-open, in either direction or both, holds up a run
 // no longer than it takes to notice.
 func TestHalfOpen(t *testing.T) {
-	for name, script := range map[string]string{
-		"tail, down":          `after 50000 down in "-follow=": freeze down`,
-		"tail, up":            `after 50000 down in "-follow=": freeze up`,
-		"tail, both":          `after 50000 down in "-follow=": freeze`,
-		"tail, not read":      `after 50000 down in "-follow=": stall`,
-		"all, both":           `after 50000 down in "-follow=": freeze all`,
-		"inside the header":   `before 5 "OSR1" down +11 in "-follow=": freeze down`,
-		"several in a row":    `every 300000 down in "-follow=": freeze down`,
-		"and comes again":     `after 50000 down in "-follow=": freeze for 2s`,
-		"input, up":           `after 300 up in "process.Process/StreamInput": freeze up`,
-		"input, both":         `after 300 up in "process.Process/StreamInput": freeze`,
-		"input, stalled":      `after 300 up in "process.Process/StreamInput": stall`,
-		"refused for a while": "after 50000 down in \"-follow=\": reset\nafter 50000 down in \"-follow=\": refuse for 1s",
+	for name, text := range map[string]string{
+		"tail, down":          `after 50000 down in TAIL: freeze down`,
+		"tail, up":            `after 50000 down in TAIL: freeze up`,
+		"tail, both":          `after 50000 down in TAIL: freeze`,
+		"tail, not read":      `after 50000 down in TAIL: stall`,
+		"all, both":           `after 50000 down in TAIL: freeze all`,
+		"inside the header":   `before 5 "OSR1" down +11 in TAIL: freeze down`,
+		"several in a row":    `every 300000 down in TAIL: freeze down`,
+		"and comes again":     `after 50000 down in TAIL: freeze for 2s`,
+		"input, up":           `after 300 up in INPUT: freeze up`,
+		"input, both":         `after 300 up in INPUT: freeze`,
+		"input, stalled":      `after 300 up in INPUT: stall`,
+		"refused for a while": "after 50000 down in TAIL: reset\nafter 50000 down in TAIL: refuse for 1s",
 	} {
 		t.Run(name, func(t *testing.T) {
 			on(t, func(t *testing.T, kind string) {
-				s, err := mock.ParseScript(script)
-				if err != nil {
-					t.Fatal(err)
-				}
 				m := flood(5000)
 				m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.noop", Needs: []string{"flood"}})
-				r := cutRun{kind: kind, script: s, manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond}}.run(t)
+				r := cutRun{kind: kind, script: script(t, text), manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond}}.run(t)
 				if r.err != nil {
 					t.Fatal(r.err)
 				}
@@ -367,10 +375,6 @@ func TestHalfOpen(t *testing.T) {
 // requests and later ones came by another: each step runs once.
 func TestStaleInput(t *testing.T) {
 	on(t, func(t *testing.T, kind string) {
-		s, err := mock.ParseScript(`after 4000 up in "process.Process/StreamInput": freeze up for 7s`)
-		if err != nil {
-			t.Fatal(err)
-		}
 		m := &remote.Manifest{}
 		for i := range 60 { // 3 s and what the freeze costs
 			step := remote.Step{ID: fmt.Sprint("s", i), Driver: "test.pause", Config: map[string]any{"ms": 50}}
@@ -379,7 +383,7 @@ func TestStaleInput(t *testing.T) {
 			}
 			m.Steps = append(m.Steps, step)
 		}
-		r := cutRun{kind: kind, script: s, manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond}}.run(t)
+		r := cutRun{kind: kind, script: script(t, "after 4000 up in INPUT: freeze up for 7s"), manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond}}.run(t)
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
@@ -399,12 +403,9 @@ func TestStaleInput(t *testing.T) {
 // A reader that is slower than the worker holds it up, and loses nothing.
 func TestSlowReader(t *testing.T) {
 	on(t, func(t *testing.T, kind string) {
-		s, err := mock.ParseScript("after 1 down in \"-follow=\": slow 500000 down\nafter 300000 down in \"-follow=\": reset")
-		if err != nil {
-			t.Fatal(err)
-		}
+		slow := script(t, "after 1 down in TAIL: slow 500000 down\nafter 300000 down in TAIL: reset")
 		cfg := remote.Config{MaxJournal: 64 << 10, Heartbeat: 100 * time.Millisecond}
-		r := cutRun{kind: kind, script: s, manifest: flood(3000), cfg: cfg}.run(t)
+		r := cutRun{kind: kind, script: slow, manifest: flood(3000), cfg: cfg}.run(t)
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
@@ -428,9 +429,8 @@ func TestFullDiskUnderJournal(t *testing.T) {
 			}
 			room += info.Size()
 		}
-		script := mock.Script{{Every: 500_000, Dir: mock.Down, In: inTail, Action: mock.Action{Do: mock.Reset}}}
 		options := mock.WithOptions(mock.Options{DiskBytes: room, Drivers: testDrivers()})
-		r := cutRun{kind: kind, script: script, manifest: flood(100_000), opts: []mock.ServerOption{options}}.run(t)
+		r := cutRun{kind: kind, script: script(t, "every 500000 down in TAIL: reset"), manifest: flood(100_000), opts: []mock.ServerOption{options}}.run(t)
 		if !errors.Is(r.err, remote.ErrWorkerCrash) {
 			t.Errorf("got %v, want ErrWorkerCrash", r.err)
 		}

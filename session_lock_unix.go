@@ -15,3 +15,7 @@ func tryLock(f *os.File) bool {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	return !errors.Is(err, unix.EWOULDBLOCK)
 }
+
+// unlock gives a file back. Closing it is not enough: a process that is being
+// started at this moment has it open, too, until it is its program.
+func unlock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
