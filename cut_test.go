@@ -356,9 +356,12 @@ func TestHalfOpen(t *testing.T) {
 		"refused for a while": "after 50000 down in TAIL: reset\nafter 50000 down in TAIL: refuse for 1s",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			on(t, func(t *testing.T, kind string) {
 				m := flood(5000)
-				m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.noop", Needs: []string{"flood"}})
+				for i := range 50 { // each is a request
+					m.Steps = append(m.Steps, remote.Step{ID: fmt.Sprint("more", i), Driver: "test.noop", Needs: []string{m.Steps[i].ID}})
+				}
 				r := cutRun{kind: kind, script: script(t, text), manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond}}.run(t)
 				if r.err != nil {
 					t.Fatal(r.err)

@@ -27,6 +27,7 @@ const (
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellIdle     = 500 * time.Millisecond // without a byte of the tail once the worker's process has ended
 	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
+	tailEndPatience  = 2 * time.Second        // for the exit code of a tail whose output has ended
 	deadSilence      = time.Minute            // without a byte from any tail; then the worker counts as lost
 	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
 	resendMax        = time.Minute
@@ -70,6 +71,8 @@ type link struct {
 	early    map[int64]struct{} // answered above it
 	farewell *rpc.Close
 	lost     []string // steps that were running when everything was over
+
+	unstarted int // tails in a row that did not start, for follow alone
 }
 
 // pendingCall is a request without an answer. It is sent again from time to
@@ -310,12 +313,12 @@ func (l *link) readJournal() error {
 			last = true // a tail that does not wait sees all there is
 		default:
 		}
-		closed, err := l.readTail(!last)
+		closed, err := l.readOn(!last)
 		if closed || l.ctx.Err() != nil {
 			return nil
 		}
 		var broken *protocolError
-		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) {
+		if errors.As(err, &broken) || errors.Is(err, ErrSandboxGone) || errors.Is(err, ErrJournalLost) {
 			return err
 		}
 		if l.cursor.Load() > before {
@@ -398,7 +401,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 		"-from", strconv.FormatInt(l.cursor.Load(), 10), "-follow="+strconv.FormatBool(follow))
 	started()
 	if err != nil {
-		return false, fmt.Errorf("start tail: %w", err)
+		return false, &startError{err}
 	}
 	stdout := &idleReader{r: tail.Stdout(), idle: l.idle}
 
@@ -419,27 +422,43 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	// long in coming where the connection is what broke.
 	tail.Stdin().Close()
 	tail.Stdout().Close()
+	why := cut.Load()
 	l.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
 		defer cancel()
 		err := tail.Signal(ctx, SignalKill)
-		if err == nil {
+		if err == nil && why == nil { // else the news of its end comes by the connection that broke
 			_, err = tail.Wait(ctx)
 		}
 		if err != nil && !errors.Is(err, ErrSandboxGone) {
 			l.session.logf(slog.LevelDebug, "end of tail: %v", err)
 		}
 	})
-	if why := cut.Load(); why != nil && !closed {
+	if why != nil && !closed {
 		err = errors.New(*why)
 	}
 	if err == io.EOF || err == nil {
 		err = nil
-		if text := stderr.String(); text != "" {
-			err = &tailError{text}
+		if text := stderr.String(); text != "" && !closed {
+			err = l.tailEnd(tail, text)
 		}
 	}
 	return closed, err
+}
+
+// tailEnd is the error of a tail that has ended by itself, and said why.
+func (l *link) tailEnd(tail Process, text string) error {
+	ctx, cancel := context.WithTimeout(l.ctx, tailEndPatience)
+	defer cancel()
+	status, err := tail.Wait(ctx)
+	switch {
+	case err != nil: // so it is tried again
+	case status.Code == worker.ExitTrimmed:
+		return journalLost(fmt.Errorf("%w: %s", rpc.ErrJournalTrimmed, text))
+	case status.Code == worker.ExitCorrupt:
+		return journalLost(fmt.Errorf("%w: %s", rpc.ErrFrameCorrupt, text))
+	}
+	return &tailError{text}
 }
 
 // watch waits for a reason to give up a tail, and returns it; empty means that
@@ -490,7 +509,7 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 	for {
 		f, err := frames.Next()
 		if errors.Is(err, rpc.ErrFrameCorrupt) || errors.Is(err, rpc.ErrFrameTooLarge) || errors.Is(err, rpc.ErrFrameOffset) {
-			return false, &protocolError{err}
+			return false, &protocolError{fmt.Errorf("%w: %w", ErrJournalLost, err)}
 		}
 		if err != nil {
 			return false, err

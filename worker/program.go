@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -71,7 +70,10 @@ const usageText = `usage:
 //
 // DIR is the run's folder, an absolute path. The exit code is 0 on success, 1
 // when the work failed, 2 when the arguments make no sense, and 3 when the
-// journal could not be written. A tail ends when its standard input does.
+// journal could not be written. A tail that follows ends when its standard
+// input does, when another one is started, and when it has copied nothing for
+// five minutes. One that cannot read on ends with [ExitTrimmed] or
+// [ExitCorrupt].
 func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == Arg {
 		args = args[1:]
@@ -120,7 +122,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 			// take the processor from the worker and the host.
 			runtime.GOMAXPROCS(1)
 		}
-		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
+		return p.tail(ctx, fsys, *dir, *from, *follow, stdin, stdout, stderr)
 	case "seal":
 		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))
 		if err == nil {
@@ -134,22 +136,4 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 	}
 	io.WriteString(stderr, usageText)
 	return 2
-}
-
-func (p Program) tail(ctx context.Context, store rpc.Store, from int64, follow bool, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if follow {
-		// A tail whose host is gone has nobody to read it.
-		go func() {
-			io.Copy(io.Discard, stdin)
-			cancel()
-		}()
-	}
-	err := rpc.Tail(ctx, store, from, follow, stdout)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(stderr, "worker: tail:", err)
-		return 1
-	}
-	return 0
 }
