@@ -23,7 +23,7 @@ import (
 // How long things may take before something is done about them.
 const (
 	handshakeTimeout = 30 * time.Second
-	tailStartTimeout = 30 * time.Second
+	tailStartTimeout = 10 * time.Second       // the way may be over a connection that is dead, too; one that starts late ends the next
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellIdle     = 500 * time.Millisecond // without a byte of the tail once the worker's process has ended
 	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
@@ -72,7 +72,8 @@ type link struct {
 	farewell *rpc.Close
 	lost     []string // steps that were running when everything was over
 
-	unstarted int // tails in a row that did not start, for follow alone
+	ackEvery  int64 // bytes that are acknowledged at once
+	unstarted int   // tails in a row that did not start, for follow alone
 }
 
 // pendingCall is a request without an answer. It is sent again from time to
@@ -100,6 +101,9 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int6
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	l.silence.Store(int64(firstSilence))
+	if l.ackEvery = ackBytes; maxJournal > 0 { // or a small journal would stand full until the next second
+		l.ackEvery = min(l.ackEvery, max(maxJournal/4, 1))
+	}
 	// Both take some milliseconds to start, and a tail waits for its journal.
 	l.wg.Go(l.follow)
 	proc, err := l.start(ctx, l.stderr, "serve", "-max-journal", strconv.FormatInt(maxJournal, 10))
@@ -495,7 +499,7 @@ func (l *link) idle(lastAck *time.Time, ackedTo *int64) {
 		return // what could not be written must not be dropped
 	}
 	cursor := l.cursor.Load()
-	if cursor-*ackedTo >= ackBytes || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
+	if cursor-*ackedTo >= l.ackEvery || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
 		*lastAck, *ackedTo = time.Now(), cursor
 		select {
 		case l.ackDue <- struct{}{}:
