@@ -270,10 +270,12 @@ func TestCutAtEveryFrame(t *testing.T) {
 	})
 }
 
-// The tail's stream is cut at any byte of a run.
+// The tail's stream is cut at any byte of a run: at every few, and at others
+// the next time.
 func TestCutAtEveryByte(t *testing.T) {
+	first := seed(t)
 	on(t, func(t *testing.T, kind string) {
-		step := int64(1)
+		step := int64(7)
 		switch {
 		case kind != "served" && stressed():
 			step = 61
@@ -282,7 +284,7 @@ func TestCutAtEveryByte(t *testing.T) {
 		case !stressed():
 			step = 101
 		}
-		for n := int64(1); ; n += step {
+		for n := 1 + int64(first%uint64(step)); ; n += step {
 			cut := mock.ScriptStep{After: n, Dir: mock.Down, In: inTail, Action: mock.Action{Do: mock.Reset}}
 			r := cutRun{kind: kind, script: mock.Script{cut}, manifest: join()}.run(t)
 			if r.err != nil {

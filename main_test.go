@@ -24,6 +24,7 @@ import (
 func TestMain(m *testing.M) {
 	worker.Main(testDrivers())
 	barePeer()
+	directWorker()
 	goleak.VerifyTestMain(m)
 }
 
