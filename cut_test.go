@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +73,7 @@ type cutRun struct {
 	manifest *remote.Manifest
 	cfg      remote.Config
 	opts     []mock.ServerOption
+	during   func(server *mock.Server, e remote.Event) // called for every event
 }
 
 // cutResult is what became of it.
@@ -117,6 +119,9 @@ func (c cutRun) run(t *testing.T) *cutResult {
 	r.ec.OnEvent = func(_ context.Context, e remote.Event) error {
 		rising(e.Seq)
 		told++
+		if c.during != nil {
+			c.during(server, e)
+		}
 		if e.Name == "flood" {
 			var fields struct{ N int }
 			if err := e.Decode(&fields); err != nil {
@@ -450,4 +455,36 @@ func TestFullDiskUnderJournal(t *testing.T) {
 			t.Errorf("only %d events came", n)
 		}
 	})
+}
+
+// A daemon that dies and is started again takes the worker's input with it: the
+// run ends, and all that the worker wrote before is there.
+func TestDaemonRestart(t *testing.T) {
+	if os.Getenv("E2B_ENVD_BIN") == "" {
+		t.Skip("needs E2B_ENVD_BIN: the other daemons cannot be restarted")
+	}
+	m := flood(20_000)
+	m.Steps = append(m.Steps, remote.Step{ID: "wait", Driver: "test.wait", Needs: []string{"flood"}})
+	for _, at := range []string{"flood", "waiting"} {
+		t.Run("at "+at, func(t *testing.T) {
+			var once sync.Once
+			r := cutRun{kind: "envd", manifest: m, cfg: remote.Config{Heartbeat: 100 * time.Millisecond},
+				during: func(server *mock.Server, e remote.Event) {
+					if e.Name == at {
+						once.Do(func() {
+							if err := server.RestartDaemon(server.Sandboxes()[0].ID); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+				}}.run(t)
+			// The worker may still answer its step, which it stops.
+			if !errors.Is(r.err, remote.ErrWorkerCrash) && !errors.Is(r.err, remote.ErrStepFailed) {
+				t.Errorf("got %v, want ErrWorkerCrash or ErrStepFailed", r.err)
+			}
+			if at == "waiting" {
+				floodNumbers(t, r.ec, 20_000)
+			}
+		})
+	}
 }
