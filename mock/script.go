@@ -44,7 +44,8 @@ type ScriptStep struct {
 
 	// In restricts the step to connections on which this text went up, and to
 	// what went after it. A connection of HTTP carries one request after the
-	// other, so this is how a certain request is met.
+	// other, so this is how a certain request is met; a program that is
+	// uploaded has many texts in it, too.
 	In string
 
 	Action Action
