@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 
@@ -94,4 +95,12 @@ func (w Worker) Step(ctx context.Context, id string) error {
 // Ping asks the worker for an answer.
 func (w Worker) Ping(ctx context.Context) error {
 	return w.l.call(ctx, rpc.MethodPing, struct{}{}, nil)
+}
+
+// Flood executes a step that logs so many events, and returns when the last is
+// in the session's files.
+func (w Worker) Flood(ctx context.Context, id string, events int) error {
+	return w.l.call(ctx, rpc.MethodExecuteStep, &rpc.ExecuteStep{
+		StepID: id, Driver: "test.flood", Config: json.RawMessage(fmt.Sprintf(`{"events":%d}`, events)),
+	}, new(rpc.StepResult))
 }
