@@ -417,7 +417,9 @@ func TestRetriesAreEvents(t *testing.T) {
 		}
 		got := events(t, ec, "retry")
 		if len(got) != 2 || got[0]["op"] != "get sandbox" || got[0]["attempt"] != 2.0 || got[1]["attempt"] != 3.0 || got[0]["reason"] != errNetwork.Error() {
-			t.Errorf("events: %v", got)
+			for _, e := range got {
+				t.Errorf("event: %v", e)
+			}
 		}
 	})
 }
