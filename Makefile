@@ -12,6 +12,9 @@ RACE = $(shell command -v "$$($(GO) env CC)" >/dev/null && [ "$$($(GO) env CGO_E
 FUZZTIME ?= 60s
 COUNT ?= 5
 TESTFLAGS ?= -timeout 9m
+# A program with the race detector waits for a second before it ends: so would
+# every worker of the tests, and its supervisor again.
+export GORACE ?= atexit_sleep_ms=0
 
 .PHONY: help
 help: ## list the targets

@@ -55,9 +55,13 @@
 // Execute's error is nil exactly when the run succeeded. A step that failed is
 // a [*StepError], a worker that died a [*WorkerCrashError]; the sentinels in
 // this package ([ErrTimeout], [ErrUnknownDriver], [ErrInvalid], ...) tell
-// kinds apart with errors.Is. With [Config].Restarts a worker that died is
-// started again, and the run goes on behind the last finished step. Cancelling the context stops running steps, then
-// the worker.
+// kinds apart with errors.Is. A worker that falls silent is diagnosed before it
+// counts as lost: [WorkerCrashError] has a [Verdict]. With [Config].Restarts a
+// worker that died is started again, and the run goes on behind the last
+// finished step.
+//
+// Cancelling the context stops running steps, then the worker, by force where
+// it must, with all it has started. [ExecResult] says what was seen to be gone.
 //
 // After Run, status.json, the result and the error agree; who calls Execute and
 // Collect by himself finds in status.json also that a collection failed.

@@ -9,10 +9,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/mock"
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // docs/manifest.md has a manifest that works.
@@ -65,9 +67,13 @@ func TestSessionDocumented(t *testing.T) {
 		}
 	}
 	seen := make(map[string]bool)
-	run := func(m *remote.Manifest, opts *mock.Options) {
+	run := func(t *testing.T, m *remote.Manifest, opts *mock.Options) {
 		t.Helper()
-		a, provider := newAdapter(t, "proxy", remote.Config{Heartbeat: time.Millisecond, Restarts: 1}, opts)
+		cfg := remote.Config{Heartbeat: time.Millisecond, Restarts: 1}
+		if opts != nil {
+			cfg.Drivers = opts.Drivers
+		}
+		a, provider := newAdapter(t, "proxy", cfg, opts)
 		ec := newContext(t, "s")
 		killAtCrash(t, ec, provider)
 		_, _, _ = remote.Run(t.Context(), a, m, ec)
@@ -103,19 +109,40 @@ func TestSessionDocumented(t *testing.T) {
 	}
 	good := join()
 	good.Steps[0].Config["component"] = "test.rows"
-	run(good, nil)
+	run(t, good, nil)
 	failing := join()
 	failing.Steps[1].Driver = "test.panic"
-	run(failing, nil)
+	run(t, failing, nil)
 	crashed := one("test.crash")
 	crashed.Steps[0].Repeatable, crashed.Steps[0].Config = true, map[string]any{"crashes": 1}
-	run(crashed, nil)
-	run(join(), &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
+	run(t, crashed, nil)
+	run(t, join(), &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
 		if c.Op == mock.OpDownload {
 			return errors.New("no")
 		}
 		return nil
 	}})
+
+	synctest.Test(t, func(t *testing.T) { // a worker that is silent for a while
+		var q quiet
+		drivers := testDrivers()
+		drivers.Register("test.silent", worker.Transform, func() worker.Driver {
+			return driverFunc(func(context.Context, *worker.Step) (*worker.Result, error) {
+				q.freeze("S")
+				time.Sleep(10 * time.Second)
+				q.thaw()
+				return nil, nil
+			})
+		})
+		silent := &mock.Options{Drivers: drivers, Programs: map[string]mock.Program{"osiris-worker": q.program(drivers)}}
+		run(t, one("test.silent"), silent)
+	})
+	for _, v := range []remote.Verdict{
+		remote.VerdictExited, remote.VerdictKilled, remote.VerdictOutOfMemory, remote.VerdictFrozen, remote.VerdictUnreachable,
+		remote.VerdictSandboxPaused, remote.VerdictSandboxGone, remote.VerdictLeaseOver, remote.VerdictHostSuspended, remote.VerdictUnknown,
+	} {
+		documented("verdict", string(v))
+	}
 
 	_, tables, _ := strings.Cut(doc, "Of the run:")
 	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")

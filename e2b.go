@@ -119,7 +119,7 @@ func (s *e2bSandbox) checkLife(ctx context.Context, cfg SandboxConfig) error {
 		return err
 	}
 	info, err := s.sb.Info(ctx)
-	_ = s.sb.SetTimeout(ctx, cfg.lease()) // else the next renewal does it
+	_ = s.setEnd(ctx, cfg.lease()) // else the next renewal does it
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (s *e2bSandbox) checkLife(ctx context.Context, cfg SandboxConfig) error {
 
 // lengthen asks for the time of a run and of collecting what it leaves.
 func (s *e2bSandbox) lengthen(ctx context.Context, run time.Duration) error {
-	if err := s.Extend(ctx, run+collectLease); err != nil {
+	if err := s.setEnd(ctx, run+collectLease); err != nil {
 		return fmt.Errorf("give the sandbox %s: %w", run+collectLease, err)
 	}
 	return nil
@@ -289,6 +289,11 @@ func (s *e2bSandbox) Extend(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	defer s.end.unlock()
+	return s.setEnd(ctx, d)
+}
+
+// setEnd is Extend for who has the lock.
+func (s *e2bSandbox) setEnd(ctx context.Context, d time.Duration) error {
 	at := time.Now().Add(d)
 	err := s.sb.SetTimeout(ctx, d)
 	if err == nil {

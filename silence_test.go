@@ -143,7 +143,7 @@ func TestSilence(t *testing.T) {
 		final   remote.Verdict                   // of the crash; empty when the run succeeds
 		took    time.Duration                    // until it crashed
 	}{
-		{name: "short", verdict: "", after: 4 * time.Second,
+		{name: "short", verdict: "", after: 3 * time.Second,
 			begin: func(q *quiet, _ *mock.Provider) { q.freeze("S") }, end: func(q *quiet, _ *mock.Provider) { q.thaw() }},
 		{name: "stopped and continued", verdict: remote.VerdictFrozen, after: 50 * time.Second,
 			begin: func(q *quiet, _ *mock.Provider) { q.freeze("T") }, end: func(q *quiet, _ *mock.Provider) { q.thaw() }},

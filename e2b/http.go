@@ -310,7 +310,9 @@ func (x *exchange) backoff(shortest, longest time.Duration, try int, _ *http.Res
 	if x.refusal != nil && x.refusal.RetryAfter > 0 {
 		wait = x.refusal.RetryAfter
 	}
-	traceRetry(x.ctx, Retry{Op: x.req.op, Attempt: try + 2, Reason: unwrapURL(x.last), Wait: wait})
+	if x.ctx.Err() == nil { // else there is no other try
+		traceRetry(x.ctx, Retry{Op: x.req.op, Attempt: try + 2, Reason: unwrapURL(x.last), Wait: wait})
+	}
 	return wait
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
@@ -47,7 +48,8 @@ var errNotCopied = fmt.Errorf("%w: sandboxes of this server cannot be copied", e
 type machines struct {
 	server *Server
 	apart  string
-	own    bool // files
+	own    bool              // files
+	env    map[string]string // of all processes, unless their own says otherwise
 	open   func(c bootConfig) (envd.Machine, error)
 }
 
@@ -92,9 +94,14 @@ func (b *machines) start(m envd.Machine, c bootConfig) guest {
 	if m, ok := m.(*memoryMachine); ok {
 		m.sandbox.info.ID = c.id
 	}
+	env := maps.Clone(b.env)
+	if env == nil {
+		env = make(map[string]string)
+	}
+	maps.Copy(env, c.env)
 	daemon := envd.New(m, envd.Options{
 		Token:   c.token,
-		Env:     c.env,
+		Env:     env,
 		User:    "user",
 		Now:     b.server.opts.now,
 		Version: c.template.EnvdVersion,

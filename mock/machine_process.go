@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -28,8 +29,21 @@ func newProcessBackend(s *Server) (backend, error) {
 		server: s,
 		apart:  first.Isolation(),
 		own:    first.Isolated(),
+		env:    toolVariables(),
 		open:   func(bootConfig) (envd.Machine, error) { return machine.New(opts) },
 	}, first.Close()
+}
+
+// toolVariables are what programs with the race detector, or counting coverage,
+// go by: tests start themselves as workers.
+func toolVariables() map[string]string {
+	env := make(map[string]string)
+	for _, name := range []string{"GORACE", "GOCOVERDIR"} {
+		if v := os.Getenv(name); v != "" {
+			env[name] = v
+		}
+	}
+	return env
 }
 
 // daemons is the back end of E2B's own daemon.

@@ -73,10 +73,14 @@ func TestProtocolDocument(t *testing.T) {
 			rpc.VerifyFiles{}, rpc.FileSum{},
 			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
 			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.RecoverResult{}, rpc.LostStep{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
+			rpc.Processes{}, rpc.ProcessID{}, rpc.Death{}, rpc.Remains{}, rpc.Print{}, rpc.WorkerStatus{}, rpc.ProcessState{},
 		} {
 			for i := range reflect.TypeOf(v).NumField() {
 				f := reflect.TypeOf(v).Field(i)
 				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if f.Anonymous {
+					continue // its fields are listed by themselves
+				}
 				if !quoted[name] {
 					t.Errorf("%T: field %q is not described", v, name)
 				}

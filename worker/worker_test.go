@@ -23,7 +23,11 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets the test binary be the program of those tests that need one.
+func TestMain(m *testing.M) {
+	worker.Main(worker.NewRegistry())
+	goleak.VerifyTestMain(m)
+}
 
 type driverFunc func(ctx context.Context, step *worker.Step) (*worker.Result, error)
 
@@ -650,6 +654,26 @@ func TestRegistry(t *testing.T) {
 	_, err := r.Lookup("x")
 	if !errors.Is(err, worker.ErrUnknownDriver) || err.Error() != `driver "x" not registered; available drivers: b` {
 		t.Error(err)
+	}
+}
+
+// Where the worker is no process, its end is recorded all the same.
+func TestSuperviseInMemory(t *testing.T) {
+	dir := t.TempDir()
+	p := worker.Program{}
+	if code := p.Run(t.Context(), []string{"supervise", "-dir", dir}, strings.NewReader(""), io.Discard, io.Discard); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	var out strings.Builder
+	if code := p.Run(t.Context(), []string{"reap", "-dir", dir}, strings.NewReader(""), &out, io.Discard); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	var s rpc.WorkerStatus
+	if err := json.Unmarshal([]byte(out.String()), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Death == nil || s.Death.ExitCode != 1 || s.Death.Unknown || s.Worker != nil || s.JournalEnd <= 0 || s.Remains == nil || !s.Remains.Observed {
+		t.Errorf("status %+v", s)
 	}
 }
 
