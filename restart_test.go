@@ -539,3 +539,56 @@ func TestRestartOfFrozen(t *testing.T) {
 		}
 	})
 }
+
+// The worker dies while its run has no host: the one that attaches starts it
+// again, and what had finished does not run again.
+func TestAttachRestarts(t *testing.T) {
+	t.Setenv("REMOTE_TEST_RESTARTS", "2")
+	server := newServer(t, "served", testDrivers())
+	marks := filepath.Join(t.TempDir(), "marks")
+	dir := orphan(t, server, marks)
+	sb := server.Sandbox(server.Alive()[0].ID)
+	for _, p := range sb.Processes() {
+		if !p.Exited {
+			sb.KillProcess(p.PID)
+		}
+	}
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ec := &remote.ExecutionContext{}
+	p, result, err := a.Attach(t.Context(), dir, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agree(t, ec, result, err)
+	if _, err := a.Collect(t.Context(), p, ec); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "artifacts", "write", "out.txt")); err != nil || strings.Count(string(b), "\n") != 5 {
+		t.Errorf("output %q, %v", b, err)
+	}
+	restarts := events(t, ec, "worker_restarted")
+	if len(restarts) != 1 {
+		t.Fatalf("restarts %v", restarts)
+	}
+	completed := make(map[any]int)
+	for _, e := range events(t, ec, "step_complete") {
+		completed[e["step_id"]]++
+	}
+	if diff := cmp.Diff(map[any]int{"rows": 1, "mark-1": 1, "print": 1, "mark-2": 1, "write": 1, "mark-3": 1}, completed); diff != "" {
+		t.Errorf("steps that were completed (-want +got):\n%s", diff)
+	}
+	again := fmt.Sprint(restarts[0]["steps_repeated"])
+	b, err := os.ReadFile(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []string{"mark-1", "mark-2", "mark-3"} {
+		if n := strings.Count(string(b), step+"\n"); n < 1 || n > 1 && !strings.Contains(again, step) {
+			t.Errorf("%s ran %d times; %s were repeated", step, n, again)
+		}
+	}
+}
