@@ -31,6 +31,7 @@ import (
 // says when it begins.
 func attachHost(dir, marks string) error {
 	cfg := remote.Config{Drivers: testDrivers(), Concurrency: 1, Heartbeat: 100 * time.Millisecond}
+	cfg.Restarts, _ = strconv.Atoi(os.Getenv("REMOTE_TEST_RESTARTS"))
 	if worker := os.Getenv("REMOTE_TEST_WORKER"); worker != "" {
 		cfg.WorkerPath = worker
 	}
@@ -54,7 +55,7 @@ func attachContext(dir string) *remote.ExecutionContext {
 // the sandbox whether they ran twice.
 func attachManifest(marks string) *remote.Manifest {
 	step := func(id, driver string, config map[string]any, needs ...string) remote.Step {
-		return remote.Step{ID: id, Driver: driver, Config: config, Needs: needs}
+		return remote.Step{ID: id, Driver: driver, Config: config, Needs: needs, Repeatable: os.Getenv("REMOTE_TEST_RESTARTS") != ""}
 	}
 	return &remote.Manifest{Name: "attach", Steps: []remote.Step{
 		step("rows", "test.rows", map[string]any{"rows": 5, "start": int64(1) << 40}),

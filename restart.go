@@ -267,7 +267,7 @@ func (w *restarter) start(ctx context.Context, dead *link, reason string, repeat
 	if err != nil {
 		return nil, err
 	}
-	l, err := dial(ctx, w.r.place, s, dead.trace, serving{maxJournal: w.e.cfg.MaxJournal, after: dead})
+	l, err := dial(ctx, w.r.place, s, newTracer(s, env), serving{maxJournal: w.e.cfg.MaxJournal, after: dead})
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ func runCrash(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 	var cfg struct {
 		Crashes, Events int
 		Die             []time.Duration // the process dies so long after the begin of each try
+		Supervisor      bool            // it is the process that has started it which dies
 	}
 	if err := s.DecodeConfig(&cfg); err != nil {
 		return nil, err
@@ -60,7 +62,11 @@ func runCrash(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 	}
 	if len(entries) < len(cfg.Die) {
 		time.AfterFunc(cfg.Die[len(entries)], func() {
-			if p, err := os.FindProcess(os.Getpid()); err == nil {
+			pid := os.Getpid()
+			if cfg.Supervisor {
+				pid = os.Getppid()
+			}
+			if p, err := os.FindProcess(pid); err == nil {
 				p.Kill()
 			}
 		})
@@ -442,6 +448,7 @@ func TestRestartAtAnyMoment(t *testing.T) {
 				// Somewhere in the time that the steps take.
 				die := []time.Duration{time.Duration(r.IntN(100_000)) * time.Microsecond, time.Duration(r.IntN(100_000)) * time.Microsecond}
 				m.Steps[1].Config["die"] = die
+				m.Steps[1].Config["supervisor"] = runtime.GOOS == "linux" && r.IntN(3) == 0 // elsewhere the worker outlives it
 				result, _, err := remote.Run(t.Context(), a, m, ec)
 				if err != nil {
 					t.Fatal(err)
@@ -531,4 +538,57 @@ func TestRestartOfFrozen(t *testing.T) {
 			t.Errorf("restarts %v", e)
 		}
 	})
+}
+
+// The worker dies while its run has no host: the one that attaches starts it
+// again, and what had finished does not run again.
+func TestAttachRestarts(t *testing.T) {
+	t.Setenv("REMOTE_TEST_RESTARTS", "2")
+	server := newServer(t, "served", testDrivers())
+	marks := filepath.Join(t.TempDir(), "marks")
+	dir := orphan(t, server, marks)
+	sb := server.Sandbox(server.Alive()[0].ID)
+	for _, p := range sb.Processes() {
+		if !p.Exited {
+			sb.KillProcess(p.PID)
+		}
+	}
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ec := &remote.ExecutionContext{}
+	p, result, err := a.Attach(t.Context(), dir, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agree(t, ec, result, err)
+	if _, err := a.Collect(t.Context(), p, ec); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "artifacts", "write", "out.txt")); err != nil || strings.Count(string(b), "\n") != 5 {
+		t.Errorf("output %q, %v", b, err)
+	}
+	restarts := events(t, ec, "worker_restarted")
+	if len(restarts) != 1 {
+		t.Fatalf("restarts %v", restarts)
+	}
+	completed := make(map[any]int)
+	for _, e := range events(t, ec, "step_complete") {
+		completed[e["step_id"]]++
+	}
+	if diff := cmp.Diff(map[any]int{"rows": 1, "mark-1": 1, "print": 1, "mark-2": 1, "write": 1, "mark-3": 1}, completed); diff != "" {
+		t.Errorf("steps that were completed (-want +got):\n%s", diff)
+	}
+	again := fmt.Sprint(restarts[0]["steps_repeated"])
+	b, err := os.ReadFile(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []string{"mark-1", "mark-2", "mark-3"} {
+		if n := strings.Count(string(b), step+"\n"); n < 1 || n > 1 && !strings.Contains(again, step) {
+			t.Errorf("%s ran %d times; %s were repeated", step, n, again)
+		}
+	}
 }
