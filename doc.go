@@ -55,6 +55,7 @@
 //	events.jsonl, metrics.jsonl      what happened, a line each
 //	osiris.log                       logs, and what drivers printed
 //	status.json                      the verdict, the same as ExecResult's
+//	sandbox.json                     while it runs in E2B: how to go on with it
 //	artifacts/<step>/...             what the steps wrote
 //	artifacts/_system/run_card.json  the steps, at a glance
 //
@@ -67,6 +68,9 @@
 // counts as lost: [WorkerCrashError] has a [Verdict]. With [Config].Restarts a
 // worker that died is started again, and the run goes on behind the last
 // finished step.
+//
+// A run in E2B outlives its host by one lease: [E2BTransparentProxy.Attach] goes
+// on with it in another process.
 //
 // Cancelling the context stops running steps, then the worker, by force where
 // it must, with all it has started. [ExecResult] says what was seen to be gone.

@@ -134,6 +134,63 @@ func ExampleE2BTransparentProxy_Sweep() {
 	// left: 0
 }
 
+// Go on with a run whose program has died, from its session directory. Here the
+// program died after Execute, and the account is a server of package mock.
+func ExampleE2BTransparentProxy_Attach() {
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	server, err := mock.NewServer(mock.WithOptions(mock.Options{Drivers: drivers}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	cfg := remote.Config{
+		Drivers: drivers, WorkerPath: "testdata/worker.txt",
+		APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL(),
+	}
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	died, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer died.Close()
+	ctx := context.Background()
+	before := &remote.ExecutionContext{SessionID: "nightly", BasePath: "testdata/osiris", LogsDir: dir}
+	manifest, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
+	if err != nil {
+		log.Fatal(err)
+	}
+	prepared, err := died.Prepare(ctx, manifest, before)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := died.Execute(ctx, prepared, before); err != nil {
+		log.Fatal(err)
+	}
+
+	adapter, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+	ec := &remote.ExecutionContext{} // the rest is in the session directory
+	prepared, result, err := adapter.Attach(ctx, dir, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	files, err := adapter.Collect(ctx, prepared, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s: success %t, %d artifacts, %d sandboxes left\n", ec.SessionID, result.Success, len(files.Artifacts), len(server.Alive()))
+	// Output: nightly: success true, 3 artifacts, 0 sandboxes left
+}
+
 // countdown is a driver of one's own.
 type countdown struct{}
 

@@ -1,6 +1,7 @@
 // Run runs a compiled manifest and leaves a session directory behind.
 //
 //	go run ./examples/run MANIFEST [flags]
+//	go run ./examples/run --attach DIRECTORY --e2b [flags]
 //
 // Run it with --help for the flags, which may stand before and after the
 // manifest. Steps run on this machine, in a worker process that is this
@@ -76,10 +77,12 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 			progress.Error(stderr, "run", errors.New("--e2b-pass-env: "+name+" is not set, so it is not passed"))
 		}
 	}
-	manifest, err := remote.LoadManifest(opts.manifest)
-	if err != nil {
-		progress.Error(stderr, "run", err)
-		return exitInvalid
+	var manifest *remote.Manifest
+	if opts.attach == "" {
+		if manifest, err = remote.LoadManifest(opts.manifest); err != nil {
+			progress.Error(stderr, "run", err)
+			return exitInvalid
+		}
 	}
 	adapter, err := newAdapter(opts, drivers)
 	if err != nil {
@@ -96,6 +99,9 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		}
 	}()
 
+	if opts.attach != "" {
+		return attach(ctx, adapter.(*remote.E2BTransparentProxy), opts.attach, stdout, stderr)
+	}
 	now := time.Now()
 	ec := &remote.ExecutionContext{
 		SessionID: remote.NewSessionID(now),
@@ -127,6 +133,23 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		progress.Error(stderr, "run", errors.New("relative input paths start at the current directory, or at --base DIR"))
 	}
 	return exitCode(result, err)
+}
+
+// attach goes on with a run whose program has died.
+func attach(ctx context.Context, proxy *remote.E2BTransparentProxy, dir string, stdout, stderr io.Writer) int {
+	ec := &remote.ExecutionContext{OnEvent: progress.New(stdout).Event}
+	prepared, result, err := proxy.Attach(ctx, dir, ec)
+	if result == nil {
+		progress.Error(stderr, "run", err)
+		return exitCode(nil, err)
+	}
+	files, collectErr := proxy.Collect(context.WithoutCancel(ctx), prepared, ec)
+	progress.Report(stdout, ec, result, files)
+	if err = errors.Join(err, collectErr); err != nil {
+		progress.Error(stderr, "run", err)
+		return exitFailed
+	}
+	return exitOK
 }
 
 // adapter is what both adapters have.

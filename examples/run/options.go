@@ -12,6 +12,7 @@ import (
 
 const (
 	usageHead = `usage: run MANIFEST [flags]
+       run --attach DIRECTORY --e2b [flags]
 
 MANIFEST is a manifest.yaml (or JSON) of the Osiris compiler, with its cfg
 directory beside it.
@@ -26,6 +27,7 @@ command line, the manifest or a config cannot be run.
 type options struct {
 	manifest   string
 	sessionDir string
+	attach     string
 	base       string
 	local      bool
 	e2b        bool
@@ -42,6 +44,7 @@ func (o *options) flags() (fs *flag.FlagSet, finish func()) {
 	fs.BoolVar(&o.local, "local", false, "run the steps on this machine, in a worker process (default)")
 	fs.BoolVar(&o.embedded, "e2b-embedded", false, "run them in a sandbox on this machine, over E2B's protocol, without an account")
 	fs.StringVar(&o.sessionDir, "session-dir", "", "`directory` for events, logs and artifacts, one that holds no session yet (default run_logs/<session id>)")
+	fs.StringVar(&o.attach, "attach", "", "go on with the run of a session `directory`, whose program has died; with --e2b")
 	fs.StringVar(&o.base, "base", "", "`directory` where relative input paths of the configs start (default the current one)")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "print what would be sent as JSON, and start nothing")
 	fs.StringVar(&o.config.WorkerPath, "worker", "", "worker `program` for the sandbox, such as worker/cmd/osiris-worker (default this program)")
@@ -78,6 +81,10 @@ func parse(args []string) (*options, error) {
 	}
 	finish()
 	switch {
+	case opts.attach != "" && (len(operands) > 0 || opts.sessionDir != "" || opts.dryRun || !opts.e2b):
+		return nil, errors.New("--attach takes the manifest and the rest from its directory, and needs --e2b")
+	case opts.attach != "":
+		return opts, nil
 	case len(operands) == 0 || operands[0] == "":
 		return nil, errors.New("name a manifest")
 	case len(operands) > 1:
