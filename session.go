@@ -229,6 +229,12 @@ func (s *session) flushLocked() error {
 func (s *session) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.events != nil && s.metrics != nil && s.log != nil {
+		s.flushLocked()
+	}
+	if s.events != nil {
+		unlock(s.events.f)
+	}
 	for _, f := range []*lineFile{s.events, s.metrics, s.log} {
 		if f != nil {
 			s.keep(f.close())

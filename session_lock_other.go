@@ -6,3 +6,5 @@ import "os"
 
 // tryLock cannot lock here.
 func tryLock(*os.File) bool { return true }
+
+func unlock(*os.File) {}

@@ -15,3 +15,9 @@ func tryLock(f *os.File) bool {
 	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &at)
 	return !errors.Is(err, windows.ERROR_LOCK_VIOLATION)
 }
+
+// unlock gives it back.
+func unlock(f *os.File) {
+	at := windows.Overlapped{Offset: ^uint32(0), OffsetHigh: 1<<31 - 1}
+	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
+}
