@@ -16,5 +16,8 @@ func tryLock(f *os.File) bool {
 	return !errors.Is(err, windows.ERROR_LOCK_VIOLATION)
 }
 
-// unlock does nothing: what is closed is unlocked.
-func unlock(*os.File) {}
+// unlock gives it back.
+func unlock(f *os.File) {
+	at := windows.Overlapped{Offset: ^uint32(0), OffsetHigh: 1<<31 - 1}
+	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
+}
