@@ -43,8 +43,9 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 	$(GO) mod tidy -diff
 
 .PHONY: stress
-stress: ## run the tests with full counts, COUNT times, then every fuzz target for FUZZTIME
+stress: ## run the tests with full counts, COUNT times, then every fuzz target for FUZZTIME; E2B_ENVD_BIN adds E2B's daemon
 	@scripts/test-setup
+	OSIRIS_STRESS=1 $(GO) test -count=1 -v -timeout 1h -run '^TestCutsDuringFlood$$' .
 	@OSIRIS_STRESS=1 $(MAKE) --no-print-directory gotest TESTFLAGS="-count=$(COUNT) -timeout 2h"
 	scripts/fuzz $(FUZZTIME)
 

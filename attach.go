@@ -218,7 +218,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	if err != nil {
 		return err
 	}
-	l := redial(ctx, pl, s, newTracer(s, nil), proc, c.last().Cursor, answers)
+	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
 	defer l.close()
 	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {

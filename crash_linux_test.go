@@ -187,6 +187,7 @@ func TestDeaths(t *testing.T) {
 			{how: "kill supervisor", verdict: remote.VerdictKilled, status: remote.ExitStatus{Code: -1, Signal: "SIGKILL"}},
 		} {
 			t.Run(kind+"/"+test.how, func(t *testing.T) {
+				t.Parallel() // most of it is waiting
 				if test.how == "memory" && raceEnabled {
 					t.Skip("the race detector needs more address space than can be left")
 				}
@@ -231,6 +232,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for _, kind := range processKinds {
 		for _, then := range []string{"end", "exit", "kill", "kill supervisor", "wait", "deaf", "stop"} {
 			t.Run(kind+"/"+then, func(t *testing.T) {
+				t.Parallel() // most of it is waiting
 				token := newToken()
 				a, _ := newAdapter(t, kind, remote.Config{}, nil)
 				ec := newContext(t, token)
@@ -292,6 +294,7 @@ func receipt(t *testing.T, stages []remote.StopStage, then string) {
 func TestReceipt(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			a, _ := newAdapter(t, kind, remote.Config{}, nil)
 			ec := newContext(t, "s")
 			result, _, err := remote.Run(untilWaiting(t, ec), a, one("test.wait"), ec)
@@ -316,6 +319,7 @@ func TestReceipt(t *testing.T) {
 func TestStoppedWorker(t *testing.T) {
 	for _, kind := range processKinds {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			token := newToken()
 			a, _ := newAdapter(t, kind, remote.Config{}, nil)
 			ec := newContext(t, token)
@@ -401,6 +405,7 @@ func TestSandboxIsStruck(t *testing.T) {
 			continue
 		}
 		t.Run(kind+"/paused and resumed", func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string) error {
 				if err := server.Pause(id); err != nil {
 					return err
@@ -417,6 +422,7 @@ func TestSandboxIsStruck(t *testing.T) {
 			}
 		})
 		t.Run(kind+"/connections cut", func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string) error {
 				for range 5 {
 					server.CutConnections()
@@ -440,6 +446,7 @@ func TestSandboxIsStruck(t *testing.T) {
 			"expired": {(*mock.Server).Expire, remote.VerdictSandboxGone},
 		} {
 			t.Run(kind+"/"+name, func(t *testing.T) {
+				t.Parallel() // most of it is waiting
 				_, err := strike(t, kind, func(server *mock.Server, _ *e2b.Client, id, _ string) error { return test.do(server, id) })
 				var crash *remote.WorkerCrashError
 				if !errors.As(err, &crash) || crash.Verdict != test.want || !errors.Is(err, remote.ErrSandboxGone) {

@@ -34,6 +34,14 @@
 // Collect brings the artifacts home, verifies their sizes and checksums, and
 // removes the place. [Run] does all three and cleans up whatever happens.
 //
+// # Leases
+//
+// A sandbox of E2B lives for [Config.Lease], and its end is moved on while
+// Execute or Collect runs: a host that dies costs one lease, not the run's
+// timeout. [E2BTransparentProxy.Sweep] finds and kills what hosts that died have
+// left. Runs beyond what [Config.MaxSandboxes] and [Config.CreateRate], or E2B,
+// allow wait for their turn.
+//
 // # The worker
 //
 // Steps run in a worker: a program whose main calls [worker.Main] first. The

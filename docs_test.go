@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,16 +69,8 @@ func TestSessionDocumented(t *testing.T) {
 		}
 	}
 	seen := make(map[string]bool)
-	run := func(t *testing.T, m *remote.Manifest, opts *mock.Options) {
+	inspect := func(t *testing.T, ec *remote.ExecutionContext) {
 		t.Helper()
-		cfg := remote.Config{Heartbeat: time.Millisecond, Restarts: 1}
-		if opts != nil {
-			cfg.Drivers = opts.Drivers
-		}
-		a, provider := newAdapter(t, "proxy", cfg, opts)
-		ec := newContext(t, "s")
-		killAtCrash(t, ec, provider)
-		_, _, _ = remote.Run(t.Context(), a, m, ec)
 		for _, e := range events(t, ec, "") {
 			name, _ := e["event"].(string)
 			if name == "inputs_seen" || name == "crash" { // a test driver's own
@@ -106,6 +100,18 @@ func TestSessionDocumented(t *testing.T) {
 		for field := range fields {
 			documented("field of status.json", field)
 		}
+	}
+	run := func(t *testing.T, m *remote.Manifest, opts *mock.Options) {
+		t.Helper()
+		cfg := remote.Config{Heartbeat: time.Millisecond, Restarts: 1}
+		if opts != nil {
+			cfg.Drivers = opts.Drivers
+		}
+		a, provider := newAdapter(t, "proxy", cfg, opts)
+		ec := newContext(t, "s")
+		killAtCrash(t, ec, provider)
+		_, _, _ = remote.Run(t.Context(), a, m, ec)
+		inspect(t, ec)
 	}
 	good := join()
 	good.Steps[0].Config["component"] = "test.rows"
@@ -143,6 +149,24 @@ func TestSessionDocumented(t *testing.T) {
 	} {
 		documented("verdict", string(v))
 	}
+	// One that loses its sandbox, and one that waits until it has.
+	unlucky, waiting := newContext(t, "unlucky"), newContext(t, "waiting")
+	synctest.Test(t, func(t *testing.T) {
+		a, n := newCloud(t).proxy(remote.Config{Timeout: time.Hour, Lease: time.Minute, MaxSandboxes: 1})
+		begin := time.Now()
+		outage := func(req *http.Request) bool {
+			at := time.Since(begin)
+			return strings.HasSuffix(req.URL.Path, "/timeout") && at > 2*time.Minute && at < 4*time.Minute
+		}
+		n.lose.Store(&outage)
+		var first sync.WaitGroup
+		first.Go(func() { _, _, _ = remote.Run(t.Context(), a, sleep(10*time.Minute), unlucky) })
+		synctest.Wait()
+		_, _, _ = remote.Run(t.Context(), a, sleep(time.Second), waiting)
+		first.Wait()
+	})
+	inspect(t, unlucky)
+	inspect(t, waiting)
 
 	_, tables, _ := strings.Cut(doc, "Of the run:")
 	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")

@@ -998,25 +998,15 @@ func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
 // folder.
 func printed(ctx context.Context, pl *place, command string, limit int64) ([]byte, error) {
 	stderr := &lastLines{}
-	proc, err := pl.sandbox.Start(ctx, Command{
+	b, status, err := capture(ctx, pl.sandbox, Command{
 		Path: pl.program, Args: []string{worker.Arg, command, "-dir", pl.dir}, Stderr: stderr,
-	})
-	if err != nil {
+	}, limit+1)
+	switch {
+	case int64(len(b)) > limit:
+		return nil, fmt.Errorf("the answer is larger than %d MiB", limit>>20)
+	case err != nil:
 		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), limit+1))
-	proc.Stdin().Close()
-	proc.Stdout().Close()
-	if int64(len(b)) > limit {
-		err = fmt.Errorf("the answer is larger than %d MiB", limit>>20)
-	}
-	status, waitErr := proc.Wait(ctx)
-	if err = errors.Join(err, waitErr); err != nil {
-		return nil, err
-	}
-	if status != (ExitStatus{}) {
+	case status != (ExitStatus{}):
 		return nil, fmt.Errorf("%s: %s", status, stderr)
 	}
 	return b, nil

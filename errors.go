@@ -28,6 +28,13 @@ var (
 	// [*WorkerCrashError] says how.
 	ErrWorkerCrash = errors.New("worker crashed")
 
+	// ErrJournalLost: the worker's journal cannot be read on, because it is
+	// damaged or was trimmed. What came before is in the session's files, whole;
+	// what came after is not known. The error also matches
+	// [rpc.ErrJournalTrimmed], [rpc.ErrFrameCorrupt] or another one of package
+	// rpc.
+	ErrJournalLost = errors.New("journal cannot be read on")
+
 	// ErrAlreadyExecuted: Execute was called twice for one session.
 	ErrAlreadyExecuted = errors.New("session was executed already")
 

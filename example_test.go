@@ -72,6 +72,68 @@ func ExampleRun() {
 	// write-users/output/users.csv
 }
 
+// Remove what programs that died have left in an account. Here the account is a
+// server of package mock, and the program that died had its sandbox paused.
+func ExampleE2BTransparentProxy_Sweep() {
+	drivers := worker.NewRegistry()
+	csv.Register(drivers)
+	server, err := mock.NewServer(mock.WithOptions(mock.Options{Drivers: drivers}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	cfg := remote.Config{
+		Drivers: drivers, WorkerPath: "testdata/worker.txt", OnHostLoss: remote.Pause,
+		APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL(),
+	}
+	dir, err := os.MkdirTemp("", "session-*")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	died, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer died.Close()
+	ctx := context.Background()
+	ec := &remote.ExecutionContext{SessionID: "nightly", BasePath: "testdata/osiris", LogsDir: dir}
+	manifest, err := remote.LoadManifest("testdata/osiris/compiled/csv-copy/manifest.yaml")
+	if err != nil {
+		log.Fatal(err)
+	}
+	prepared, err := died.Prepare(ctx, manifest, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := died.Execute(ctx, prepared, ec); err != nil {
+		log.Fatal(err)
+	}
+	for _, sandbox := range server.Alive() { // nobody collects, and the lease ends
+		if err := server.Expire(sandbox.ID); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	adapter, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+	report, err := adapter.Sweep(ctx, remote.SweepOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, s := range report.Sandboxes {
+		fmt.Printf("%s, %s: killed %t, since %s\n", s.SessionID, s.State, s.Killed, s.Reason)
+	}
+	fmt.Println("left:", len(server.Alive()))
+	// Output:
+	// nightly, paused: killed true, since it is paused, so nobody uses it
+	// left: 0
+}
+
 // countdown is a driver of one's own.
 type countdown struct{}
 

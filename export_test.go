@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 
@@ -66,8 +67,12 @@ func Hold(ctx context.Context, a *E2BTransparentProxy, cfg SandboxConfig) (*Held
 // Hold renews the lease, as Collect does.
 func (h *Held) Hold(ctx context.Context) { h.lease.hold(ctx, silent{}) }
 
-// Release leaves the sandbox to a later Collect.
-func (h *Held) Release(ctx context.Context) { h.lease.release(ctx, silent{}) }
+// Release leaves the sandbox to a later Collect, and reports whether it could be
+// given the time for that.
+func (h *Held) Release(ctx context.Context) bool {
+	h.lease.release(ctx, silent{})
+	return h.lease.failure == nil
+}
 
 // Drop leaves the sandbox to itself.
 func (h *Held) Drop() { h.lease.drop() }
@@ -90,4 +95,12 @@ func (w Worker) Step(ctx context.Context, id string) error {
 // Ping asks the worker for an answer.
 func (w Worker) Ping(ctx context.Context) error {
 	return w.l.call(ctx, rpc.MethodPing, struct{}{}, nil)
+}
+
+// Flood executes a step that logs so many events, and returns when the last is
+// in the session's files.
+func (w Worker) Flood(ctx context.Context, id string, events int) error {
+	return w.l.call(ctx, rpc.MethodExecuteStep, &rpc.ExecuteStep{
+		StepID: id, Driver: "test.flood", Config: json.RawMessage(fmt.Sprintf(`{"events":%d}`, events)),
+	}, new(rpc.StepResult))
 }

@@ -293,6 +293,8 @@ func (l *link) crash(err error) error {
 		l.observeExit(&o)
 		c = o.diagnose().crash(o, err)
 	}
+	lost := *c // the same may be asked for at the same time
+	c = &lost
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c.OpenSteps = l.lost

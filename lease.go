@@ -19,6 +19,8 @@ const (
 	renewAfter = 3
 
 	renewPatience = 10 * time.Second // for one try; less for a short lease
+
+	releasePause = 200 * time.Millisecond // between tries, within extendPatience
 )
 
 // lease is the time that a sandbox has left, which its owner prolongs while it
@@ -80,8 +82,24 @@ func (l *lease) release(ctx context.Context, s teller) {
 	l.drop()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), extendPatience)
 	defer cancel()
-	if err := l.extend(ctx, collectLease+l.life-l.life/renewAfter); err != nil {
-		s.logf(slog.LevelWarn, "extend sandbox: %v", err)
+	for {
+		err := l.extend(ctx, collectLease+l.life-l.life/renewAfter)
+		if err == nil {
+			return
+		}
+		again := !errors.Is(err, ErrSandboxGone)
+		if again {
+			select {
+			case <-time.After(releasePause):
+			case <-ctx.Done():
+				again = false
+			}
+		}
+		if !again {
+			_, end := l.due()
+			s.logf(slog.LevelWarn, "the sandbox has %s left for Collect, and could not be given more: %v", max(0, time.Until(end)).Round(time.Second), err)
+			return
+		}
 	}
 }
 

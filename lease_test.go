@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -75,6 +76,15 @@ func sleep(d time.Duration) *remote.Manifest {
 func (c *cloud) proxy(cfg remote.Config) (*remote.E2BTransparentProxy, *hostNet) {
 	c.t.Helper()
 	n := &hostNet{tr: c.net.transport()}
+	n.tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := c.net.dial(ctx, network, addr)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if err == nil {
+			n.conns = append(n.conns, conn)
+		}
+		return conn, err
+	}
 	client, err := e2b.NewClient(e2b.Config{
 		APIKey: c.server.APIKey(), APIURL: c.server.URL(), SandboxURL: c.server.URL(), Transport: n,
 		MaxSandboxes: cfg.MaxSandboxes, CreateRate: cfg.CreateRate, CreateWait: cfg.CreateWait,
@@ -108,8 +118,19 @@ type hostNet struct {
 	lose atomic.Pointer[func(*http.Request) bool]
 
 	mu       sync.Mutex
+	conns    []net.Conn
 	timeouts []time.Duration // when ends were moved
 	start    time.Time
+}
+
+// die ends the host, as far as others see.
+func (n *hostNet) die() {
+	n.dead.Store(true)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, conn := range n.conns {
+		conn.Close()
+	}
 }
 
 func (n *hostNet) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -231,7 +252,7 @@ func TestHostDies(t *testing.T) {
 				var running sync.WaitGroup
 				running.Go(func() { _, _, _ = remote.Run(ctx, a, sleep(time.Hour), newContext(t, "s")) })
 				time.Sleep(20 * time.Minute)
-				n.dead.Store(true)
+				n.die()
 				time.Sleep(time.Minute)
 				c.states(test.want...)
 				cancel()
@@ -396,7 +417,9 @@ func TestRetriesAreEvents(t *testing.T) {
 		}
 		got := events(t, ec, "retry")
 		if len(got) != 2 || got[0]["op"] != "get sandbox" || got[0]["attempt"] != 2.0 || got[1]["attempt"] != 3.0 || got[0]["reason"] != errNetwork.Error() {
-			t.Errorf("events: %v", got)
+			for _, e := range got {
+				t.Errorf("event: %v", e)
+			}
 		}
 	})
 }

@@ -23,10 +23,11 @@ import (
 // How long things may take before something is done about them.
 const (
 	handshakeTimeout = 30 * time.Second
-	tailStartTimeout = 30 * time.Second
+	tailStartTimeout = 10 * time.Second       // the way may be over a connection that is dead, too; one that starts late ends the next
 	cancelGrace      = 8 * time.Second        // for a step to be answered once it was cancelled
 	farewellIdle     = 500 * time.Millisecond // without a byte of the tail once the worker's process has ended
 	firstSilence     = 5 * time.Second        // before the handshake has said how often heartbeats come
+	tailEndPatience  = 2 * time.Second        // for the exit code of a tail whose output has ended
 	resendFirst      = 5 * time.Second        // until a request without an answer is sent again; then twice as long
 	resendMax        = time.Minute
 	inputPatience    = 3 * time.Second // for a frame to be taken; then another connection is tried
@@ -88,6 +89,8 @@ type link struct {
 
 	death     *rpc.Death        // the record of the worker's end, once it is known
 	condemned *WorkerCrashError // why the worker counts as lost though it may run
+	ackEvery  int64             // bytes that are acknowledged at once
+	unstarted int               // tails in a row that did not start, for follow alone
 }
 
 // processBox holds a process: it may be another connection to the same one.
@@ -106,7 +109,7 @@ type pendingCall struct {
 	wait   time.Duration
 }
 
-func newLink(ctx context.Context, pl *place, s *session, t *tracer) *link {
+func newLink(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) *link {
 	epoch, token := s.ownership()
 	first := rpc.FirstRequest(epoch)
 	l := &link{
@@ -126,6 +129,9 @@ func newLink(ctx context.Context, pl *place, s *session, t *tracer) *link {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	l.silence.Store(int64(firstSilence))
+	if l.ackEvery = ackBytes; maxJournal > 0 { // or a small journal would stand full until the next second
+		l.ackEvery = min(l.ackEvery, max(maxJournal/4, 1))
+	}
 	return l
 }
 
@@ -149,7 +155,7 @@ func (v serving) args() []string {
 
 // dial starts the worker and its tail.
 func dial(ctx context.Context, pl *place, s *session, t *tracer, v serving) (*link, error) {
-	l := newLink(ctx, pl, s, t)
+	l := newLink(ctx, pl, s, t, v.maxJournal)
 	if v.after != nil {
 		l.follows(v.after)
 	}
@@ -166,8 +172,8 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, v serving) (*li
 }
 
 // redial goes on with a worker that another host has started.
-func redial(ctx context.Context, pl *place, s *session, t *tracer, proc Process, cursor int64, inherited map[string]*rpc.Response) *link {
-	l := newLink(ctx, pl, s, t)
+func redial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64, proc Process, cursor int64, inherited map[string]*rpc.Response) *link {
+	l := newLink(ctx, pl, s, t, maxJournal)
 	l.cursor.Store(cursor)
 	l.inherited = inherited
 	l.wg.Go(l.follow)
@@ -402,12 +408,12 @@ func (l *link) readJournal() error {
 			last = true // a tail that does not wait sees all there is
 		default:
 		}
-		closed, err := l.readTail(!last)
+		closed, err := l.readOn(!last)
 		if closed || l.ctx.Err() != nil {
 			return nil
 		}
 		var broken *protocolError
-		if errors.As(err, &broken) || errors.Is(err, ErrOwnershipLost) {
+		if errors.As(err, &broken) || errors.Is(err, ErrOwnershipLost) || errors.Is(err, ErrJournalLost) {
 			return err
 		}
 		if l.cursor.Load() > before {
@@ -476,7 +482,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 		"-from", strconv.FormatInt(l.cursor.Load(), 10), "-follow="+strconv.FormatBool(follow))
 	started()
 	if err != nil {
-		return false, fmt.Errorf("start tail: %w", err)
+		return false, &startError{err}
 	}
 	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard}
 	stdout.since.Store(time.Now().UnixNano()) // nothing has come yet
@@ -500,27 +506,43 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	// long in coming where the connection is what broke.
 	tail.Stdin().Close()
 	tail.Stdout().Close()
+	why := cut.Load()
 	l.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), 5*time.Second)
 		defer cancel()
 		err := tail.Signal(ctx, SignalKill)
-		if err == nil {
+		if err == nil && why == nil { // else the news of its end comes by the connection that broke
 			_, err = tail.Wait(ctx)
 		}
 		if err != nil && !errors.Is(err, ErrSandboxGone) {
 			l.session.logf(slog.LevelDebug, "end of tail: %v", err)
 		}
 	})
-	if why := cut.Load(); why != nil && !closed {
+	if why != nil && !closed {
 		err = errors.New(*why)
 	}
 	if err == io.EOF || err == nil {
 		err = nil
-		if text := stderr.String(); text != "" {
-			err = &tailError{text}
+		if text := stderr.String(); text != "" && !closed {
+			err = l.tailEnd(tail, text)
 		}
 	}
 	return closed, err
+}
+
+// tailEnd is the error of a tail that has ended by itself, and said why.
+func (l *link) tailEnd(tail Process, text string) error {
+	ctx, cancel := context.WithTimeout(l.ctx, tailEndPatience)
+	defer cancel()
+	status, err := tail.Wait(ctx)
+	switch {
+	case err != nil: // so it is tried again
+	case status.Code == worker.ExitTrimmed:
+		return journalLost(fmt.Errorf("%w: %s", rpc.ErrJournalTrimmed, text))
+	case status.Code == worker.ExitCorrupt:
+		return journalLost(fmt.Errorf("%w: %s", rpc.ErrFrameCorrupt, text))
+	}
+	return &tailError{text}
 }
 
 // watch waits for a reason to give up a tail, and returns it; empty means that
@@ -559,7 +581,7 @@ func (l *link) idle(lastAck *time.Time, ackedTo *int64) {
 		return // what could not be written must not be dropped
 	}
 	cursor := l.cursor.Load()
-	if cursor-*ackedTo >= ackBytes || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
+	if cursor-*ackedTo >= l.ackEvery || cursor > *ackedTo && time.Since(*lastAck) >= ackInterval {
 		if !l.session.reached(cursor) {
 			return // a successor would ask for it again
 		}
@@ -576,7 +598,7 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 	for {
 		f, err := frames.Next()
 		if errors.Is(err, rpc.ErrFrameCorrupt) || errors.Is(err, rpc.ErrFrameTooLarge) || errors.Is(err, rpc.ErrFrameOffset) {
-			return false, &protocolError{err}
+			return false, &protocolError{fmt.Errorf("%w: %w", ErrJournalLost, err)}
 		}
 		if err != nil {
 			return false, err

@@ -18,7 +18,8 @@ import (
 
 // LocalAdapter runs manifests on this machine, with the worker as a child
 // process. It does everything a sandbox does except confine: what a driver may
-// do here is what this process may do.
+// do here is what this process may do. What it starts ends with the run all the
+// same: on Linux everything, on other Unix systems its process group.
 //
 // The child's environment is not this process's: besides what Config.PassEnv
 // and Config.Env pass it has only PATH, HOME, USER, SHELL, the temporary

@@ -24,6 +24,7 @@ import (
 func TestMain(m *testing.M) {
 	worker.Main(testDrivers())
 	barePeer()
+	directWorker()
 	goleak.VerifyTestMain(m)
 }
 
@@ -101,6 +102,17 @@ func testDrivers() *worker.Registry {
 	add("test.wait", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		s.LogEvent("waiting", nil)
 		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	add("test.pause", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		var cfg struct{ MS int }
+		if err := s.DecodeConfig(&cfg); err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(time.Duration(cfg.MS) * time.Millisecond):
+		case <-ctx.Done():
+		}
 		return nil, ctx.Err()
 	})
 	add("test.deaf", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {

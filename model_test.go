@@ -362,6 +362,7 @@ func (m *model) kill(s *held) {
 	s.Drop()
 	err := s.Kill(m.t.Context())
 	m.note("kill", "%s: %v", s.Info().ID, err)
+	s.owned = time.Time{} // also of one that could not be killed: it has what it wanted
 	if err == nil {
 		m.forget(s)
 	}
@@ -374,9 +375,12 @@ func (m *model) use(s *held, n int) {
 	case n < 80:
 		m.kill(s)
 	case n < 84:
-		s.Release(m.t.Context())
-		m.note("release", "%s", id)
-		if s.until.IsZero() && !s.owned.IsZero() {
+		released := s.Release(m.t.Context())
+		m.note("release", "%s: %t", id, released)
+		switch {
+		case !released: // its lease ends sooner than it should
+			s.owned = time.Time{}
+		case s.until.IsZero() && !s.owned.IsZero():
 			s.until = time.Now().Add(5 * time.Minute)
 		}
 	case n < 88:

@@ -7,7 +7,6 @@ import (
 	"debug/buildinfo"
 	"debug/elf"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -253,17 +252,9 @@ func ask(ctx context.Context, sb Sandbox, command string) (string, error) {
 	const maxAnswer = 4 << 10
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	proc, err := sb.Start(ctx, Command{Path: "/bin/sh", Args: []string{"-c", command}})
+	b, _, err := capture(ctx, sb, Command{Path: "/bin/sh", Args: []string{"-c", command}}, maxAnswer)
 	if err != nil {
 		return "", err
-	}
-	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), maxAnswer))
-	proc.Stdin().Close()
-	proc.Stdout().Close()
-	if _, waitErr := proc.Wait(ctx); waitErr != nil || err != nil {
-		return "", errors.Join(err, waitErr)
 	}
 	return string(bytes.ToValidUTF8(b, nil)), nil
 }

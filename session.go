@@ -80,7 +80,11 @@ func (l *lineFile) line(b []byte) error {
 	return l.w.WriteByte('\n')
 }
 
-func (l *lineFile) close() error { return errors.Join(l.w.Flush(), l.f.Close()) }
+func (l *lineFile) close() error {
+	err := l.w.Flush()
+	unlock(l.f)
+	return errors.Join(err, l.f.Close())
+}
 
 // newSession makes the session directory of a run.
 func newSession(ec *ExecutionContext) (*session, error) {

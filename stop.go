@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/osiris-pipelines/remote/rpc"
@@ -37,12 +38,7 @@ func (l *link) stop(began time.Time) []StopStage {
 			s.Error = err.Error()
 		}
 		stages = append(stages, s)
-		if level := slog.LevelInfo; cancelled || !gone {
-			if !gone {
-				level = slog.LevelWarn
-			}
-			l.session.logf(level, "stop: %s: gone %t after %.0f ms %v %s", name, gone, s.DurationMS, s.Left, s.Error)
-		}
+		l.logStage(s, cancelled)
 	}
 	l.mu.Lock()
 	parting := l.farewell != nil
@@ -97,6 +93,20 @@ func (l *link) stop(began time.Time) []StopStage {
 	}
 	add(StageProcesses, begin, remains.Observed && len(remains.Left) == 0, remains.Left, err)
 	return stages
+}
+
+// logStage logs what is worth it: all of a run that was cancelled, else what is
+// not known to be gone.
+func (l *link) logStage(s StopStage, cancelled bool) {
+	switch {
+	case s.Gone && cancelled:
+		l.session.logf(slog.LevelInfo, "stop: %s: gone after %.0f ms", s.Stage, s.DurationMS)
+	case s.Gone:
+	case len(s.Left) > 0:
+		l.session.logf(slog.LevelWarn, "stop: %s: left after %.0f ms: %s", s.Stage, s.DurationMS, strings.Join(s.Left, ", "))
+	default:
+		l.session.logf(slog.LevelWarn, "stop: %s: not seen to be gone after %.0f ms: %s", s.Stage, s.DurationMS, s.Error)
+	}
 }
 
 // remains finds out what is left of what the run has started, and ends it.

@@ -49,7 +49,8 @@
 //
 //   - whatever they do, when there was no connection, and when E2B refused
 //     before it acted: status 429 with a Retry-After, or 503 for lack of
-//     capacity;
+//     capacity. (A create that is refused by 429 waits for its turn, see
+//     below.);
 //   - when a repetition does no harm, also after a cut connection and after
 //     the statuses 500, 502, 503 and 504.
 //
@@ -57,11 +58,21 @@
 // than Config.RequestTimeout: then its error comes at once, see
 // APIError.RetryAfter. Creating a sandbox or
 // a snapshot and starting a process are never repeated where the first may
-// have been carried out. A sandbox that is gone is not asked again.
+// have been carried out, but for a Command that is Repeatable. A sandbox that is
+// gone is not asked again. [WithClientTrace] tells of every retry.
 //
 // Config.RequestTimeout bounds a call of the control plane with all its
 // retries. Transfers of files have no time limit but their context's, and fail
 // when the network gives or takes no byte for 60 s.
+//
+// # Admission
+//
+// [Client.CreateSandbox] lets creates through by Config.MaxSandboxes and
+// Config.CreateRate, in the order of the calls, and waits when E2B says that
+// there are too many requests. Where the account has as many sandboxes as it
+// may, it waits if some of them are this client's, and else fails at once with
+// a [*QuotaExceededError]. Config.CreateWait bounds each wait, and
+// [WithClientTrace] tells of it.
 //
 // # Errors
 //

@@ -207,6 +207,9 @@ func isDial(err error) bool {
 // known, when the wait is longer than the context lives or than
 // Config.RequestTimeout.
 func (c *Client) pause(ctx context.Context, op string, try int, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
 	d := waitBefore(try, err)
 	if end, ok := ctx.Deadline(); d > c.cfg.RequestTimeout || ok && time.Until(end) < d {
 		return false

@@ -17,6 +17,7 @@ const (
 	OpUpload   Op = "upload"   // Sandbox.Upload
 	OpDownload Op = "download" // Sandbox.Download and its reader
 	OpSize     Op = "size"     // Sandbox.Size
+	OpList     Op = "list"     // Sandbox.List
 	OpStart    Op = "start"    // Sandbox.Start
 	OpState    Op = "state"    // Sandbox.State
 	OpExtend   Op = "extend"   // Sandbox.Extend

@@ -40,7 +40,9 @@
 // [WithFault] makes requests fail: late, lost, cut or stalled at a byte.
 // [Server.Kill], [Server.Expire], [Server.Pause] and [Server.CutConnections]
 // strike at any time, and [WithClock] lets the time of sandboxes pass.
-// [Server.Requests] says what came, [Server.Alive] what would still cost
+// [NewProxy] puts a proxy before it that cuts, freezes, slows and delays
+// connections at any byte, by a [Script]. [Server.RestartDaemon] kills a
+// sandbox's daemon. [Server.Requests] says what came, [Server.Alive] what would still cost
 // money.
 //
 // It differs from E2B in some things. There is one team, with all rights but

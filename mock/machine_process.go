@@ -113,6 +113,7 @@ func (b *daemons) boot(ctx context.Context, c bootConfig) (guest, error) {
 			return nil, errors.Join(err, g.close())
 		}
 	}
+	g.config = c
 	g.proxy = &httputil.ReverseProxy{
 		Rewrite:       g.rewrite,
 		Transport:     g.transport,
@@ -127,6 +128,7 @@ func (b *daemons) boot(ctx context.Context, c bootConfig) (guest, error) {
 
 // proxyGuest is a real daemon.
 type proxyGuest struct {
+	config    bootConfig
 	daemon    *machine.Envd // of its own, or
 	shared    *url.URL
 	transport *http.Transport
@@ -147,6 +149,20 @@ func (g *proxyGuest) rewrite(r *httputil.ProxyRequest) {
 func (g *proxyGuest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	g.proxy.ServeHTTP(w, r)
+}
+
+// restart kills the daemon and starts another.
+func (g *proxyGuest) restart(ctx context.Context) error {
+	if g.daemon == nil {
+		return fmt.Errorf("%w: the daemon is shared", errors.ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	if err := g.daemon.Restart(ctx); err != nil {
+		return err
+	}
+	g.transport.CloseIdleConnections()
+	return g.daemon.Init(ctx, g.config.token, g.config.env, "user")
 }
 
 func (g *proxyGuest) cut() { g.transport.CloseIdleConnections() }

@@ -366,6 +366,21 @@ func (s *Sandbox) Download(ctx context.Context, name string) (io.ReadCloser, err
 	return nil, s.fail(rec, err)
 }
 
+// List returns the names in a directory. The error matches fs.ErrNotExist when
+// there is none.
+func (s *Sandbox) List(ctx context.Context, dir string) ([]string, error) {
+	rec, err := s.begin(ctx, Call{Op: OpList, Path: dir})
+	if err != nil {
+		return nil, s.fail(rec, err)
+	}
+	entries, err := s.host.ReadDir(dir)
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, s.fail(rec, err)
+}
+
 // download is the reader of a file. It holds its context because that bounds
 // the whole transfer.
 type download struct {

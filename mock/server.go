@@ -309,6 +309,34 @@ func (s *Server) Pause(id string) error {
 	return nil
 }
 
+// RestartDaemon kills the daemon of a sandbox and starts another, as when it has
+// crashed: the sandbox's processes go on without it, with closed pipes. It takes
+// [WithEnvd] with a program; else the error matches errors.ErrUnsupported.
+func (s *Server) RestartDaemon(id string) error {
+	if !s.begin() {
+		return fmt.Errorf("mock: sandbox %q: %w", id, ErrNoSandbox)
+	}
+	defer s.work.Done()
+	s.mu.Lock()
+	i := s.instanceLocked(id)
+	var g guest
+	if i != nil {
+		g = i.guest
+	}
+	s.mu.Unlock()
+	if g == nil {
+		return fmt.Errorf("mock: sandbox %q: %w", id, ErrNoSandbox)
+	}
+	daemon, ok := g.(interface{ restart(context.Context) error })
+	if !ok {
+		return fmt.Errorf("mock: restart the daemon of sandbox %q: %w", id, errors.ErrUnsupported)
+	}
+	if err := daemon.restart(s.ctx); err != nil {
+		return fmt.Errorf("mock: restart the daemon of sandbox %q: %w", id, err)
+	}
+	return nil
+}
+
 // CutConnections resets every connection that is open now, also one that a
 // fault has stalled. Sandboxes and their processes go on.
 func (s *Server) CutConnections() { s.listener.resetAll() }
@@ -362,3 +390,6 @@ func (s *Server) runningLocked() int {
 	}
 	return n
 }
+
+// Connections returns how many connections are open.
+func (s *Server) Connections() int { return s.listener.open() }

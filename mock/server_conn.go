@@ -76,3 +76,9 @@ func (c *conn) reset() {
 	}
 	c.Close()
 }
+
+func (l *listener) open() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
+}

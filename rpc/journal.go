@@ -470,6 +470,13 @@ func (j *Journal) Close(reason []byte) error {
 // cheaper in batches.
 const inline = 32
 
+// In a flood the writer waits for gatherTime before it writes less than
+// gatherBytes: each write also wakes the tail, and whoever reads from it.
+const (
+	gatherBytes = 64 << 10
+	gatherTime  = 500 * time.Microsecond
+)
+
 // flushLocked writes what is pending, without the lock. The caller has seen
 // that nobody else is writing.
 func (j *Journal) flushLocked() {
@@ -541,13 +548,20 @@ func (j *Journal) write() {
 	defer close(j.stopped)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	gathered := false
 	for {
 		switch {
 		case j.writing:
 			j.work.Wait()
 		case j.err != nil:
 			return
+		case len(j.pending) > 0 && len(j.pending) < gatherBytes && j.flood && !j.closed && !gathered:
+			gathered = true
+			j.mu.Unlock()
+			time.Sleep(gatherTime)
+			j.mu.Lock()
 		case len(j.pending) > 0:
+			gathered = false
 			j.flushLocked()
 		case j.closed:
 			if err := j.w.Close(); err != nil {

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -90,9 +89,11 @@ const usageText = `usage:
 //
 // DIR is the run's folder, an absolute path. The exit code is 0 on success, 1
 // when the work failed, 2 when the arguments make no sense, and 3 when the
-// journal could not be written. A tail ends when its standard input does. To
-// supervise ends with the code of the worker, or killed by SIGKILL where a
-// signal has killed that.
+// journal could not be written. To supervise ends with the code of the worker,
+// or killed by SIGKILL where a signal has killed that. A tail that follows ends
+// when its standard input does, when another one is started, and when it has
+// copied nothing for five minutes. One that cannot read on ends with
+// [ExitTrimmed] or [ExitCorrupt].
 func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == Arg {
 		args = args[1:]
@@ -157,7 +158,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 			// take the processor from the worker and the host.
 			runtime.GOMAXPROCS(1)
 		}
-		return p.tail(ctx, journalStore{fsys, filepath.Join(*dir, journalDir)}, *from, *follow, stdin, stdout, stderr)
+		return p.tail(ctx, fsys, *dir, *from, *follow, stdin, stdout, stderr)
 	case "status", "reap":
 		return p.status(*dir, fsys, args[0] == "reap", stdout, stderr)
 	case "seal":
@@ -177,24 +178,6 @@ func printJSON(v any, err error, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "worker:", err)
-		return 1
-	}
-	return 0
-}
-
-func (p Program) tail(ctx context.Context, store rpc.Store, from int64, follow bool, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if follow {
-		// A tail whose host is gone has nobody to read it.
-		go func() {
-			io.Copy(io.Discard, stdin)
-			cancel()
-		}()
-	}
-	err := rpc.Tail(ctx, store, from, follow, stdout)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(stderr, "worker: tail:", err)
 		return 1
 	}
 	return 0

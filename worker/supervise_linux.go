@@ -151,8 +151,9 @@ func marked(pid int, mark []byte) bool {
 	return err == nil && (bytes.HasPrefix(env, mark) || bytes.Contains(env, append([]byte{0}, mark...)))
 }
 
-// belonging returns the processes that are descendants of some, which belong
-// themselves unless their parent is this process, or that carry the run's mark.
+// belonging returns the processes of a run: those with its mark, the roots, and
+// all their descendants. This process is never among them, though it may be a
+// root.
 func belonging(dir string, roots ...int) ([]process, error) {
 	list, err := processes()
 	if err != nil {
@@ -231,7 +232,7 @@ func sweep(dir string, group int, roots ...int) rpc.Remains {
 	return r
 }
 
-// limitList bounds what a run that starts thousands has in its record.
+// limitList bounds the record of a run that has started thousands.
 func limitList(ids []rpc.ProcessID) []rpc.ProcessID { return ids[:min(len(ids), 100)] }
 
 // look finds out how the processes of a run are, and with reap ends them.

@@ -37,9 +37,9 @@ type supervisor struct {
 	stderr io.Writer
 	fsys   FS
 
-	worker int // its pid, and that of its process group
-	errors *os.File
-	prints [2]int // reading ends of what drivers print to stdout and stderr
+	worker int      // its pid, and that of its process group
+	pipe   *os.File // its standard error
+	prints [2]int   // reading ends of what drivers print to stdout and stderr
 	said   excerpt
 	copied chan struct{} // said is complete
 	oom    oomCounter
@@ -121,7 +121,7 @@ func (s *supervisor) start(stdin *os.File, args []string) error {
 			return err
 		}
 	}
-	s.errors = os.NewFile(uintptr(fds[4]), "standard error of the worker")
+	s.pipe = os.NewFile(uintptr(fds[4]), "standard error of the worker")
 	return nil
 }
 
@@ -150,7 +150,7 @@ func (s *supervisor) copyErrors() {
 	defer close(s.copied)
 	buf := make([]byte, 4<<10)
 	for {
-		n, err := s.errors.Read(buf)
+		n, err := s.pipe.Read(buf)
 		_, _ = s.said.Write(buf[:n])
 		_, _ = s.stderr.Write(buf[:n]) // who reads it may be gone
 		if err != nil {
@@ -214,7 +214,7 @@ func (s *supervisor) bury(status syscall.WaitStatus, usage syscall.Rusage) rpc.D
 		}
 	}
 	// All who could have it open are dead, or could not be killed.
-	_ = s.errors.SetReadDeadline(time.Now().Add(printGrace))
+	_ = s.pipe.SetReadDeadline(time.Now().Add(printGrace))
 	<-s.copied
 	d.Stderr = s.said.String()
 	return d

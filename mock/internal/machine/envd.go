@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
@@ -44,6 +45,8 @@ type Envd struct {
 	waiter  sync.WaitGroup // for its end
 	client  *http.Client
 	dial    func(context.Context) (net.Conn, error)
+
+	restarting sync.Mutex // held by Restart and Close
 }
 
 // StartEnvd starts a daemon and waits until it is healthy. It takes root on
@@ -71,6 +74,23 @@ func StartEnvd(ctx context.Context, opts EnvdOptions) (*Envd, error) {
 		return nil, errors.Join(fmt.Errorf("start envd: %w", err), e.Close())
 	}
 	return e, nil
+}
+
+// Restart kills the daemon, and nothing else of the machine, and starts another
+// one, which must be given what [Envd.Init] gave the first.
+func (e *Envd) Restart(ctx context.Context) error {
+	e.restarting.Lock()
+	defer e.restarting.Unlock()
+	if err := e.process.Signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("restart envd: %w", err)
+	}
+	e.process.Wait()
+	e.waiter.Wait()
+	e.client.CloseIdleConnections()
+	if err := e.run(ctx); err != nil {
+		return fmt.Errorf("restart envd: %w", err)
+	}
+	return nil
 }
 
 func (e *Envd) run(ctx context.Context) error {
@@ -183,7 +203,9 @@ func (e *Envd) Machine() envd.Machine { return e.machine }
 // Close kills the daemon and all that it started, and removes the files.
 func (e *Envd) Close() error {
 	e.client.CloseIdleConnections()
-	err := e.machine.Close()
+	err := e.machine.Close() // which also ends a Restart
+	e.restarting.Lock()
+	defer e.restarting.Unlock()
 	e.waiter.Wait()
 	return err
 }
