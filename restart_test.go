@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -590,5 +591,44 @@ func TestAttachRestarts(t *testing.T) {
 		if n := strings.Count(string(b), step+"\n"); n < 1 || n > 1 && !strings.Contains(again, step) {
 			t.Errorf("%s ran %d times; %s were repeated", step, n, again)
 		}
+	}
+}
+
+// A host that dies while it starts the worker again leaves it open whether there
+// is one: two would spoil each other's journal, so the run ends.
+func TestAttachWhileRestarting(t *testing.T) {
+	t.Setenv("REMOTE_TEST_RESTARTS", "2")
+	server := newServer(t, "served", testDrivers())
+	dir := orphan(t, server, filepath.Join(t.TempDir(), "marks"))
+	name := filepath.Join(dir, "sandbox.json")
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state map[string]any
+	if err := json.Unmarshal(b, &state); err != nil {
+		t.Fatal(err)
+	}
+	state["restarting"], state["restarts"] = true, 1
+	if b, err = json.Marshal(state); err == nil {
+		err = os.WriteFile(name, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers()}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ec := &remote.ExecutionContext{}
+	p, result, err := a.Attach(t.Context(), dir, ec)
+	var crash *remote.WorkerCrashError
+	if !errors.As(err, &crash) || !strings.Contains(err.Error(), "the host died while it started the worker again") {
+		t.Fatalf("error %v", err)
+	}
+	agree(t, ec, result, err)
+	if _, err := a.Collect(t.Context(), p, ec); err != nil {
+		t.Errorf("collect: %v", err)
 	}
 }
