@@ -423,3 +423,33 @@ func TestRetriesAreEvents(t *testing.T) {
 		}
 	})
 }
+
+// A prepared run has the lease and the choice for its host's death where they
+// are not the default, so that it runs the same elsewhere.
+func TestLeaseIsPrepared(t *testing.T) {
+	for _, test := range []struct {
+		cfg  remote.Config
+		want remote.SandboxConfig
+	}{
+		{remote.Config{}, remote.SandboxConfig{}},
+		{remote.Config{Lease: 5 * time.Minute, OnHostLoss: remote.Kill}, remote.SandboxConfig{}},
+		{remote.Config{Lease: 90500 * time.Millisecond, OnHostLoss: remote.Pause}, remote.SandboxConfig{LeaseSeconds: 91, OnHostLoss: remote.Pause}},
+	} {
+		a, _ := newAdapter(t, "proxy", test.cfg, nil)
+		p, err := a.Prepare(t.Context(), join(), newContext(t, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := remote.SandboxConfig{LeaseSeconds: p.SandboxConfig.LeaseSeconds, OnHostLoss: p.SandboxConfig.OnHostLoss}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%+v: -want +got:\n%s", test.cfg, diff)
+		}
+	}
+	for _, cfg := range []remote.Config{
+		{Lease: time.Second}, {Lease: -time.Second}, {Lease: 1 << 62}, {OnHostLoss: "forget"}, {MaxSandboxes: -1}, {CreateRate: -1}, {CreateWait: -1},
+	} {
+		if _, err := remote.NewE2BTransparentProxy(cfg); !errors.Is(err, remote.ErrInvalid) {
+			t.Errorf("%+v: %v, want ErrInvalid", cfg, err)
+		}
+	}
+}

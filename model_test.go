@@ -36,7 +36,7 @@ func TestLeaseModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *modelSeed).run() })
 		return
 	}
-	schedules := 300
+	schedules := 150
 	switch {
 	case os.Getenv("OSIRIS_STRESS") != "":
 		schedules = 10_000

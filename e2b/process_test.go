@@ -220,14 +220,20 @@ func TestStartNeverArrived(t *testing.T) {
 					send(endEvent(0))
 					return nil
 				}}
+				var mu sync.Mutex // late looks come beside
 				var calls []string
 				sent := 0
 				s := sandboxInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
 					calls = append(calls, path.Base(r.URL.Path))
+					lost := false
 					if strings.HasSuffix(r.URL.Path, "/Start") {
-						if sent++; sent <= test.lost {
-							panic(http.ErrAbortHandler)
-						}
+						sent++
+						lost = sent <= test.lost
+					}
+					mu.Unlock()
+					if lost {
+						panic(http.ErrAbortHandler)
 					}
 					d.ServeHTTP(w, r)
 				}))
@@ -237,16 +243,18 @@ func TestStartNeverArrived(t *testing.T) {
 				if !errors.Is(err, test.want) {
 					t.Fatalf("Start: %v, want %v", err, test.want)
 				}
+				if err == nil {
+					if status, err := p.Wait(t.Context()); err != nil || status != (ExitStatus{}) {
+						t.Errorf("Wait: %v, %v", status, err)
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
 				if sent != test.sent || retries != test.sent-1 {
 					t.Errorf("%d starts were sent and %d retries told, want %d", sent, retries, test.sent)
 				}
 				if before := slices.Index(calls[1:], "Start"); before >= 0 && before < 3 {
 					t.Errorf("it was not looked for before it was started again: %q", calls)
-				}
-				if err == nil {
-					if status, err := p.Wait(t.Context()); err != nil || status != (ExitStatus{}) {
-						t.Errorf("Wait: %v, %v", status, err)
-					}
 				}
 			})
 		})
