@@ -243,7 +243,7 @@ func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint, cfg Sandb
 	if err != nil {
 		return nil, fmt.Errorf("remote: attach: %w", err)
 	}
-	box := newE2BSandbox(sb, isNear(a.cfg.sandboxURL()))
+	box := newE2BSandbox(sb, cfg.lease(), isNear(a.cfg.sandboxURL()))
 	box.info.Template = rec.Template
 	return &place{
 		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,

@@ -37,7 +37,7 @@ func TestSealAnswerLost(t *testing.T) {
 			time.Sleep(time.Minute)
 			sb := server.Sandbox(server.Alive()[0].ID)
 			for _, proc := range sb.Processes() {
-				if slices.Contains(proc.Command.Args, "serve") {
+				if slices.Contains(proc.Command.Args, "supervise") {
 					sb.KillProcess(proc.PID)
 				}
 			}

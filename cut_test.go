@@ -479,8 +479,8 @@ func TestDaemonRestart(t *testing.T) {
 					}
 				}}.run(t)
 			// The worker may still answer its step, which it stops.
-			if !errors.Is(r.err, remote.ErrWorkerCrash) && !errors.Is(r.err, remote.ErrStepFailed) {
-				t.Errorf("got %v, want ErrWorkerCrash or ErrStepFailed", r.err)
+			if !errors.Is(r.err, remote.ErrWorkerCrash) {
+				t.Errorf("got %v, want ErrWorkerCrash", r.err)
 			}
 			if at == "waiting" {
 				floodNumbers(t, r.ec, 20_000)

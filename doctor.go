@@ -122,7 +122,7 @@ func (d *doctor) examine(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 	d.add(checkTemplate, CheckOK, fmt.Sprintf("%q made a sandbox in %d ms", cfg.Template, time.Since(start).Milliseconds()), "")
-	s := newE2BSandbox(sb, false)
+	s := newE2BSandbox(sb, time.Minute, false)
 	d.sandbox(ctx, s, cfg)
 
 	if err := killSurely(context.WithoutCancel(ctx), s, cleanupGrace); err != nil {

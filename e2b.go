@@ -77,7 +77,7 @@ func openE2B(client *e2b.Client, owner string, near bool) OpenSandbox {
 		if err != nil {
 			return nil, err
 		}
-		s := newE2BSandbox(sb, near)
+		s := newE2BSandbox(sb, cfg.lease(), near)
 		s.longest = longest
 		if err := s.fit(ctx, cfg); err != nil {
 			return nil, errors.Join(err, killSurely(context.WithoutCancel(ctx), s, cleanupGrace))
@@ -86,10 +86,11 @@ func openE2B(client *e2b.Client, owner string, near bool) OpenSandbox {
 	}
 }
 
-func newE2BSandbox(sb *e2b.Sandbox, near bool) *e2bSandbox {
+// newE2BSandbox is a sandbox that lives for a while from now.
+func newE2BSandbox(sb *e2b.Sandbox, life time.Duration, near bool) *e2bSandbox {
 	return &e2bSandbox{
 		sb: sb, info: SandboxInfo{ID: sb.ID()}, near: near,
-		end: make(mutex, 1), uploaded: make(map[string]bool), longest: new(atomic.Int64),
+		end: make(mutex, 1), endAt: time.Now().Add(life), uploaded: make(map[string]bool), longest: new(atomic.Int64),
 	}
 }
 

@@ -700,11 +700,19 @@ func (l *link) deliver(resp *rpc.Response) error {
 	}
 	if call, ok := l.pending[n]; ok {
 		if call.stepID != "" {
-			l.session.answered(call.stepID, resp)
+			l.keepAnswer(call.stepID, resp)
 		}
 		l.answer(n, call, resp)
 	}
 	return nil
+}
+
+// keepAnswer keeps a step's answer for a successor, but not that the step was
+// stopped: that says nothing of what a successor would be told.
+func (l *link) keepAnswer(stepID string, resp *rpc.Response) {
+	if resp.Error == nil || resp.Error.Code != rpc.CodeCancelled {
+		l.session.answered(stepID, resp)
+	}
 }
 
 // answer ends a call. The caller has the lock.
@@ -737,7 +745,7 @@ func (l *link) inherit(resp *rpc.Response) error {
 	if of.StepID == "" || l.inherited[of.StepID] != nil {
 		return nil
 	}
-	l.session.answered(of.StepID, resp)
+	l.keepAnswer(of.StepID, resp)
 	for n, call := range l.pending {
 		if call.stepID == of.StepID {
 			l.answer(n, call, resp)
@@ -814,6 +822,15 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 	if resp.Error != nil && resp.Error.Code == rpc.CodeOwnershipLost {
 		l.disowns.Store(true)
 		return fmt.Errorf("remote: %w: %s", ErrOwnershipLost, resp.Error.Message)
+	}
+	if resp.Error != nil && resp.Error.Code == rpc.CodeCancelled && ctx.Err() == nil {
+		// Nobody has asked for that: the worker is ending, and says why.
+		select {
+		case <-l.down:
+			return l.gone()
+		case <-time.After(cancelGrace):
+		case <-ctx.Done():
+		}
 	}
 	if resp.Error != nil {
 		return resp.Error

@@ -251,7 +251,13 @@ func (c *Client) Abandon(nonce string, asked time.Time) error {
 	if err := c.births.hold(); err != nil {
 		return fmt.Errorf("abandon sandbox: %w", err)
 	}
-	b := &birth{c: c, unsure: true, sent: asked}
+	now := time.Now()
+	if asked.Before(now.Add(-giveUp)) {
+		asked = now.Add(-giveUp) // there is still time for one look
+	} else if asked.After(now) {
+		asked = now
+	}
+	b := &birth{c: c, unsure: true, sent: asked, clear: func() {}}
 	b.body.Metadata = map[string]string{NonceKey: nonce}
 	go b.settle()
 	return nil

@@ -529,6 +529,63 @@ func TestCreateTimeout(t *testing.T) {
 	})
 }
 
+// What another process has asked for, and did not live to hear of, is killed
+// whenever it appears; Close waits for it, and no longer than it can come.
+func TestAbandon(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		asked time.Duration // before it is abandoned
+		after time.Duration // until it appears; negative means never
+		wait  time.Duration // of Close, at most
+	}{
+		{"there already", time.Minute, 0, 0},
+		{"late", time.Second, 20 * time.Second, 40 * time.Second},
+		{"never", 30 * time.Second, -1, 50 * time.Second},
+		{"long ago", time.Hour, -1, 0},
+		{"there since long", time.Hour, 0, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPlane(t)
+				c, err := NewClient(Config{APIKey: testKey, APIURL: "http://api.test", Transport: serve(t, p)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				appear := func() {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					p.sandboxes["mine"] = map[string]string{NonceKey: "n1"}
+				}
+				p.mu.Lock()
+				p.sandboxes["other"] = map[string]string{NonceKey: "n2"}
+				p.mu.Unlock()
+				switch {
+				case test.after == 0:
+					appear()
+				case test.after > 0:
+					time.AfterFunc(test.after, appear)
+				}
+				start := time.Now()
+				if err := c.Abandon("n1", start.Add(-test.asked)); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(start); took > test.wait {
+					t.Errorf("closing took %s", took)
+				}
+				if n := p.alive(); n != 1 {
+					t.Errorf("%d sandboxes are alive, want the other one", n)
+				}
+				if err := c.Abandon("n1", start); !errors.Is(err, net.ErrClosed) {
+					t.Errorf("abandon after Close: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // Shutdown does not wait, and tells what it leaves.
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
