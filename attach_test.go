@@ -255,6 +255,7 @@ func (a *attachSuite) survive(t *testing.T, server *mock.Server, n int, dir stri
 // However far a run had come when its host was killed, another one ends it, and
 // the session directory is the same as if nothing had happened.
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	seed, stress := testSeed(t)
 	// A host that dies within a create leaves it open for 80 s whether there
 	// will be a sandbox: there is time for that in a stress test only.
@@ -312,6 +313,7 @@ func readStatusIn(dir string) bool {
 
 // The same, with the host killed at every request that it makes.
 func TestAttachAtEveryRequest(t *testing.T) {
+	t.Parallel()
 	seed, stress := testSeed(t)
 	every := 6
 	if stress {
@@ -374,6 +376,7 @@ func orphan(t *testing.T, server *mock.Server, marks string) string {
 
 // What happens to a sandbox while it has no host.
 func TestAttachLater(t *testing.T) {
+	t.Parallel()
 	only := func(t *testing.T, server *mock.Server) string {
 		t.Helper()
 		alive := server.Alive()

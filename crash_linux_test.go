@@ -171,6 +171,7 @@ func dieStep(how string) *remote.Manifest {
 // Every kind of death has its verdict, and leaves neither a process nor a gap in
 // what was printed.
 func TestDeaths(t *testing.T) {
+	t.Parallel()
 	for _, kind := range processKinds {
 		for _, test := range []struct {
 			how     string
@@ -229,6 +230,7 @@ func TestDeaths(t *testing.T) {
 
 // What a run has started ends with it, whatever it has done to get away.
 func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	for _, kind := range processKinds {
 		for _, then := range []string{"end", "exit", "kill", "kill supervisor", "wait", "deaf", "stop"} {
 			t.Run(kind+"/"+then, func(t *testing.T) {
@@ -317,6 +319,7 @@ func TestReceipt(t *testing.T) {
 
 // A worker that is stopped is found out, and ended.
 func TestStoppedWorker(t *testing.T) {
+	t.Parallel()
 	for _, kind := range processKinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
@@ -400,6 +403,7 @@ func letGo(client *e2b.Client, id, file string) error {
 // What happens to a sandbox from outside has its verdict, and ends the run only
 // where it must.
 func TestSandboxIsStruck(t *testing.T) {
+	t.Parallel()
 	for _, kind := range processKinds {
 		if kind == "local" {
 			continue

@@ -246,6 +246,7 @@ func on(t *testing.T, f func(t *testing.T, kind string)) {
 
 // The tail's stream is cut before and inside each of a run's frames.
 func TestCutAtEveryFrame(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		step := 1
 		if kind != "served" && !stressed() {
@@ -278,6 +279,7 @@ func TestCutAtEveryFrame(t *testing.T) {
 // The tail's stream is cut at any byte of a run: at every few, and at others
 // the next time.
 func TestCutAtEveryByte(t *testing.T) {
+	t.Parallel()
 	first := seed(t)
 	on(t, func(t *testing.T, kind string) {
 		step := int64(7)
@@ -308,6 +310,7 @@ func TestCutAtEveryByte(t *testing.T) {
 // An event flood comes whole through a tail that is cut at random. With full
 // counts that is a million events and a hundred cuts, where processes are real.
 func TestCutsDuringFlood(t *testing.T) {
+	t.Parallel()
 	n := seed(t)
 	for _, kind := range servedKinds {
 		t.Run(kind, func(t *testing.T) { // one after the other: each has the machine to itself
@@ -348,6 +351,7 @@ func TestAllConnectionsCut(t *testing.T) {
 // A connection that is half-open, in either direction or both, holds up a run
 // no longer than it takes to notice.
 func TestHalfOpen(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"tail, down":          `after 50000 down in TAIL: freeze down`,
 		"tail, up":            `after 50000 down in TAIL: freeze up`,
@@ -387,6 +391,7 @@ func TestHalfOpen(t *testing.T) {
 // What was sent over a connection that stood still arrives late, after the same
 // requests and later ones came by another: each step runs once.
 func TestStaleInput(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		m := &remote.Manifest{}
 		for i := range 60 { // 3 s and what the freeze costs
@@ -415,6 +420,7 @@ func TestStaleInput(t *testing.T) {
 
 // A reader that is slower than the worker holds it up, and loses nothing.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		slow := script(t, "after 1 down in TAIL: slow 500000 down\nafter 300000 down in TAIL: reset")
 		cfg := remote.Config{MaxJournal: 64 << 10, Heartbeat: 100 * time.Millisecond}
@@ -429,6 +435,7 @@ func TestSlowReader(t *testing.T) {
 // A disk that is full under the journal ends the run: with what was written
 // before, and no more.
 func TestFullDiskUnderJournal(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		room := int64(2 << 20)
 		if kind != "served" { // there the worker is a file, too

@@ -232,6 +232,7 @@ func TestConfigPrintsNoSecret(t *testing.T) {
 // A sandbox that is of no use is removed, also when E2B does not answer well
 // for a while.
 func TestUselessSandboxIsRemoved(t *testing.T) {
+	t.Parallel()
 	busy := &mock.HTTPFault{Status: http.StatusServiceUnavailable, Body: "try later"}
 	var (
 		mu    sync.Mutex
@@ -269,6 +270,7 @@ func TestUselessSandboxIsRemoved(t *testing.T) {
 
 // Input whose connection hangs is sent over another one.
 func TestStalledInput(t *testing.T) {
+	t.Parallel()
 	for _, procedure := range []string{"process.Process/SendInput", "process.Process/StreamInput"} {
 		t.Run(procedure, func(t *testing.T) {
 			zero, hits := int64(0), atomic.Int64{}

@@ -88,6 +88,7 @@ func every(t *testing.T, kind string, fault *mock.HTTPFault, f func(t *testing.T
 // Whatever answer is lost, once, the run succeeds all the same: what may be
 // repeated is, and what may not is found again.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	zero, one := int64(0), int64(1)
 	jsonType := http.Header{"Content-Type": {"application/json"}}
 	for _, test := range []struct {
@@ -194,6 +195,7 @@ func collecting(next http.Handler) http.Handler {
 // Proxies between host and sandbox change nothing, not even one that holds
 // requests back until they are complete.
 func TestBehindProxies(t *testing.T) {
+	t.Parallel()
 	for name, handlers := range map[string][]func(http.Handler) http.Handler{
 		"two in a row": {duplex, duplex},
 		"collecting":   {collecting},

@@ -259,6 +259,7 @@ func TestVariablesAreNotShown(t *testing.T) {
 // the phase was about to do. The context ends while the n-th request to the
 // server is on its way.
 func TestCancelAtEveryRequest(t *testing.T) {
+	t.Parallel()
 	for _, kind := range servedKinds {
 		t.Run(kind, func(t *testing.T) { cancelAtEveryRequest(t, kind) })
 	}

@@ -263,6 +263,7 @@ func TestCancelStopsStep(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
+	t.Parallel()
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Run("step", func(t *testing.T) {
@@ -292,6 +293,7 @@ func TestTimeouts(t *testing.T) {
 // TestDeafDriver: a driver that ignores its context cannot keep the run. In a
 // process of its own it ends with that.
 func TestDeafDriver(t *testing.T) {
+	t.Parallel()
 	a, _ := newAdapter(t, "local", remote.Config{}, nil)
 	ec := newContext(t, "s")
 	result, _, err := remote.Run(untilWaiting(t, ec), a, one("test.deaf"), ec)
@@ -371,6 +373,7 @@ func killWorker(t *testing.T, provider *mock.Provider) {
 // TestTailLost: the host's reader loses its connection, again and again, and
 // every event is there once.
 func TestTailLost(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"drop", "freeze"} {
 		t.Run(how, func(t *testing.T) {
 			a, provider := newAdapter(t, "proxy", remote.Config{Heartbeat: 20 * time.Millisecond}, nil)

@@ -327,6 +327,7 @@ func TestLeaseInDanger(t *testing.T) {
 // Two hundred runs at once on an account that has room for 20 sandboxes and
 // makes one a second queue up, and none fails.
 func TestManyRunsQueueUp(t *testing.T) {
+	t.Parallel()
 	runs := 200
 	if testing.Short() {
 		runs = 50

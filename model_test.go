@@ -32,6 +32,7 @@ var modelSeed = flag.Uint64("model-seed", 0, "run this one schedule of TestLease
 //
 //	go test -run TestLeaseModel -model-seed SEED .
 func TestLeaseModel(t *testing.T) {
+	t.Parallel()
 	if *modelSeed != 0 {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *modelSeed).run() })
 		return

@@ -50,6 +50,7 @@ func failing() *remote.Manifest {
 // TestParity runs manifests on every adapter and compares all they leave
 // behind: only times, ids and durations may differ.
 func TestParity(t *testing.T) {
+	t.Parallel()
 	for name, manifest := range map[string]func() *remote.Manifest{
 		"fan-out": fanOut, "join": join, "failing": failing,
 		"csv-copy":                      compiled(t, "csv-copy"),

@@ -118,6 +118,7 @@ func killAtCrash(t *testing.T, ec *remote.ExecutionContext, provider *mock.Provi
 // TestRestart: the worker dies in the second of four steps, and the run ends as
 // one in which it did not.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	for _, kind := range restartKinds {
 		t.Run(kind, func(t *testing.T) {
 			var provider *mock.Provider
@@ -410,6 +411,7 @@ func TestRestartLeavesNothing(t *testing.T) {
 // are all repeatable: it ends as one that was left alone. It prints its seed;
 // REMOTE_TEST_SEED repeats one, REMOTE_TEST_STRESS runs it longer.
 func TestRestartAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it waits for restarts")
 	}

@@ -37,6 +37,7 @@ func verdicts(r *remote.SweepReport) map[string]string {
 // A sweep kills what has no owner, running or paused, and nothing else, whatever
 // the clocks say.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	for _, skew := range []time.Duration{0, -30 * time.Hour, 30 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCloud(t, mock.WithClock(func() time.Time { return time.Now().Add(skew) }))

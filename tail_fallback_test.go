@@ -41,6 +41,7 @@ func floodNumbers(t *testing.T, ec *remote.ExecutionContext, n int) {
 // Where no process can be started any more, the run goes on: its journal is
 // read by file.
 func TestJournalByFile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var full atomic.Bool
 		drivers := testDrivers()
@@ -81,6 +82,7 @@ func TestJournalByFile(t *testing.T) {
 
 // The same over E2B's protocol, by ranges.
 func TestJournalByRange(t *testing.T) {
+	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		var full atomic.Bool
 		drivers := testDrivers()
