@@ -55,6 +55,7 @@ func connectTo(tb testing.TB, a *engine) *link {
 	tb.Cleanup(func() {
 		l.close()
 		s.close()
+		pl.lease.drop()
 		if err := pl.sandbox.Kill(context.Background()); err != nil {
 			tb.Error(err)
 		}

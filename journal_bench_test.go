@@ -56,7 +56,7 @@ type directSandbox struct {
 
 func (s *directSandbox) Start(ctx context.Context, cmd remote.Command) (remote.Process, error) {
 	switch {
-	case len(cmd.Args) < 2 || cmd.Args[0] != worker.Arg:
+	case len(cmd.Args) < 2 || cmd.Args[0] != worker.Arg || cmd.Args[1] != "tail" && cmd.Args[1] != "supervise":
 		return s.Sandbox.Start(ctx, cmd)
 	case cmd.Args[1] == "tail":
 		select {

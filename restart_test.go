@@ -408,18 +408,16 @@ func TestRestartLeavesNothing(t *testing.T) {
 }
 
 // TestRestartAtAnyMoment has workers die at random moments of a run whose steps
-// are all repeatable: it ends as one that was left alone. It prints its seed;
-// REMOTE_TEST_SEED repeats one, REMOTE_TEST_STRESS runs it longer.
+// are all repeatable: it ends as one that was left alone. It prints its seed,
+// which OSIRIS_SEED repeats.
 func TestRestartAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it waits for restarts")
 	}
-	seed, rounds := uint64(time.Now().UnixNano()), 1
-	if v, err := strconv.ParseUint(os.Getenv("REMOTE_TEST_SEED"), 10, 64); err == nil {
-		seed = v
-	}
-	if os.Getenv("REMOTE_TEST_STRESS") != "" {
+	seed, stress := testSeed(t)
+	rounds := 1
+	if stress {
 		rounds = 40
 	}
 	const floods, ticks = 6, 3000
@@ -444,7 +442,7 @@ func TestRestartAtAnyMoment(t *testing.T) {
 		for round := range rounds {
 			t.Run(fmt.Sprint(kind, round), func(t *testing.T) {
 				seed := seed + uint64(round)
-				t.Logf("REMOTE_TEST_SEED=%d", seed)
+				t.Logf("OSIRIS_SEED=%d", seed)
 				r := rand.New(rand.NewPCG(seed, 0))
 				a, _ := newAdapter(t, kind, remote.Config{Restarts: 50, Concurrency: 3, Timeout: 5 * time.Minute}, nil)
 				ec := newContext(t, "s")
