@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -395,6 +396,23 @@ func TestAttachLater(t *testing.T) {
 		{name: "paused", kinds: []string{"embedded"}, happens: func(t *testing.T, server *mock.Server) {
 			if err := server.Pause(only(t, server)); err != nil {
 				t.Fatal(err)
+			}
+		}},
+		{name: "paused without its memory", kinds: []string{"embedded"}, want: remote.ErrWorkerCrash, happens: func(t *testing.T, server *mock.Server) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL()+"/sandboxes/"+only(t, server)+"/pause", strings.NewReader(`{"memory":false}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-API-Key", server.APIKey())
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			http.DefaultClient.CloseIdleConnections()
+			if resp.StatusCode != http.StatusNoContent {
+				t.Fatal(resp.Status)
 			}
 		}},
 		{name: "lease over", kinds: servedKinds, want: remote.ErrSandboxGone, happens: func(t *testing.T, server *mock.Server) {

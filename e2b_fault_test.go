@@ -328,3 +328,51 @@ func TestCancelLeavesNoProcess(t *testing.T) {
 		})
 	}
 }
+
+// Whatever E2B refuses, once, with whatever status, and without a word on when
+// to come again: the run succeeds, or says that this is why it does not; it
+// leaves nothing, and runs no step twice.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{
+		http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusInsufficientStorage,
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			fault := &mock.HTTPFault{Status: status, Header: http.Header{"Content-Type": {"application/json"}},
+				Body: fmt.Sprintf(`{"code":%d,"message":"refused for the test"}`, status)}
+			every(t, "served", fault, func(t *testing.T, server *mock.Server, hit func() string) {
+				drivers := testDrivers()
+				a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: drivers}, server))
+				if err != nil {
+					t.Fatal(err)
+				}
+				ec := newContext(t, "s")
+				result, _, err := remote.Run(t.Context(), a, join(), ec)
+				if err != nil && !strings.Contains(err.Error(), "refused for the test") && !strings.Contains(err.Error(), fmt.Sprint(status)) {
+					t.Errorf("%s: %v", hit(), err)
+				}
+				if result != nil && !errors.Is(err, remote.ErrCollect) {
+					agree(t, ec, result, err)
+				}
+				if err := a.Close(); err != nil {
+					t.Errorf("%s: close: %v", hit(), err)
+				}
+				if alive := server.Alive(); len(alive) > 0 {
+					t.Errorf("%s: %d sandboxes are left", hit(), len(alive))
+				}
+				if result == nil {
+					return
+				}
+				for _, s := range join().Steps {
+					if n := len(stepEvents(t, ec, "step_start", s.ID)); n > 1 {
+						t.Errorf("%s: step %s was started %d times", hit(), s.ID, n)
+					}
+				}
+			}, func(procedure string) bool {
+				// A create that may have been made is looked for until E2B's own
+				// deadline; package e2b tests that.
+				return procedure != "POST /sandboxes" || status == http.StatusTooManyRequests
+			})
+		})
+	}
+}
