@@ -43,10 +43,11 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 	$(GO) mod tidy -diff
 
 .PHONY: stress
-stress: ## run the tests with full counts, COUNT times, then every fuzz target for FUZZTIME; E2B_ENVD_BIN adds E2B's daemon
+stress: ## run the tests with full counts, then COUNT times with usual ones, then every fuzz target for FUZZTIME; E2B_ENVD_BIN adds E2B's daemon
 	@scripts/test-setup
 	OSIRIS_STRESS=1 $(GO) test -count=1 -v -timeout 1h -run '^TestCutsDuringFlood$$' .
-	@OSIRIS_STRESS=1 $(MAKE) --no-print-directory gotest TESTFLAGS="-count=$(COUNT) -timeout 2h"
+	@OSIRIS_STRESS=1 $(MAKE) --no-print-directory gotest TESTFLAGS="-count=1 -timeout 3h"
+	@$(MAKE) --no-print-directory gotest TESTFLAGS="-count=$(COUNT) -timeout 3h"
 	scripts/fuzz $(FUZZTIME)
 
 .PHONY: fuzz

@@ -48,9 +48,22 @@ func (wait) Run(ctx context.Context, _ *worker.Step) (*worker.Result, error) {
 	return nil, ctx.Err()
 }
 
+// slow is a driver that takes a second.
+type slow struct{}
+
+func (slow) Run(ctx context.Context, _ *worker.Step) (*worker.Result, error) {
+	select {
+	case <-time.After(time.Second):
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 func testDrivers() *worker.Registry {
 	r := worker.NewRegistry()
 	csv.Register(r)
+	r.Register("test.slow", worker.Transform, func() worker.Driver { return slow{} })
 	r.Register("test.wait", worker.Transform, func() worker.Driver { return wait{} })
 	return r
 }
@@ -279,6 +292,8 @@ func TestUsage(t *testing.T) {
 		{"two manifests", []string{manifest, "other.yaml"}, "other.yaml"},
 		{"E2B and embedded", []string{manifest, "--e2b", "--e2b-embedded"}, "exclude each other"},
 		{"two adapters", []string{manifest, "--local", "--e2b-embedded"}, "exclude each other"},
+		{"attach and a manifest", []string{manifest, "--attach", "d", "--e2b"}, "--attach takes the manifest"},
+		{"attach here", []string{"--attach", "d"}, "needs --e2b"},
 		{"no name", []string{manifest, "--e2b-env", "=hunter2"}, "NAME=VALUE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -514,6 +529,45 @@ func TestInterrupt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The run of a program that was killed is gone on with by another.
+func TestAttach(t *testing.T) {
+	server, err := mock.NewServer(mock.WithProcesses())
+	if err != nil {
+		t.Skip("no sandboxes of processes on this system: ", err)
+	}
+	defer server.Close()
+	program := func(args ...string) *exec.Cmd {
+		cmd := command(t, append(args, "--e2b")...)
+		cmd.Env = append(append(cmd.Env, asProgram+"=drivers"), server.Env()...)
+		return cmd
+	}
+	dir := filepath.Join(t.TempDir(), "s")
+	killed := program(pipeline(t, "slow", "test.slow", map[string]any{}), "--session-dir", dir)
+	if err := killed.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		b, _ := os.ReadFile(filepath.Join(dir, "events.jsonl"))
+		if strings.Contains(string(b), `"step_start"`) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	_ = killed.Process.Kill()
+	if killed.Wait() == nil {
+		t.Fatal("the program was too fast")
+	}
+	start(t, program("--attach", dir)).want(t, 0)
+	if ok, code := status(t, dir); !ok || code != 0 {
+		t.Errorf("status ok %v, exit code %d", ok, code)
+	}
+	if n := len(server.Sandboxes()); n != 1 || len(server.Alive()) > 0 {
+		t.Errorf("%d sandboxes were made, %d are left", n, len(server.Alive()))
+	}
+	start(t, program("--attach", dir)).want(t, 1, "executed already")
+	start(t, program("--attach", t.TempDir())).want(t, 1, "not executed")
 }
 
 // Who stops reading what is printed, as head does, leaves no sandbox behind.
