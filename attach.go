@@ -150,13 +150,17 @@ func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *E
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	return a.launch(ctx, p, ec, launch{
+	result, err := a.launch(ctx, p, ec, launch{
 		started: time.Now(),
 		open:    func() (*session, error) { return s, nil },
 		work: func(ctx context.Context, r *run, s *session) error {
 			return a.execute(ctx, r, s, env)
 		},
 	})
+	if result == nil { // not even begun
+		err = errors.Join(err, s.close())
+	}
+	return result, err
 }
 
 // abandon removes the sandboxes of a dead host.
@@ -180,52 +184,78 @@ func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error 
 
 // rejoin goes on with a run whose worker was heard.
 func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+	// Nothing is changed before it is known what there is to go on with: an
+	// attempt that fails here may be made again.
+	pl, proc, err := a.reach(ctx, c, p.SandboxConfig)
+	if err != nil && !errors.Is(err, ErrSandboxGone) {
+		return nil, errors.Join(err, s.close())
+	}
+	gone := err
 	answers, err := s.rewind(c)
 	if err == nil {
 		c.Epoch++
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, errors.Join(err, letGo(proc), s.close())
 	}
-	return a.launch(ctx, p, ec, launch{
+	result, err := a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
 		open:    func() (*session, error) { return s, nil },
 		work: func(ctx context.Context, r *run, s *session) error {
-			return a.takeOver(ctx, r, s, c, answers)
+			r.sandboxID, r.place = c.last().ID, pl
+			r.steps = r.replay(answers)
+			if gone != nil {
+				r.removed = true
+				s.event("cleanup_start", nil)
+				return gone
+			}
+			pl.lease.hold(ctx, s)
+			if proc == nil { // two workers would spoil each other's journal
+				s.event("cleanup_start", nil)
+				return &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"}
+			}
+			return a.takeOver(ctx, r, s, proc, answers)
 		},
 	})
+	if result == nil { // not even begun
+		err = errors.Join(err, letGo(proc), s.close())
+	}
+	return result, err
 }
 
-// takeOver is execute, from a checkpoint on.
-func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, answers map[string]*rpc.Response) error {
-	pl, err := a.find(ctx, c, r.prepared.SandboxConfig)
-	r.sandboxID = c.last().ID
-	if err != nil {
-		r.removed = true
-		r.steps = r.replay(answers)
-		s.event("cleanup_start", nil)
-		return err
-	}
-	r.place = pl
-	pl.lease.hold(ctx, s)
-	if c.Restarting { // two workers would spoil each other's journal
-		r.steps = r.replay(answers)
-		s.event("cleanup_start", nil)
-		return &WorkerCrashError{Reason: "the host died while it started the worker again"}
+// reach connects to the sandbox and the worker of a dead host. The process is
+// nil when it is not known which it is.
+func (a *E2BTransparentProxy) reach(ctx context.Context, c *checkpoint, cfg SandboxConfig) (*place, Process, error) {
+	pl, err := a.find(ctx, c, cfg)
+	if err != nil || c.Restarting {
+		return pl, nil, err
 	}
 	proc, err := attachProcess(ctx, pl.sandbox, c.last().PID)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
+	return pl, proc, nil
+}
+
+// letGo gives up a connection to a process, which goes on.
+func letGo(p Process) error {
+	if c, ok := p.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// takeOver is execute, from a checkpoint on.
+func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, proc Process, answers map[string]*rpc.Response) error {
+	l := redial(ctx, r.place, s, newTracer(s, nil), a.cfg.MaxJournal, proc, s.check.last().Cursor, answers)
 	defer l.close()
 	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {
 		return err
 	}
 	cpus := 1
-	hello, err := a.handshake(ctx, l, r.prepared, pl, nil)
+	hello, err := a.handshake(ctx, l, r.prepared, r.place, nil)
 	switch {
 	case err == nil:
 		cpus = hello.CPUs

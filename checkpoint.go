@@ -98,6 +98,9 @@ func (s *session) startCheckpoint(r *run, adapter string, lease time.Duration) e
 	if err != nil {
 		return fmt.Errorf("remote: base path: %w", err)
 	}
+	if err := os.Remove(s.path(answersFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
 	if err := writeJSON(s.path(preparedFile), r.prepared); err != nil {
 		return fmt.Errorf("remote: session directory: %w", err)
 	}

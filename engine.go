@@ -562,8 +562,8 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		drivers = append(drivers, s.DriverName())
 	}
 	slices.Sort(drivers)
-	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, fmt.Errorf(
-		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, handshakeTimeout, pl.program))
+	ctx, cancel := context.WithTimeoutCause(ctx, l.patience, fmt.Errorf(
+		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, l.patience, pl.program))
 	defer cancel()
 	var hello rpc.HandshakeResult
 	err := l.call(ctx, rpc.MethodHandshake, &rpc.Handshake{

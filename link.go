@@ -70,9 +70,10 @@ type link struct {
 	down    chan struct{} // nothing will come any more
 	downErr error         // why; nil after a close frame
 
-	epoch   int64
-	owner   string
-	disowns atomic.Bool // the worker is another host's
+	epoch    int64
+	owner    string
+	patience time.Duration // for the handshake
+	disowns  atomic.Bool   // the worker is another host's
 
 	mu       sync.Mutex
 	first    int64 // number of the first request
@@ -124,7 +125,7 @@ func newLink(ctx context.Context, pl *place, s *session, t *tracer, maxJournal i
 		down:    make(chan struct{}),
 		pending: make(map[int64]*pendingCall),
 		early:   make(map[int64]struct{}),
-		epoch:   epoch, owner: token,
+		epoch:   epoch, owner: token, patience: handshakeTimeout,
 		first: first, last: first - 1, answered: first - 1,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -175,7 +176,7 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, v serving) (*li
 func redial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64, proc Process, cursor int64, inherited map[string]*rpc.Response) *link {
 	l := newLink(ctx, pl, s, t, maxJournal)
 	l.cursor.Store(cursor)
-	l.inherited = inherited
+	l.inherited, l.patience = inherited, networkPatience
 	l.wg.Go(l.follow)
 	l.attend(proc)
 	return l

@@ -512,7 +512,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	case w.session != "" && p.Epoch == w.epoch:
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "second handshake"}
 	case w.session != "": // another host takes over; what runs goes on
-		w.epoch, w.owner = p.Epoch, p.Owner
+		w.epoch, w.owner, w.hello.HeartbeatMS = p.Epoch, p.Owner, p.HeartbeatMS
 		return w.helloLocked(version), nil
 	}
 	if err := w.enterBase(p.BasePath); err != nil {
