@@ -180,11 +180,11 @@ func ExampleE2BTransparentProxy_Attach() {
 	defer adapter.Close()
 	ec := &remote.ExecutionContext{} // the rest is in the session directory
 	prepared, result, err := adapter.Attach(ctx, dir, ec)
-	if err != nil {
-		log.Fatal(err)
+	if result == nil {
+		log.Fatal(err) // there is nothing to go on with, or no way to it
 	}
-	files, err := adapter.Collect(ctx, prepared, ec)
-	if err != nil {
+	files, collectErr := adapter.Collect(ctx, prepared, ec)
+	if err = errors.Join(err, collectErr); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Printf("%s: success %t, %d artifacts, %d sandboxes left\n", ec.SessionID, result.Success, len(files.Artifacts), len(server.Alive()))

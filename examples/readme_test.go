@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Every Go block of the README is a piece of an example here, so that it
-// compiles and runs.
+// Every Go block of the README is a piece of an example here, or of those in the
+// documentation, so that it compiles and runs.
 func TestReadmeCode(t *testing.T) {
 	var sources []string
 	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
@@ -25,6 +25,11 @@ func TestReadmeCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b, err := os.ReadFile(filepath.Join("..", "example_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources = append(sources, unindent(string(b)))
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
 	if len(blocks) == 0 {
 		t.Fatal("there are none")
