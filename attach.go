@@ -72,7 +72,7 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	case phaseCreating:
 		result, err := a.restart(ctx, p, ec, s, c)
 		return p, result, err
-	case phaseRunning:
+	case phaseRunning, phaseFinishing:
 		result, err := a.rejoin(ctx, p, ec, s, c)
 		return p, result, err
 	}
@@ -207,12 +207,12 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 			r.steps = r.replay(answers)
 			if gone != nil {
 				r.removed = true
-				s.event("cleanup_start", nil)
+				s.startCleanup(c.last().Cursor)
 				return gone
 			}
 			pl.lease.hold(ctx, s)
 			if proc == nil { // two workers would spoil each other's journal
-				s.event("cleanup_start", nil)
+				s.startCleanup(c.last().Cursor)
 				return &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"}
 			}
 			return a.takeOver(ctx, r, s, proc, answers)

@@ -561,6 +561,23 @@ func TestAttachTooLate(t *testing.T) {
 	}
 }
 
+// What a run says after its last step is acknowledged, too: a list of artifacts
+// that is longer than the journal may be does not hold it up.
+func TestSmallJournalAtTheEnd(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), MaxJournal: 4 << 10, Heartbeat: 10 * time.Millisecond}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	m := &remote.Manifest{Steps: []remote.Step{{ID: "a", Driver: "test.files", Config: map[string]any{"files": 500}}}}
+	_, files, err := remote.Run(t.Context(), a, m, newContext(t, "s"))
+	if err != nil || len(files.Artifacts) != 501 {
+		t.Errorf("%v, %d artifacts", err, len(files.Artifacts))
+	}
+}
+
 // Of two hosts that believe the run theirs the later has it, and the earlier
 // one leaves the sandbox alone.
 func TestTwoHosts(t *testing.T) {

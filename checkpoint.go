@@ -32,6 +32,8 @@ const (
 	phaseCreating phase = "creating"
 	// phaseRunning: the worker has been heard, and the steps are its.
 	phaseRunning phase = "running"
+	// phaseFinishing: all steps are done, and the event of that is written.
+	phaseFinishing phase = "finishing"
 	// phaseExecuted: the verdict is written; the artifacts may not be here.
 	phaseExecuted phase = "executed"
 	// phaseFetched: the artifacts are here; the sandbox may be, too.
@@ -170,7 +172,9 @@ func (s *session) reached(cursor int64) bool {
 	}
 	return s.saveLocked(func(c *checkpoint) {
 		s.mark()
-		c.Phase = phaseRunning
+		if c.Phase == phaseCreating {
+			c.Phase = phaseRunning
+		}
 		c.last().Cursor = cursor
 	}) == nil
 }
@@ -185,9 +189,9 @@ func (s *session) ownership() (epoch int64, token string) {
 	return s.check.Epoch, s.check.Owner.Token
 }
 
-// startMarking and stopMarking say when the journal's cursor alone tells what
-// the files hold: from the worker's first answer to the last step's. What the
-// host writes before and after, a successor writes again.
+// startMarking says that the journal's cursor tells from now on what the files
+// hold. What the host writes before the worker's first answer, and after the
+// worker's end, a successor writes again.
 func (l *link) startMarking() error {
 	l.handling.Lock()
 	defer l.handling.Unlock()
@@ -201,10 +205,26 @@ func (l *link) startMarking() error {
 	return nil
 }
 
-func (s *session) stopMarking() {
+// startCleanup says that no step runs any more, once however many hosts a run
+// has.
+func (l *link) startCleanup() {
+	l.handling.Lock()
+	defer l.handling.Unlock()
+	l.session.startCleanup(l.cursor.Load())
+}
+
+func (s *session) startCleanup(cursor int64) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.marking = false
+	started := s.check != nil && s.check.Phase == phaseFinishing
+	s.mu.Unlock()
+	if started {
+		return
+	}
+	s.event("cleanup_start", nil)
+	_ = s.save(func(c *checkpoint) { // the session keeps the error
+		s.mark()
+		c.Phase, c.last().Cursor = phaseFinishing, cursor
+	})
 }
 
 // stepAnswer is a line of answers.jsonl.

@@ -459,7 +459,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 
 // work runs the steps, and has the worker end.
 func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
-	p, s := r.prepared, l.session
+	p := r.prepared
 	w := e.newRestarter(r, l)
 	defer w.close()
 	cancelled, stopWaiting := whenDone(ctx)
@@ -488,11 +488,10 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	}
 	err := g.run(ctx)
 	r.steps = g.results
-	s.stopMarking()
-	s.event("cleanup_start", nil)
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
+	w.link().startCleanup()
 	switch {
 	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
 	case err == nil:

@@ -176,6 +176,22 @@ func testDrivers() *worker.Registry {
 		}
 		return nil, nil
 	})
+	add("test.files", worker.Write, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		var cfg struct{ Files int }
+		if err := s.DecodeConfig(&cfg); err != nil {
+			return nil, err
+		}
+		for i := range cfg.Files {
+			f, err := s.Create(fmt.Sprintf("file-%06d.txt", i))
+			if err != nil {
+				return nil, err
+			}
+			if err := f.Close(); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
 	add("test.env", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		s.LogEvent("env", map[string]any{"value": s.Env["REMOTE_TEST_VALUE"], "process": os.Getenv("REMOTE_TEST_VALUE"), "other": os.Getenv("REMOTE_TEST_OTHER")})
 		return nil, nil

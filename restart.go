@@ -287,10 +287,8 @@ func (w *restarter) start(ctx context.Context, dead *link, reason string, repeat
 	})
 	return l, s.save(func(c *checkpoint) {
 		c.Restarting, c.last().PID = false, l.process().PID()
-		if s.marking { // else it keeps what was there before the steps' end
-			s.mark()
-			c.last().Cursor = l.cursor.Load()
-		}
+		s.mark()
+		c.last().Cursor = l.cursor.Load()
 	})
 }
 
