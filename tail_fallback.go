@@ -96,7 +96,7 @@ func (l *link) readFiles(files lister) (closed bool, err error) {
 		store := &journalFiles{ctx: ctx, sandbox: l.sandbox, list: files, dir: path.Join(l.dir, "journal")}
 		w.CloseWithError(rpc.Tail(ctx, store, l.cursor.Load(), false, w))
 	}()
-	closed, err = l.readFrames(rpc.NewFrameReader(&idleReader{r: r, idle: l.idle}, l.cursor.Load(), 0))
+	closed, err = l.readFrames(rpc.NewFrameReader(&idleReader{r: r, idle: l.idle, heard: &l.heard}, l.cursor.Load(), 0))
 	cancel()
 	r.Close()
 	<-done

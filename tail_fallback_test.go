@@ -51,7 +51,7 @@ func TestJournalByFile(t *testing.T) {
 			}
 			return nil
 		}})
-		a, err := remote.NewE2BTransparentProxy(remote.Config{Drivers: drivers, OpenSandbox: provider.OpenSandbox, MaxJournal: 1 << 20})
+		a, err := remote.NewE2BTransparentProxy(remote.Config{Drivers: drivers, OpenSandbox: provider.OpenSandbox, MaxJournal: 1 << 20, Timeout: 20 * time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestJournalByFile(t *testing.T) {
 			return nil
 		}
 		m := flood(50_000) // two segments
-		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 60_000}, Needs: []string{"flood"}})
+		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 600_000}, Needs: []string{"flood"}})
 		result, _, err := remote.Run(t.Context(), a, m, ec)
 		if err != nil {
 			t.Errorf("%v\n%s", err, sessionLog(t, ec))
@@ -77,6 +77,9 @@ func TestJournalByFile(t *testing.T) {
 		agree(t, ec, result, err)
 		floodNumbers(t, ec, 50_000)
 		contains(t, sessionLog(t, ec), "reading the journal by file")
+		if silent := events(t, ec, "worker_silent"); len(silent) > 0 {
+			t.Errorf("a worker that is heard by file is said to be silent: %v", silent)
+		}
 	})
 }
 
