@@ -35,7 +35,9 @@ import (
 // has ended and was not collected is only picked up for Collect. The error
 // matches [ErrAlreadyExecuted] when all was done, [ErrNotExecuted] when nothing
 // was begun, [ErrInvalid] while another process on this machine writes the
-// session, and [ErrOwnershipLost] when another host attaches later.
+// session, and [ErrOwnershipLost] when another host attaches later. Where it is
+// not known what has become of the sandbox, as it cannot be reached or ctx ends,
+// the run stays as it is, to be attached to again.
 func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec *ExecutionContext) (*PreparedRun, *ExecResult, error) {
 	if a.client == nil {
 		return nil, nil, fmt.Errorf("remote: attach: %w: sandboxes of Config.OpenSandbox cannot be found again", ErrUnsupported)
@@ -63,6 +65,9 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	}
 	if err == nil {
 		err = p.validate()
+	}
+	if err == nil {
+		err = a.refuses(ec.SessionID) // before anything is changed
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, s.close())
@@ -150,17 +155,13 @@ func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *E
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	result, err := a.launch(ctx, p, ec, launch{
+	return a.launch(ctx, p, ec, launch{
 		started: time.Now(),
-		open:    func() (*session, error) { return s, nil },
+		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
 			return a.execute(ctx, r, s, env)
 		},
 	})
-	if result == nil { // not even begun
-		err = errors.Join(err, s.close())
-	}
-	return result, err
 }
 
 // abandon removes the sandboxes of a dead host.
@@ -184,71 +185,86 @@ func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error 
 
 // rejoin goes on with a run whose worker was heard.
 func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
-	// Nothing is changed before it is known what there is to go on with: an
-	// attempt that fails here may be made again.
-	pl, proc, err := a.reach(ctx, c, p.SandboxConfig)
-	if err != nil && !errors.Is(err, ErrSandboxGone) {
+	// The run's own time may be over, and the sandbox is to be found all the
+	// same: ctx is the caller's. What goes wrong here is no fault of the run.
+	found, err := a.findWorker(ctx, c, p.SandboxConfig)
+	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	gone := err
+	defer found.letGo()
 	answers, err := s.rewind(c)
 	if err == nil {
 		c.Epoch++
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
-		return nil, errors.Join(err, letGo(proc), s.close())
+		return nil, errors.Join(err, s.close())
 	}
-	result, err := a.launch(ctx, p, ec, launch{
+	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
-		open:    func() (*session, error) { return s, nil },
+		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
-			r.sandboxID, r.place = c.last().ID, pl
-			r.steps = r.replay(answers)
-			if gone != nil {
-				r.removed = true
-				s.startCleanup(c.last().Cursor)
-				return gone
-			}
-			pl.lease.hold(ctx, s)
-			if proc == nil { // two workers would spoil each other's journal
-				s.startCleanup(c.last().Cursor)
-				return &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"}
-			}
-			return a.takeOver(ctx, r, s, proc, answers)
+			return a.takeOver(ctx, r, s, c, found, answers)
 		},
 	})
-	if result == nil { // not even begun
-		err = errors.Join(err, letGo(proc), s.close())
-	}
-	return result, err
 }
 
-// reach connects to the sandbox and the worker of a dead host. The process is
-// nil when it is not known which it is.
-func (a *E2BTransparentProxy) reach(ctx context.Context, c *checkpoint, cfg SandboxConfig) (*place, Process, error) {
+// foundWorker is what there is of the worker of a dead host.
+type foundWorker struct {
+	place *place
+	proc  Process // nil when the sandbox is gone, or it is not known which one it is
+	gone  error   // the sandbox is
+}
+
+// findWorker looks for the worker of a dead host. Its error says nothing of the
+// worker.
+func (a *E2BTransparentProxy) findWorker(ctx context.Context, c *checkpoint, cfg SandboxConfig) (*foundWorker, error) {
+	var found foundWorker
 	pl, err := a.find(ctx, c, cfg)
-	if err != nil || c.Restarting {
-		return pl, nil, err
+	if err == nil && !c.Restarting {
+		found.proc, err = attachProcess(ctx, pl.sandbox, c.last().PID)
 	}
-	proc, err := attachProcess(ctx, pl.sandbox, c.last().PID)
-	if err != nil {
-		return nil, nil, err
+	switch {
+	case errors.Is(err, ErrSandboxGone):
+		return &foundWorker{gone: err}, nil
+	case err != nil:
+		return nil, err
 	}
-	return pl, proc, nil
+	found.place = pl
+	return &found, nil
 }
 
-// letGo gives up a connection to a process, which goes on.
-func letGo(p Process) error {
-	if c, ok := p.(io.Closer); ok {
-		return c.Close()
+// letGo leaves a process that nobody has taken.
+func (f *foundWorker) letGo() {
+	if p, ok := f.proc.(io.Closer); ok {
+		p.Close()
 	}
-	return nil
+}
+
+// take returns the process, for who looks after it from now on.
+func (f *foundWorker) take() Process {
+	proc := f.proc
+	f.proc = nil
+	return proc
 }
 
 // takeOver is execute, from a checkpoint on.
-func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, proc Process, answers map[string]*rpc.Response) error {
-	l := redial(ctx, r.place, s, newTracer(s, nil), a.cfg.MaxJournal, proc, s.check.last().Cursor, answers)
+func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, found *foundWorker, answers map[string]*rpc.Response) error {
+	r.sandboxID, r.steps = c.last().ID, r.replay(answers)
+	if found.gone != nil {
+		r.removed = true
+		s.startCleanup(c.last().Cursor)
+		return found.gone
+	}
+	pl := found.place
+	r.place = pl
+	pl.lease.hold(ctx, s)
+	if c.Restarting { // two workers would spoil each other's journal
+		s.startCleanup(c.last().Cursor)
+		return &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"}
+	}
+	proc := found.take()
+	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
 	defer l.close()
 	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {

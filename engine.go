@@ -281,6 +281,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 // has left it.
 type launch struct {
 	started time.Time // of the run
+	session *session  // that is open already, and launch's to close; else there is open
 	open    func() (*session, error)
 	work    func(ctx context.Context, r *run, s *session) error
 }
@@ -289,7 +290,11 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := newRun(ec, p, cancel)
+	s := how.session
 	if err := e.enter(p.RunParams.SessionID, r); err != nil {
+		if s != nil {
+			err = errors.Join(err, s.close())
+		}
 		return nil, err
 	}
 	defer close(r.executed)
@@ -300,14 +305,14 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		defer stop()
 	}
 
-	if err := r.mu.lock(context.Background()); err != nil { // nobody else has it yet
-		return nil, err
-	}
+	_ = r.mu.lock(context.Background()) // nobody else has it yet
 	defer r.mu.unlock()
-	s, err := how.open()
-	if err != nil {
-		e.leave(p.RunParams.SessionID)
-		return nil, err
+	if s == nil {
+		var err error
+		if s, err = how.open(); err != nil {
+			e.leave(p.RunParams.SessionID)
+			return nil, err
+		}
 	}
 	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
@@ -382,14 +387,28 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 	return nil
 }
 
-func (e *engine) enter(sessionID string, r *run) error {
+// refuses returns why the adapter would not take a run now; nil when it would.
+func (e *engine) refuses(sessionID string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.refusesLocked(sessionID)
+}
+
+func (e *engine) refusesLocked(sessionID string) error {
 	if e.closed {
 		return fmt.Errorf("remote: execute: %w", ErrClosed)
 	}
 	if _, known := e.runs[sessionID]; known {
 		return fmt.Errorf("remote: execute: %w: %s", ErrAlreadyExecuted, sessionID)
+	}
+	return nil
+}
+
+func (e *engine) enter(sessionID string, r *run) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.refusesLocked(sessionID); err != nil {
+		return err
 	}
 	if e.runs == nil {
 		e.runs = make(map[string]*run)

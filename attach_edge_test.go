@@ -1,0 +1,136 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/mock"
+)
+
+// An Attach that cannot reach the sandbox says nothing of the run: it leaves
+// everything to the next one.
+func TestAttachFailsForNow(t *testing.T) {
+	t.Parallel()
+	var down atomic.Pointer[string]
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		if p := down.Load(); p != nil && strings.Contains(r.Procedure, *p) {
+			return &mock.HTTPFault{Status: http.StatusForbidden, Header: http.Header{"Content-Type": {"application/json"}}, Body: `{"code":403,"message":"not now"}`}
+		}
+		return nil
+	}))
+	marks := filepath.Join(t.TempDir(), "marks")
+	dir := orphan(t, server, marks)
+	before := tree(t, dir)
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, test := range []struct {
+		name  string
+		ctx   context.Context
+		fails string
+	}{
+		{"no connection to the sandbox", t.Context(), "/connect"},
+		{"no connection to the process", t.Context(), "process.Process/Connect"},
+		{"cancelled", over, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.fails != "" {
+				down.Store(&test.fails)
+				defer down.Store(nil)
+			}
+			if err := attach(test.ctx, cfg, dir); err == nil || errors.Is(err, remote.ErrSandboxGone) {
+				t.Errorf("attach: %v", err)
+			}
+			after := tree(t, dir)
+			for _, name := range []string{"sandbox.json", "status.json"} {
+				if diff := cmp.Diff(before[name], after[name]); diff != "" {
+					t.Errorf("%s (-before +after):\n%s", name, diff)
+				}
+			}
+			if n := len(server.Alive()); n != 1 {
+				t.Errorf("%d sandboxes, want that of the run", n)
+			}
+		})
+	}
+	if err := attach(t.Context(), cfg, dir); err != nil {
+		t.Errorf("attach after that: %v", err)
+	}
+	if got, err := os.ReadFile(marks); err != nil || string(got) != "mark-1\nmark-2\nmark-3\n" {
+		t.Errorf("steps that ran: %q, %v", got, err)
+	}
+}
+
+// A run whose time was over when somebody came for it has failed, and what it
+// has made is there to be collected.
+func TestAttachAfterTimeout(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	dir := orphan(t, server, "")
+	rewrite(t, filepath.Join(dir, "prepared.json"), `"timeout_seconds": 300,`, `"timeout_seconds": 0.001,`)
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ec := &remote.ExecutionContext{}
+	p, result, err := a.Attach(t.Context(), dir, ec)
+	if !errors.Is(err, remote.ErrTimeout) {
+		t.Fatalf("attach: %v", err)
+	}
+	agree(t, ec, result, err)
+	if _, err := a.Collect(t.Context(), p, ec); err != nil {
+		t.Errorf("collect: %v", err)
+	}
+	if n := len(server.Alive()); n > 0 {
+		t.Errorf("%d sandboxes are left", n)
+	}
+}
+
+// rewrite changes a text in a file.
+func rewrite(t *testing.T, name, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b), from) {
+		t.Fatalf("no %s in %.2000s", from, b)
+	}
+	if err := os.WriteFile(name, []byte(strings.ReplaceAll(string(b), from, to)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An adapter that cannot take a run leaves its session directory free.
+func TestAttachRefusedByAdapter(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	dir := orphan(t, server, "")
+	before := tree(t, dir)
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.Attach(t.Context(), dir, &remote.ExecutionContext{}); !errors.Is(err, remote.ErrClosed) {
+		t.Errorf("attach: %v", err)
+	}
+	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+		t.Errorf("session directory (-before +after):\n%.1000s", diff)
+	}
+	if err := attach(t.Context(), cfg, dir); err != nil {
+		t.Errorf("attach by another: %v", err)
+	}
+}
