@@ -1,7 +1,9 @@
 package remote_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -132,5 +134,50 @@ func TestAttachRefusedByAdapter(t *testing.T) {
 	}
 	if err := attach(t.Context(), cfg, dir); err != nil {
 		t.Errorf("attach by another: %v", err)
+	}
+}
+
+// A host may die while it writes an answer: the half line is no part of the
+// run, for any of its successors.
+func TestAttachTwice(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	marks := filepath.Join(t.TempDir(), "marks")
+	dir := orphan(t, server, marks)
+	f, err := os.OpenFile(filepath.Join(dir, "answers.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"step_id":"mark-1","respo`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.Attach(t.Context(), dir, &remote.ExecutionContext{}); err != nil {
+		t.Fatal(err)
+	}
+	// As it is when this host dies, too; that nobody has collected yet is all
+	// the next one needs to know.
+	second := filepath.Join(t.TempDir(), "s")
+	copyTree(t, dir, second)
+	for line := range bytes.Lines([]byte(tree(t, second)["answers.jsonl"])) {
+		if !json.Valid(line) {
+			t.Errorf("answers.jsonl has %.100q", line)
+		}
+	}
+	if err := attach(t.Context(), cfg, second); err != nil {
+		t.Errorf("attach: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(marks); err != nil || string(got) != "mark-1\nmark-2\nmark-3\n" {
+		t.Errorf("steps that ran: %q, %v", got, err)
 	}
 }

@@ -118,6 +118,13 @@ func (s *session) useCheckpoint(c *checkpoint) error {
 	if err != nil {
 		return fmt.Errorf("remote: session directory: %w", err)
 	}
+	// What a dead host wrote after its checkpoint comes again, and may end in
+	// half a line.
+	if size := c.Files[answersFile]; size < answers.size {
+		if err := answers.truncate(size); err != nil {
+			return fmt.Errorf("remote: session directory: %w", errors.Join(err, answers.close()))
+		}
+	}
 	s.mu.Lock()
 	s.check, s.answers = c, answers
 	s.mu.Unlock()
