@@ -267,7 +267,14 @@ func (l *link) end(status ExitStatus, known bool) {
 
 // write sends frames to the worker.
 func (l *link) write() {
-	acked := int64(0)
+	acked, ackedAt := int64(0), time.Time{}
+	ack := func() {
+		ackedAt = time.Now()
+		b, _ := json.Marshal(rpc.Ack{Offset: acked, Epoch: l.epoch})
+		if frame, err := rpc.EncodeInput(rpc.FrameAck, b); err == nil {
+			l.put(frame)
+		}
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -282,14 +289,18 @@ func (l *link) write() {
 				continue
 			}
 			acked = offset
-			b, _ := json.Marshal(rpc.Ack{Offset: offset, Epoch: l.epoch})
-			if frame, err := rpc.EncodeInput(rpc.FrameAck, b); err == nil {
-				l.put(frame)
-			}
+			ack()
 		case now := <-tick.C:
 			frames := l.overdue(now)
-			if p, ok := l.process().(inputRenewer); ok && len(frames) > 0 {
+			// A worker whose journal is full says nothing before it is
+			// acknowledged, and that may be what got lost.
+			patience := max(resendFirst, time.Duration(l.silence.Load()))
+			again := acked > 0 && now.Sub(ackedAt) >= patience && l.silent(now) >= patience
+			if p, ok := l.process().(inputRenewer); ok && (again || len(frames) > 0) {
 				p.RenewInput()
+			}
+			if again {
+				ack()
 			}
 			for _, frame := range frames {
 				l.put(frame)
