@@ -67,6 +67,7 @@ type ProxyWorker struct {
 	lines   sync.Pool     // of *[]byte, for events and metrics
 
 	tasks sync.WaitGroup // requests being handled
+	pace  chan struct{}  // a host has said how often it wants heartbeats
 	stop  chan struct{}  // closed when the worker has to end
 	once  sync.Once      // guards stop and the two below
 	code  int            // exit code
@@ -112,6 +113,7 @@ func New(opts Options) (*ProxyWorker, error) {
 	opts.Keep = opts.Keep || opts.Resume
 	w := &ProxyWorker{
 		opts:     opts,
+		pace:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		outputs:  make(map[string]map[string]*DataFrame),
 		requests: make(map[string]context.CancelCauseFunc),
@@ -512,7 +514,8 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	case w.session != "" && p.Epoch == w.epoch:
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "second handshake"}
 	case w.session != "": // another host takes over; what runs goes on
-		w.epoch, w.owner, w.hello.HeartbeatMS = p.Epoch, p.Owner, p.HeartbeatMS
+		w.epoch, w.owner = p.Epoch, p.Owner
+		w.setPaceLocked(p.HeartbeatMS)
 		return w.helloLocked(version), nil
 	}
 	if err := w.enterBase(p.BasePath); err != nil {
@@ -520,7 +523,17 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	}
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
+	w.setPaceLocked(p.HeartbeatMS)
 	return w.helloLocked(version), nil
+}
+
+// setPaceLocked has heartbeats come as often as the host expects them.
+func (w *ProxyWorker) setPaceLocked(ms int64) {
+	w.hello.HeartbeatMS = ms
+	select {
+	case w.pace <- struct{}{}:
+	default:
+	}
 }
 
 func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
@@ -615,20 +628,25 @@ func (w *ProxyWorker) releaseAll() {
 
 // heartbeats reports until the worker ends.
 func (w *ProxyWorker) heartbeats() {
-	interval := time.Second
 	for {
+		interval := time.Second
+		w.mu.Lock()
+		if w.hello.HeartbeatMS > 0 {
+			interval = time.Duration(w.hello.HeartbeatMS) * time.Millisecond
+		}
+		w.mu.Unlock()
 		timer := time.NewTimer(interval)
 		select {
 		case <-w.stop:
 			timer.Stop()
 			return
+		case <-w.pace:
+			timer.Stop()
+			continue
 		case <-timer.C:
 		}
 		w.mu.Lock()
 		ready := w.session != ""
-		if w.hello.HeartbeatMS > 0 {
-			interval = time.Duration(w.hello.HeartbeatMS) * time.Millisecond
-		}
 		epoch := w.epoch
 		open := make([]string, 0, len(w.running))
 		for id := range w.running {

@@ -824,3 +824,35 @@ func TestOwnership(t *testing.T) {
 		t.Errorf("answer to the first host: %+v, %v", answer, err)
 	}
 }
+
+// Heartbeats come as often as the host of now expects them, which need not be
+// as often as the one before did.
+func TestHeartbeatsOfNextHost(t *testing.T) {
+	h := start(t, nil)
+	for i, ms := range []int64{3_600_000, 1} {
+		h.epoch = int64(i + 1)
+		h.last = rpc.FirstRequest(h.epoch) - 1
+		if err := h.call(rpc.MethodHandshake, rpc.Handshake{
+			MinVersion: rpc.Version, MaxVersion: rpc.Version, SessionID: "s", Epoch: h.epoch, HeartbeatMS: ms,
+		}, nil); err != nil {
+			t.Fatal(err)
+		}
+		for beats := 0; ms == 1 && beats < 2; {
+			f := h.next()
+			if f.Type != rpc.FrameHeartbeat {
+				t.Fatalf("a frame %s", f.Type)
+			}
+			data, err := rpc.Data(f.Type, f.Payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var beat rpc.Heartbeat
+			if err := json.Unmarshal(data, &beat); err != nil {
+				t.Fatal(err)
+			}
+			if beat.Epoch == h.epoch {
+				beats++
+			}
+		}
+	}
+}
