@@ -292,7 +292,7 @@ func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint, cfg Sandb
 	box := newE2BSandbox(sb, cfg.lease(), isNear(a.cfg.sandboxURL()))
 	box.info.Template = rec.Template
 	return &place{
-		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: true,
+		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: rec.PID != 0,
 	}, nil
 }
 

@@ -181,3 +181,42 @@ func TestAttachTwice(t *testing.T) {
 		t.Errorf("steps that ran: %q, %v", got, err)
 	}
 }
+
+// A run that failed before its worker was there has left nothing, whoever
+// collects it.
+func TestAttachToRunWithoutWorker(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "embedded", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		if r.Procedure == "POST /files" {
+			return &mock.HTTPFault{Status: http.StatusInsufficientStorage, Body: `{"code":507,"message":"not enough disk space"}`}
+		}
+		return nil
+	}))
+	cfg := connect(remote.Config{Drivers: testDrivers()}, server)
+	first, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	ec := newContext(t, "s")
+	p, err := first.Prepare(t.Context(), flood(1), ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Execute(t.Context(), p, ec); err == nil {
+		t.Fatal("executed without a worker")
+	}
+	second, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	own := &remote.ExecutionContext{}
+	q, result, err := second.Attach(t.Context(), ec.LogsDir, own)
+	if err == nil {
+		t.Fatalf("attach: %+v", result)
+	}
+	if _, err := second.Collect(t.Context(), q, own); err != nil {
+		t.Errorf("collect: %v", err)
+	}
+}
