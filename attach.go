@@ -395,14 +395,33 @@ func (r *run) replay(answers map[string]*rpc.Response) []StepResult {
 
 // pickUp takes a run that has ended, for Collect.
 func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
-	_, err := s.rewind(c)
+	r, gone, err := a.take(ctx, p, ec, s, c)
 	if err = errors.Join(err, s.close()); err != nil {
 		return nil, err
 	}
-	if c.Result == nil || c.Status == nil {
-		return nil, fmt.Errorf("remote: attach: %w: %s has no result", ErrInvalid, checkpointFile)
+	if err := a.enter(ec.SessionID, r); err != nil {
+		return nil, err
 	}
-	r := newRun(ec, p, func(error) {})
+	close(r.executed)
+	result := *c.Result
+	if gone != nil && !r.fetched {
+		r.check = nil
+		return &result, errors.Join(gone, dropCheckpoint(ec.LogsDir)) // there is nothing to go on with
+	}
+	if !result.Success {
+		return &result, r.failure(result.ErrorMessage)
+	}
+	return &result, nil
+}
+
+// take makes a run that has ended this host's: from now on another that has
+// executed it, and lives, does not collect it, nor remove its sandbox. gone is
+// set where there is none.
+func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (r *run, gone, err error) {
+	if c.Result == nil || c.Status == nil {
+		return nil, nil, fmt.Errorf("remote: attach: %w: %s has no result", ErrInvalid, checkpointFile)
+	}
+	r = newRun(ec, p, func(error) {})
 	r.seq, r.check = c.Seq, c
 	r.steps, r.status, r.sandboxID = c.Result.StepResults, *c.Status, c.last().ID
 	if c.Phase == phaseFetched {
@@ -412,30 +431,39 @@ func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *Ex
 			err = json.Unmarshal(b, &got)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("remote: attach: %s: %w", fetchedFile, err)
+			return nil, nil, fmt.Errorf("remote: attach: %s: %w", fetchedFile, err)
 		}
 		r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
 	}
 	r.place, err = a.find(ctx, c, p.SandboxConfig)
-	switch {
-	case errors.Is(err, ErrSandboxGone):
+	if errors.Is(err, ErrSandboxGone) {
 		r.place, r.removed = nil, true
-	case err != nil:
-		return nil, err
+		gone, err = err, nil
 	}
-	if err := a.enter(ec.SessionID, r); err != nil {
-		return nil, err
+	if err == nil {
+		_, err = s.rewind(c)
 	}
-	close(r.executed)
-	result := *c.Result
-	if errors.Is(err, ErrSandboxGone) && !r.fetched {
-		r.check = nil
-		return &result, errors.Join(err, dropCheckpoint(ec.LogsDir)) // there is nothing to go on with
+	if err == nil {
+		c.Epoch++
+		err = s.useCheckpoint(c)
 	}
-	if !result.Success {
-		return &result, r.failure(result.ErrorMessage)
+	return r, gone, err
+}
+
+// lost reports whether a run that was executed here is another host's by now:
+// it has attached since. The directory tells, where there still is one.
+func (r *run) lost() bool {
+	if r.check == nil {
+		return false
 	}
-	return &result, nil
+	var c checkpoint
+	b, err := os.ReadFile(filepath.Join(r.ec.LogsDir, checkpointFile))
+	if errors.Is(err, fs.ErrNotExist) { // it has collected the run, too
+		var st status
+		b, err := os.ReadFile(filepath.Join(r.ec.LogsDir, statusFile))
+		return err == nil && json.Unmarshal(b, &st) == nil && st.SessionCopied
+	}
+	return err == nil && json.Unmarshal(b, &c) == nil && c.Owner.Token != r.check.Owner.Token
 }
 
 // failure is the error that a run had whose host is dead.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -218,5 +219,74 @@ func TestAttachToRunWithoutWorker(t *testing.T) {
 	}
 	if _, err := second.Collect(t.Context(), q, own); err != nil {
 		t.Errorf("collect: %v", err)
+	}
+}
+
+// Of two hosts that believe a run theirs that has ended, the one that comes
+// later has it: the other neither removes its sandbox nor calls it a failure.
+func TestTwoHostsCollect(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		late func(t *testing.T, first *remote.E2BTransparentProxy, p *remote.PreparedRun, ec *remote.ExecutionContext)
+	}{
+		{"collect", func(t *testing.T, first *remote.E2BTransparentProxy, p *remote.PreparedRun, ec *remote.ExecutionContext) {
+			if _, err := first.Collect(t.Context(), p, ec); !errors.Is(err, remote.ErrOwnershipLost) {
+				t.Errorf("first host collects: %v", err)
+			}
+		}},
+		{"close", func(t *testing.T, first *remote.E2BTransparentProxy, _ *remote.PreparedRun, _ *remote.ExecutionContext) {
+			if err := first.Close(); err != nil {
+				t.Errorf("first host closes: %v", err)
+			}
+		}},
+	} {
+		for _, before := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/before=%v", test.name, before), func(t *testing.T) {
+				t.Parallel()
+				server := newServer(t, "served", testDrivers())
+				cfg := connect(remote.Config{Drivers: testDrivers()}, server)
+				first, err := remote.NewE2BTransparentProxy(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer first.Close()
+				ec := newContext(t, "s")
+				p, err := first.Prepare(t.Context(), flood(1), ec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := first.Execute(t.Context(), p, ec); err != nil {
+					t.Fatal(err)
+				}
+				second, err := remote.NewE2BTransparentProxy(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer second.Close()
+				own := &remote.ExecutionContext{}
+				q, _, err := second.Attach(t.Context(), ec.LogsDir, own)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if before {
+					test.late(t, first, p, ec)
+				}
+				if _, err := second.Collect(t.Context(), q, own); err != nil {
+					t.Errorf("collect: %v", err)
+				}
+				if !before {
+					test.late(t, first, p, ec)
+				}
+				if st := readStatus(t, own); !st.OK || !st.SessionCopied {
+					t.Errorf("status %+v", st)
+				}
+				for _, name := range []string{"sandbox.json", "answers.jsonl"} {
+					if _, err := os.Stat(filepath.Join(own.LogsDir, name)); err == nil {
+						t.Errorf("%s is left", name)
+					}
+				}
+			})
+		}
 	}
 }

@@ -833,6 +833,10 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err != nil {
 		return nil, err
 	}
+	if r.lost() { // looked at now that nobody else writes it
+		r.place, r.yielded = nil, true
+		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
+	}
 	s.seq = r.seq
 	if r.check != nil {
 		if err := s.useCheckpoint(r.check); err != nil {
@@ -1127,6 +1131,10 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	}
 	defer r.mu.unlock()
 	if r.place == nil {
+		return nil
+	}
+	if r.lost() {
+		r.place, r.yielded = nil, true
 		return nil
 	}
 	if err := r.kill(ctx); err != nil {
