@@ -406,7 +406,7 @@ func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *Ex
 	result := *c.Result
 	if gone != nil && !r.fetched {
 		r.check = nil
-		return &result, errors.Join(gone, dropCheckpoint(ec.LogsDir)) // there is nothing to go on with
+		return &result, errors.Join(gone, c.drop(ec.LogsDir)) // there is nothing to go on with
 	}
 	if !result.Success {
 		return &result, r.failure(result.ErrorMessage)

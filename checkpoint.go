@@ -363,6 +363,21 @@ func dropCheckpoint(dir string) error {
 	return errors.Join(errs...)
 }
 
+// drop removes the files of a run that nobody can go on with. A host that dies
+// in the middle of that leaves a checkpoint which says so, rather than one that
+// misses what was removed before it.
+func (c *checkpoint) drop(dir string) error {
+	name := filepath.Join(dir, checkpointFile)
+	if _, err := os.Stat(name); err == nil { // else all of it may be gone
+		over := *c
+		over.Phase = phaseCollected
+		if err := writeJSON(name, &over); err != nil {
+			return fmt.Errorf("remote: session directory: %w", err)
+		}
+	}
+	return dropCheckpoint(dir)
+}
+
 // dropCheckpoint ends the session's checkpoint, and removes it.
 func (s *session) dropCheckpoint() error {
 	s.mu.Lock()

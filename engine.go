@@ -755,9 +755,12 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	err := s.save(func(c *checkpoint) {
 		s.mark()
 		c.Phase, c.Result, c.Status = phaseExecuted, result, &r.status
+		if r.place == nil { // there is nothing to go on with
+			c.Phase = phaseCollected
+		}
 	})
 	if r.place == nil && err == nil {
-		r.check, err = nil, s.dropCheckpoint() // there is nothing to go on with
+		r.check, err = nil, s.dropCheckpoint()
 	}
 	if err = errors.Join(err, s.close()); err != nil {
 		runErr = errors.Join(runErr, err)
@@ -1141,9 +1144,9 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
-	if r.check != nil {
+	if c := r.check; c != nil {
 		r.check = nil
-		return dropCheckpoint(r.ec.LogsDir)
+		return c.drop(r.ec.LogsDir)
 	}
 	return nil
 }
