@@ -97,12 +97,15 @@ func (a *E2BTransparentProxy) Sweep(ctx context.Context, o SweepOptions) (*Sweep
 	wait := time.Duration(0)
 	for i, info := range found {
 		report.Sandboxes[i] = judge(info, a.owner, o.OlderThan)
-		if report.Sandboxes[i].Orphan && info.State == e2b.Running {
-			doubtful[info.ID] = i
+		if !report.Sandboxes[i].Orphan {
+			continue
+		}
+		doubtful[info.ID] = i // also one that is paused: meanwhile it may be taken over
+		if info.State == e2b.Running {
 			wait = max(wait, untilSecondLook(info))
 		}
 	}
-	if len(doubtful) > 0 {
+	if wait > 0 {
 		if err := a.lookAgain(ctx, wait, found, doubtful, report); err != nil {
 			return report, fmt.Errorf("remote: sweep: %w", err)
 		}
@@ -223,7 +226,9 @@ func (a *E2BTransparentProxy) lookAgain(ctx context.Context, wait time.Duration,
 		switch info, ok := now[id]; {
 		case !ok:
 			s.Orphan, s.Reason = false, "it has ended meanwhile"
-		case info.State != e2b.Running:
+		case info.State != first[i].State && info.State == e2b.Running:
+			s.Orphan, s.Reason = false, "it was resumed meanwhile"
+		case info.State != first[i].State:
 			s.Orphan, s.Reason = false, "it was paused meanwhile"
 		case !info.EndAt.Equal(first[i].EndAt), !info.StartedAt.Equal(first[i].StartedAt):
 			s.Orphan, s.Reason = false, "its lease is being renewed"

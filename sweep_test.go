@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -163,6 +164,55 @@ func TestSweepRefused(t *testing.T) {
 		n.die()
 		if _, err := b.Sweep(t.Context(), remote.SweepOptions{}); !errors.Is(err, errNetwork) {
 			t.Errorf("got %v, want that of the network", err)
+		}
+	})
+}
+
+// What a sweep has seen paused may have been taken over while it waited to look
+// again at others.
+func TestSweepLooksAgainAtPaused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		run := func(id string, how remote.OnHostLoss) *hostNet {
+			a, net := c.proxy(remote.Config{Timeout: 2 * time.Hour, OnHostLoss: how})
+			running.Go(func() { _, _, _ = remote.Run(ctx, a, sleep(time.Hour), newContext(t, id)) })
+			time.Sleep(time.Minute)
+			return net
+		}
+		run("paused", remote.Pause).die()
+		run("paused-for-good", remote.Pause).die()
+		time.Sleep(5 * time.Minute)
+		run("dead", remote.Kill).die()
+		time.Sleep(3 * time.Minute)
+
+		tr := c.net.transport()
+		defer tr.CloseIdleConnections()
+		heir, err := e2b.NewClient(e2b.Config{APIKey: c.server.APIKey(), APIURL: c.server.URL(), SandboxURL: c.server.URL(), Transport: tr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer heir.Close()
+		sweeper, _ := c.proxy(remote.Config{})
+		running.Go(func() {
+			time.Sleep(time.Second) // the sweep looks again after more
+			if _, err := heir.Connect(t.Context(), path.Base(idOf(c, "paused")), 5*time.Minute); err != nil {
+				t.Error(err)
+			}
+		})
+		report, err := sweeper.Sweep(t.Context(), remote.SweepOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(map[string]string{"paused": "left", "paused-for-good": "killed", "dead": "killed"}, verdicts(report)); diff != "" {
+			t.Errorf("-want +got:\n%s\n%s", diff, report)
+		}
+		if err := heir.Kill(t.Context(), path.Base(idOf(c, "paused"))); err != nil {
+			t.Error(err)
 		}
 	})
 }
