@@ -25,19 +25,22 @@ import (
 // what it would have been. Then call Collect.
 //
 // The context is as for Execute; an empty SessionID, LogsDir or BasePath is
-// filled in as the dead host had it. Sinks hear the items after the last checkpoint once more, by the
-// same sequence numbers. The results are those of Prepare and Execute.
+// filled in as the dead host had it. Sinks hear the items after the last
+// checkpoint once more, by the same sequence numbers. The results are those of
+// Prepare and Execute: where the result is nil there is nothing to collect.
 //
 // When the worker had not been heard yet, what was made is removed and the run
-// begins anew. When the sandbox is gone, as its lease ended
-// ([Config.Lease] after the host's death), the error matches
-// [ErrSandboxGone], and the session has everything that was saved. A run that
-// has ended and was not collected is only picked up for Collect. The error
-// matches [ErrAlreadyExecuted] when all was done, [ErrNotExecuted] when nothing
-// was begun, [ErrInvalid] while another process on this machine writes the
-// session, and [ErrOwnershipLost] when another host attaches later. Where it is
-// not known what has become of the sandbox, as it cannot be reached or ctx ends,
-// the run stays as it is, to be attached to again.
+// begins anew. A run that has ended and was not collected is only picked up for
+// Collect. When the sandbox is gone, as its lease ended ([Config.Lease] after
+// the host's death), the error matches [ErrSandboxGone], and the session keeps
+// everything that was saved; a step that was running counts as failed, and
+// sinks do not hear again what was saved. When it is not known whether the
+// sandbox is gone, as without a network or with a wrong key, the result is nil,
+// nothing has changed, and Attach may be called again.
+//
+// The error matches [ErrAlreadyExecuted] when all was done, [ErrNotExecuted]
+// when nothing was begun, [ErrInvalid] while another process on this machine
+// writes the session, and [ErrOwnershipLost] when another host attaches later.
 func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec *ExecutionContext) (*PreparedRun, *ExecResult, error) {
 	if a.client == nil {
 		return nil, nil, fmt.Errorf("remote: attach: %w: sandboxes of Config.OpenSandbox cannot be found again", ErrUnsupported)
@@ -183,16 +186,27 @@ func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error 
 	return nil
 }
 
-// rejoin goes on with a run whose worker was heard.
+// rejoin goes on with a run whose worker was heard. The sandbox is looked for
+// before anything is changed: one that cannot be reached now may be later, and
+// only one that is there tells again what is behind the checkpoint.
 func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
 	// The run's own time may be over, and the sandbox is to be found all the
 	// same: ctx is the caller's. What goes wrong here is no fault of the run.
-	found, err := a.findWorker(ctx, c, p.SandboxConfig)
+	err := s.whole(c)
+	var found *foundWorker
+	if err == nil {
+		found, err = a.findWorker(ctx, c, p.SandboxConfig)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	defer found.letGo()
-	answers, err := s.rewind(c)
+	var answers map[string]*rpc.Response
+	if found.gone != nil {
+		answers, err = s.keepAll(c)
+	} else {
+		answers, err = s.rewind(c)
+	}
 	if err == nil {
 		c.Epoch++
 		err = s.useCheckpoint(c) // before the worker hears of it
@@ -250,18 +264,16 @@ func (f *foundWorker) take() Process {
 
 // takeOver is execute, from a checkpoint on.
 func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, found *foundWorker, answers map[string]*rpc.Response) error {
-	r.sandboxID, r.steps = c.last().ID, r.replay(answers)
+	r.sandboxID, r.steps = c.last().ID, r.replay(answers, nil, nil)
 	if found.gone != nil {
 		r.removed = true
-		s.startCleanup(c.last().Cursor)
-		return found.gone
+		return r.end(s, c.last().Cursor, answers, found.gone)
 	}
 	pl := found.place
 	r.place = pl
 	pl.lease.hold(ctx, s)
 	if c.Restarting { // two workers would spoil each other's journal
-		s.startCleanup(c.last().Cursor)
-		return &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"}
+		return r.end(s, c.last().Cursor, answers, &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"})
 	}
 	proc := found.take()
 	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
@@ -372,15 +384,29 @@ func (l *link) ended() bool {
 	return l.farewell != nil && l.farewell.ExitCode == 0
 }
 
-// replay tells what became of the steps whose answers are here, where no other
-// can come.
-func (r *run) replay(answers map[string]*rpc.Response) []StepResult {
+// end ends a run of which no more can be heard, for a reason.
+func (r *run) end(s *session, cursor int64, answers map[string]*rpc.Response, why error) error {
+	started, err := s.startedSteps()
+	if err != nil {
+		why = errors.Join(why, err)
+	}
+	r.steps = r.replay(answers, started, why)
+	s.startCleanup(cursor)
+	return why
+}
+
+// replay tells what became of the steps, where no other answers can come than
+// those that are here. Steps that were started and have none have failed.
+func (r *run) replay(answers map[string]*rpc.Response, started map[string]bool, why error) []StepResult {
 	results := make([]StepResult, len(r.prepared.Plan.Steps))
 	for i, step := range r.prepared.Plan.Steps {
 		res := &results[i]
 		*res = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
 		resp := answers[step.ID]
 		if resp == nil {
+			if started[step.ID] {
+				res.fail(nil, why)
+			}
 			continue
 		}
 		var ok rpc.StepResult

@@ -441,6 +441,21 @@ func TestAttachLater(t *testing.T) {
 				dir := orphan(t, server, "")
 				before := lines(t, filepath.Join(dir, "events.jsonl"))
 				test.happens(t, server)
+				if test.want == remote.ErrSandboxGone { // and the host had come further than its checkpoint
+					for name, text := range map[string]string{
+						"events.jsonl":  `{"ts":"2026-01-02T03:04:05Z","session":"s","event":"cleanup_start"}` + "\n" + `{"ts":"2026-01-02T03:04:05Z","session":"s","event":"run_complete"}` + "\n",
+						"metrics.jsonl": `{"ts":"2026-01-02T03:04:05Z","session":"s","metric":"execution_duration","value":1}` + "\n",
+						"answers.jsonl": `{"step_id":"mark-1","resp`,
+					} {
+						b, err := os.ReadFile(filepath.Join(dir, name))
+						if err == nil {
+							err = os.WriteFile(filepath.Join(dir, name), append(b, text...), 0o600)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
 				a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
 				if err != nil {
 					t.Fatal(err)
@@ -469,6 +484,19 @@ func TestAttachLater(t *testing.T) {
 				}
 				if n := len(events(t, ec, "run_start")); n != 1 {
 					t.Errorf("%d events run_start", n)
+				}
+				if test.want == remote.ErrSandboxGone {
+					// Nobody tells it again, so all of it is kept, also what came
+					// after the checkpoint.
+					if len(after) < len(before) || cmp.Diff(before, after[:len(before)]) != "" {
+						t.Errorf("of %d events not all are left", len(before))
+					}
+					if n := len(events(t, ec, "run_complete")) + len(events(t, ec, "cleanup_start")); n != 1 {
+						t.Errorf("%d events of a run's end, want cleanup_start alone", n)
+					}
+					if len(result.StepResults) < 2 || result.StepResults[0].Status != remote.StepSucceeded || result.StepResults[1].Status != remote.StepFailed {
+						t.Errorf("steps: %+v", result.StepResults)
+					}
 				}
 				_, err = a.Collect(t.Context(), p, ec)
 				switch {
@@ -759,6 +787,27 @@ func TestAttachInvalid(t *testing.T) {
 				if after[name] != text {
 					t.Errorf("%s has changed", name)
 				}
+			}
+		})
+	}
+	for name, env := range map[string][2]string{
+		"not reached": {"http://127.0.0.1:1", server.APIKey()},
+		"wrong key":   {server.URL(), "e2b_0123"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := cfg
+			cfg.APIURL, cfg.SandboxURL, cfg.APIKey = env[0], env[0], env[1]
+			a, err := remote.NewE2BTransparentProxy(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			before := tree(t, dir)
+			if _, result, err := a.Attach(t.Context(), dir, &remote.ExecutionContext{}); err == nil || result != nil || errors.Is(err, remote.ErrSandboxGone) {
+				t.Errorf("attach: %+v, %v", result, err)
+			}
+			if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+				t.Errorf("the session has changed: %s", diff)
 			}
 		})
 	}

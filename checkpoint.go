@@ -1,11 +1,13 @@
 package remote
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -292,29 +294,139 @@ func readCheckpoint(dir string) (*checkpoint, *PreparedRun, error) {
 	return &c, &p, nil
 }
 
+// whole fails where the files are shorter than their checkpoint.
+func (s *session) whole(c *checkpoint) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, f := range s.files() {
+		if size := c.Files[name]; size < 0 || size > f.size {
+			return fmt.Errorf("remote: attach: %w: %s has %d bytes, and %d by its checkpoint: the session directory is not whole", ErrInvalid, name, f.size, size)
+		}
+	}
+	_, err := s.savedAnswers(c.Files[answersFile])
+	return err
+}
+
+func (s *session) savedAnswers(size int64) (map[string]*rpc.Response, error) {
+	answers, err := readAnswers(s.path(answersFile), size)
+	if err != nil {
+		return nil, fmt.Errorf("remote: attach: %s: %w", answersFile, err)
+	}
+	return answers, nil
+}
+
 // rewind takes from the files what was written after the checkpoint, and
 // returns the answers that are in it. Where something is wrong with them it
 // leaves them all as they are.
 func (s *session) rewind(c *checkpoint) (map[string]*rpc.Response, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	files := s.files()
-	for name, f := range files {
-		if size := c.Files[name]; size < 0 || size > f.size {
-			return nil, fmt.Errorf("remote: attach: %w: %s has %d bytes, and %d by its checkpoint: the session directory is not whole", ErrInvalid, name, f.size, size)
+	if err := s.whole(c); err != nil {
+		return nil, err
+	}
+	return s.cutTo(c.Files, c.Seq)
+}
+
+// keepAll is rewind where what was written after the checkpoint cannot come
+// again: it takes away only what the dead host wrote at the run's end, which
+// its successor writes itself, and a last line that is not whole.
+func (s *session) keepAll(c *checkpoint) (map[string]*rpc.Response, error) {
+	sizes := make(map[string]int64)
+	seq := c.Seq
+	for name, end := range map[string]string{eventsFile: "cleanup_start", metricsFile: "execution_duration", logFile: "", answersFile: ""} {
+		b, err := readFrom(s.path(name), c.Files[name])
+		if err != nil {
+			return nil, fmt.Errorf("remote: attach: %w", err)
+		}
+		sizes[name] = c.Files[name]
+		for line := range bytes.Lines(b) {
+			if line[len(line)-1] != '\n' || end != "" && isOfRun(line, end) {
+				break
+			}
+			sizes[name] += int64(len(line))
+			if name == eventsFile || name == metricsFile {
+				seq++
+			}
 		}
 	}
-	answers, err := readAnswers(s.path(answersFile), c.Files[answersFile])
-	if err != nil {
-		return nil, fmt.Errorf("remote: attach: %s: %w", answersFile, err)
+	return s.cutTo(sizes, seq)
+}
+
+// isOfRun reports whether a line is the event or the metric of this name, and
+// of no step.
+func isOfRun(line []byte, name string) bool {
+	if !bytes.Contains(line, []byte(name)) {
+		return false
 	}
-	for name, f := range files {
-		if err := f.truncate(c.Files[name]); err != nil {
+	var l struct {
+		Event  string `json:"event"`
+		Metric string `json:"metric"`
+		StepID string `json:"step_id"`
+	}
+	return json.Unmarshal(line, &l) == nil && l.StepID == "" && (l.Event == name || l.Metric == name)
+}
+
+// readFrom reads a file from an offset on. One that does not exist is empty.
+func readFrom(name string, from int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(f)
+}
+
+// cutTo shortens the files, and returns the answers that are left.
+func (s *session) cutTo(sizes map[string]int64, seq int64) (map[string]*rpc.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answers, err := s.savedAnswers(sizes[answersFile])
+	if err != nil {
+		return nil, err
+	}
+	for name, f := range s.files() {
+		if err := f.truncate(sizes[name]); err != nil {
 			return nil, fmt.Errorf("remote: attach: %w", err)
 		}
 	}
-	s.seq = c.Seq
+	// It is not open yet, and what is written to it next must be a line.
+	if err := os.Truncate(s.path(answersFile), sizes[answersFile]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remote: attach: %w", err)
+	}
+	s.seq = seq
 	return answers, nil
+}
+
+// startedSteps are those that have the event step_start.
+func (s *session) startedSteps() (map[string]bool, error) {
+	f, err := os.Open(s.path(eventsFile))
+	if err != nil {
+		return nil, fmt.Errorf("remote: session directory: %w", err)
+	}
+	defer f.Close()
+	started := make(map[string]bool)
+	for r := bufio.NewReader(f); ; {
+		line, err := r.ReadBytes('\n')
+		if bytes.Contains(line, []byte(`"step_start"`)) {
+			var e struct {
+				Event  string `json:"event"`
+				StepID string `json:"step_id"`
+			}
+			if json.Unmarshal(line, &e) == nil && e.Event == "step_start" {
+				started[e.StepID] = true
+			}
+		}
+		if err == io.EOF {
+			return started, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("remote: session directory: %w", err)
+		}
+	}
 }
 
 // readAnswers reads the answers in the first size bytes of a file.
