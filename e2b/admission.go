@@ -148,13 +148,13 @@ func waitReason(refusal error) WaitReason {
 func (a *admission) waitFor(ctx context.Context, t *ticket, why WaitReason, f func(context.Context) error) error {
 	a.mu.Lock()
 	a.waiting++
-	w := Waiting{Reason: why, Position: a.waiting, InUse: len(a.running), Waited: time.Since(t.begun)}
+	w := Waiting{Reason: why, Position: a.waiting, InUse: len(a.running) + a.creating, Waited: time.Since(t.begun)}
 	a.mu.Unlock()
 	traceWaiting(ctx, w)
 	err := f(ctx)
 	a.mu.Lock()
 	a.waiting--
-	w.Position, w.InUse, w.Waited, w.Over = 0, len(a.running), time.Since(t.begun), true
+	w.Position, w.InUse, w.Waited, w.Over = 0, len(a.running)+a.creating, time.Since(t.begun), true
 	a.mu.Unlock()
 	if err != nil { // since ctx has ended
 		return context.Cause(ctx)

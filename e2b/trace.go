@@ -33,7 +33,7 @@ type Waiting struct {
 	Reason   WaitReason
 	Over     bool          // the wait has ended, well
 	Position int           // among this client's creates that wait, from 1; zero when it is over
-	InUse    int           // sandboxes of this client that run, as far as it knows
+	InUse    int           // sandboxes of this client that run or are being made, as far as it knows
 	Waited   time.Duration // so far
 }
 
