@@ -18,6 +18,21 @@ import (
 //	every 100000 down: reset all
 //	at 1s: freeze up all for 5s
 //
+// A step is a time, a colon and an action. The times are
+//
+//	at DURATION
+//	after BYTES up|down [in "TEXT"]
+//	every BYTES up|down [in "TEXT"]
+//	before N "TEXT" up|down [+BYTES] [in "TEXT"]
+//
+// and the actions, of which [Deed] says what they do,
+//
+//	reset|close [all]
+//	freeze|stall|release [up|down] [all] [for DURATION]
+//	slow BYTES-PER-SECOND [up|down] [all] [for DURATION]
+//	delay DURATION [up|down] [all] [for DURATION]
+//	refuse for DURATION
+//
 // So a script that has found something can be kept, and run again. Empty lines
 // and those that begin with "#" are ignored.
 type Script []ScriptStep
@@ -299,7 +314,10 @@ func parseStep(line string) (ScriptStep, error) {
 		return s, err
 	}
 	if !w.take(":") {
-		return s, fmt.Errorf("no colon before the action: %q", line)
+		if len(w.rest) > 0 {
+			return s, fmt.Errorf("%q is not understood; a colon and an action follow the time", w.rest[0])
+		}
+		return s, fmt.Errorf("no colon and action after the time: %q", line)
 	}
 	if s.Action, err = parseAction(w); err != nil {
 		return s, err
