@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +38,7 @@ func TestLeaseModel(t *testing.T) {
 	}
 	schedules := 150
 	switch {
-	case os.Getenv("OSIRIS_STRESS") != "":
+	case stressed():
 		schedules = 10_000
 	case testing.Short():
 		schedules = 50
