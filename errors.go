@@ -140,7 +140,7 @@ type WorkerCrashError struct {
 	Status          *ExitStatus // how the process ended; nil when that is not known
 	PeakMemoryBytes int64       // the most it had; zero when that is not known
 	Reason          string      // the worker's own last word, or what was observed
-	Stderr          string      // the last lines it wrote to its standard error, or those where Go's runtime says why it crashed
+	Stderr          string      // the last lines it wrote to its standard error, or those where Go's runtime says why it crashed; what drivers print is in osiris.log
 	OpenSteps       []string    // running when it was last heard of
 	Err             error       // what went wrong on the way to it; may be nil
 }
@@ -161,7 +161,7 @@ func (e *WorkerCrashError) Error() string {
 		fmt.Fprintf(&b, "; running: %s", strings.Join(e.OpenSteps, ", "))
 	}
 	if e.Err != nil {
-		fmt.Fprintf(&b, ": %v", e.Err)
+		fmt.Fprintf(&b, "; %v", e.Err)
 	}
 	if e.Stderr != "" {
 		fmt.Fprintf(&b, "; its last words: %s", e.Stderr)

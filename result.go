@@ -20,7 +20,7 @@ type ExecResult struct {
 // StopStage is one thing that was done to stop a run. Each takes a bounded
 // time.
 type StopStage struct {
-	Stage      string   `json:"stage"` // one of the constants below
+	Stage      string   `json:"stage"` // one of [StageCancel] and the other stages
 	DurationMS float64  `json:"duration_ms"`
 	Gone       bool     `json:"gone"`            // what it is about was observed to be gone
 	Left       []string `json:"left,omitempty"`  // what was observed not to be gone: processes, as "1234 (sleep)"

@@ -151,7 +151,7 @@ type SandboxConfig struct {
 	Template       string            `json:"template"`
 	CPU            int               `json:"cpu,omitempty"`       // cores; zero means what the template has
 	MemoryGB       float64           `json:"memory_gb,omitempty"` // zero means what the template has
-	TimeoutSeconds int               `json:"timeout"`             // of the run; the sandbox outlives it by a grace
+	TimeoutSeconds int               `json:"timeout"`             // of the run
 	Metadata       map[string]string `json:"metadata,omitempty"`
 
 	// LeaseSeconds is how long the sandbox is to live from its creation, and
