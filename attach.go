@@ -26,8 +26,10 @@ import (
 //
 // The context is as for Execute; an empty SessionID, LogsDir or BasePath is
 // filled in as the dead host had it. Sinks hear the items after the last
-// checkpoint once more, by the same sequence numbers. The results are those of
-// Prepare and Execute: where the result is nil there is nothing to collect.
+// checkpoint once more, by the same sequence numbers. ArtifactsDir and Outputs are
+// not kept, and must be given again. The results are those of Prepare and
+// Execute: where the result is nil there is nothing to collect. The run's
+// timeout goes on while it has no host.
 //
 // When the worker had not been heard yet, what was made is removed and the run
 // begins anew. A run that has ended and was not collected is only picked up for
