@@ -29,7 +29,7 @@ import (
 // checkpoint once more, by the same sequence numbers. ArtifactsDir and Outputs are
 // not kept, and must be given again. The results are those of Prepare and
 // Execute: where the result is nil there is nothing to collect. The run's
-// timeout goes on while it has no host.
+// timeout stands still while it has no host.
 //
 // When the worker had not been heard yet, what was made is removed and the run
 // begins anew. A run that has ended and was not collected is only picked up for
@@ -211,6 +211,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	}
 	if err == nil {
 		c.Epoch++
+		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
@@ -218,6 +219,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	}
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
+		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
 			return a.takeOver(ctx, r, s, c, found, answers)
@@ -277,6 +279,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	if c.Restarting { // two workers would spoil each other's journal
 		return r.end(s, c.last().Cursor, answers, &WorkerCrashError{Verdict: VerdictUnknown, Reason: "the host died while it started the worker again"})
 	}
+	s.logf(slog.LevelInfo, "this is host %d of the run, which goes on with it from %d in the journal", c.Epoch, c.last().Cursor)
 	proc := found.take()
 	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
 	defer l.close()

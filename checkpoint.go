@@ -56,7 +56,8 @@ type checkpoint struct {
 	LeaseSeconds  float64          `json:"lease_seconds"` // that the sandbox outlives its host
 	StartedAt     time.Time        `json:"started_at"`    // of Execute
 	SavedAt       time.Time        `json:"saved_at"`
-	BasePath      string           `json:"base_path"` // of the dead host
+	IdleSeconds   float64          `json:"idle_seconds,omitempty"` // that it had no host
+	BasePath      string           `json:"base_path"`              // of the dead host
 	Sandboxes     []sandboxRecord  `json:"sandboxes"`
 	Files         map[string]int64 `json:"files"`                // lengths in bytes of what belongs to this state
 	Seq           int64            `json:"seq"`                  // of the last event or metric in them

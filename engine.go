@@ -280,8 +280,9 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 // launch is how a host comes to do a run: from its beginning, or where another
 // has left it.
 type launch struct {
-	started time.Time // of the run
-	session *session  // that is open already, and launch's to close; else there is open
+	started time.Time     // of the run
+	idle    time.Duration // that it has had no host: its timeout stood still
+	session *session      // that is open already, and launch's to close; else there is open
 	open    func() (*session, error)
 	work    func(ctx context.Context, r *run, s *session) error
 }
@@ -301,7 +302,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
-		ctx, stop = context.WithDeadlineCause(ctx, how.started.Add(d), fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
+		ctx, stop = context.WithDeadlineCause(ctx, how.started.Add(how.idle+d), fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
 		defer stop()
 	}
 
