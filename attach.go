@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -203,7 +204,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 		return nil, errors.Join(err, s.close())
 	}
 	defer found.letGo()
-	var answers map[string]*rpc.Response
+	var answers *stepAnswers
 	if found.gone != nil {
 		answers, err = s.keepAll(c)
 	} else {
@@ -267,7 +268,7 @@ func (f *foundWorker) take() Process {
 }
 
 // takeOver is execute, from a checkpoint on.
-func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, found *foundWorker, answers map[string]*rpc.Response) error {
+func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, c *checkpoint, found *foundWorker, answers *stepAnswers) error {
 	r.sandboxID, r.steps = c.last().ID, r.replay(answers, nil, nil)
 	if found.gone != nil {
 		r.removed = true
@@ -295,6 +296,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	case errors.Is(err, ErrOwnershipLost) || !l.isDown():
 		return err
 	default: // it has ended, and what it has answered until then is here
+		cpus = len(r.prepared.Plan.Steps)
 	}
 	return a.work(ctx, r, l, cpus)
 }
@@ -389,8 +391,16 @@ func (l *link) ended() bool {
 	return l.farewell != nil && l.farewell.ExitCode == 0
 }
 
+// answeredBefore returns the steps that hosts before this one had the answers
+// of, in the order of these.
+func (l *link) answeredBefore() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.inherited.order)
+}
+
 // end ends a run of which no more can be heard, for a reason.
-func (r *run) end(s *session, cursor int64, answers map[string]*rpc.Response, why error) error {
+func (r *run) end(s *session, cursor int64, answers *stepAnswers, why error) error {
 	started, err := s.startedSteps()
 	if err != nil {
 		why = errors.Join(why, err)
@@ -402,12 +412,12 @@ func (r *run) end(s *session, cursor int64, answers map[string]*rpc.Response, wh
 
 // replay tells what became of the steps, where no other answers can come than
 // those that are here. Steps that were started and have none have failed.
-func (r *run) replay(answers map[string]*rpc.Response, started map[string]bool, why error) []StepResult {
+func (r *run) replay(answers *stepAnswers, started map[string]bool, why error) []StepResult {
 	results := make([]StepResult, len(r.prepared.Plan.Steps))
 	for i, step := range r.prepared.Plan.Steps {
 		res := &results[i]
 		*res = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
-		resp := answers[step.ID]
+		resp := answers.byStep[step.ID]
 		if resp == nil {
 			if started[step.ID] {
 				res.fail(nil, why)

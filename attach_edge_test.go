@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/mock"
@@ -288,5 +289,118 @@ func TestTwoHostsCollect(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A run that failed, and whose host died before it had said so, has failed of
+// the same cause for the next host: not of the end of a worker that was told to
+// end, nor of the steps that were stopped.
+func TestAttachToFailure(t *testing.T) {
+	t.Parallel()
+	step := func(id, driver string, needs ...string) remote.Step {
+		return remote.Step{ID: id, Driver: driver, Config: map[string]any{}, Needs: needs}
+	}
+	for _, onFailure := range []remote.OnFailure{remote.StopAll, remote.StopDependents} {
+		for _, kind := range servedKinds {
+			t.Run(fmt.Sprintf("%s/%s", onFailure, kind), func(t *testing.T) {
+				t.Parallel()
+				m := &remote.Manifest{Name: "fail", Steps: []remote.Step{
+					step("well", "test.noop"), step("fail", "test.fail"), step("after", "test.noop", "fail"), step("last", "test.noop", "well"),
+				}}
+				server := newServer(t, kind, testDrivers())
+				cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 3, OnFailure: onFailure}, server)
+				first, err := remote.NewE2BTransparentProxy(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer first.Close()
+				ec := newContext(t, "s")
+				dir := filepath.Join(t.TempDir(), "s")
+				ec.OnEvent = func(_ context.Context, e remote.Event) error {
+					if e.Name == "cleanup_complete" { // the verdict waits for this
+						copyTree(t, ec.LogsDir, dir)
+					}
+					return nil
+				}
+				p, err := first.Prepare(t.Context(), m, ec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, wantErr := first.Execute(t.Context(), p, ec)
+				second, err := remote.NewE2BTransparentProxy(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer second.Close()
+				own := &remote.ExecutionContext{}
+				q, got, err := second.Attach(t.Context(), dir, own)
+				if diff := cmp.Diff(fmt.Sprint(wantErr), fmt.Sprint(err)); diff != "" {
+					t.Errorf("error (-first +second):\n%s", diff)
+				}
+				ignore := cmpopts.IgnoreFields(remote.StepResult{}, "DurationMS", "Metrics")
+				if diff := cmp.Diff(want.StepResults, got.StepResults, ignore); diff != "" {
+					t.Errorf("steps (-first +second):\n%s", diff)
+				}
+				if _, err := second.Collect(t.Context(), q, own); err != nil {
+					t.Errorf("collect: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// A run that its host was stopping when it died was stopped, and did not crash.
+func TestAttachToStoppedRun(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
+	first, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ec := newContext(t, "s")
+	dir := filepath.Join(t.TempDir(), "s")
+	ec.OnEvent = func(_ context.Context, e remote.Event) error {
+		switch e.Name {
+		case "waiting":
+			cancel()
+		case "cleanup_complete":
+			copyTree(t, ec.LogsDir, dir)
+		}
+		return nil
+	}
+	step := func(id, driver string) remote.Step {
+		return remote.Step{ID: id, Driver: driver, Config: map[string]any{}}
+	}
+	p, err := first.Prepare(t.Context(), &remote.Manifest{Name: "stopped", Steps: []remote.Step{
+		step("well", "test.noop"), step("wait", "test.wait"), step("never", "test.noop"),
+	}}, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := first.Execute(ctx, p, ec)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	second, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	own := &remote.ExecutionContext{}
+	q, got, err := second.Attach(t.Context(), dir, own)
+	var stopped *remote.StepError
+	if !errors.As(err, &stopped) || stopped.StepID != "wait" || stopped.Type != "cancelled" {
+		t.Errorf("attach: %v", err)
+	}
+	ignore := cmpopts.IgnoreFields(remote.StepResult{}, "DurationMS", "Metrics", "Error")
+	if diff := cmp.Diff(want.StepResults, got.StepResults, ignore); diff != "" {
+		t.Errorf("steps (-first +second):\n%s", diff)
+	}
+	if _, err := second.Collect(t.Context(), q, own); err != nil {
+		t.Errorf("collect: %v", err)
 	}
 }

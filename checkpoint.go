@@ -308,7 +308,7 @@ func (s *session) whole(c *checkpoint) error {
 	return err
 }
 
-func (s *session) savedAnswers(size int64) (map[string]*rpc.Response, error) {
+func (s *session) savedAnswers(size int64) (*stepAnswers, error) {
 	answers, err := readAnswers(s.path(answersFile), size)
 	if err != nil {
 		return nil, fmt.Errorf("remote: attach: %s: %w", answersFile, err)
@@ -319,7 +319,7 @@ func (s *session) savedAnswers(size int64) (map[string]*rpc.Response, error) {
 // rewind takes from the files what was written after the checkpoint, and
 // returns the answers that are in it. Where something is wrong with them it
 // leaves them all as they are.
-func (s *session) rewind(c *checkpoint) (map[string]*rpc.Response, error) {
+func (s *session) rewind(c *checkpoint) (*stepAnswers, error) {
 	if err := s.whole(c); err != nil {
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func (s *session) rewind(c *checkpoint) (map[string]*rpc.Response, error) {
 // keepAll is rewind where what was written after the checkpoint cannot come
 // again: it takes away only what the dead host wrote at the run's end, which
 // its successor writes itself, and a last line that is not whole.
-func (s *session) keepAll(c *checkpoint) (map[string]*rpc.Response, error) {
+func (s *session) keepAll(c *checkpoint) (*stepAnswers, error) {
 	sizes := make(map[string]int64)
 	seq := c.Seq
 	for name, end := range map[string]string{eventsFile: "cleanup_start", metricsFile: "execution_duration", logFile: "", answersFile: ""} {
@@ -382,7 +382,7 @@ func readFrom(name string, from int64) ([]byte, error) {
 }
 
 // cutTo shortens the files, and returns the answers that are left.
-func (s *session) cutTo(sizes map[string]int64, seq int64) (map[string]*rpc.Response, error) {
+func (s *session) cutTo(sizes map[string]int64, seq int64) (*stepAnswers, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	answers, err := s.savedAnswers(sizes[answersFile])
@@ -400,6 +400,22 @@ func (s *session) cutTo(sizes map[string]int64, seq int64) (map[string]*rpc.Resp
 	}
 	s.seq = seq
 	return answers, nil
+}
+
+// stepAnswers are what a worker has answered to hosts of before.
+type stepAnswers struct {
+	byStep map[string]*rpc.Response
+	order  []string // of the steps, as they were answered
+}
+
+func (a *stepAnswers) add(stepID string, resp *rpc.Response) {
+	if a.byStep == nil {
+		a.byStep = make(map[string]*rpc.Response)
+	}
+	if a.byStep[stepID] == nil {
+		a.order = append(a.order, stepID)
+	}
+	a.byStep[stepID] = resp
 }
 
 // startedSteps are those that have the event step_start.
@@ -431,8 +447,8 @@ func (s *session) startedSteps() (map[string]bool, error) {
 }
 
 // readAnswers reads the answers in the first size bytes of a file.
-func readAnswers(name string, size int64) (map[string]*rpc.Response, error) {
-	answers := make(map[string]*rpc.Response)
+func readAnswers(name string, size int64) (*stepAnswers, error) {
+	answers := new(stepAnswers)
 	if size == 0 {
 		return answers, nil
 	}
@@ -451,7 +467,7 @@ func readAnswers(name string, size int64) (map[string]*rpc.Response, error) {
 		if a.Response == nil || (a.Response.Error == nil) == (len(a.Response.Result) == 0) {
 			return nil, fmt.Errorf("%w: a line has no answer", ErrInvalid)
 		}
-		answers[a.StepID] = a.Response
+		answers.add(a.StepID, a.Response)
 	}
 	return answers, nil
 }

@@ -506,6 +506,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	if g.limit <= 0 {
 		g.limit = max(cpus, 1)
 	}
+	g.answered, g.over = l.answeredBefore(), l.ended()
 	err := g.run(ctx)
 	r.steps = g.results
 	if errors.Is(err, ErrOwnershipLost) {

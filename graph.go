@@ -79,6 +79,11 @@ type graph struct {
 	timeout   time.Duration // of a step; zero means none
 	configs   func(i int) (json.RawMessage, error)
 
+	// Of a run that a host before this one has begun: what it decided follows
+	// from the order in which it had the answers.
+	answered []string // steps
+	over     bool     // it has ended the run: no other step was to begin
+
 	results []StepResult    // by step
 	tables  map[string]bool // steps that have put out "df"
 }
@@ -118,14 +123,49 @@ func (g *graph) run(ctx context.Context) error {
 	}
 	done := make(chan finished)
 	running := 0
+	stopped := false // nothing begins any more
+	begun := make([]bool, n)
+	early := make(map[int]finished) // those whose turn has not come
+	known := make(map[int]bool, len(g.answered))
+	for _, id := range g.answered {
+		if i, ok := index[id]; ok {
+			known[i] = true
+		}
+	}
+	next := func() finished {
+		for ; len(g.answered) > 0; g.answered = g.answered[1:] {
+			i, ok := index[g.answered[0]]
+			if !ok || !begun[i] {
+				continue
+			}
+			for {
+				if f, ok := early[i]; ok {
+					delete(early, i)
+					g.answered = g.answered[1:]
+					return f
+				}
+				f := <-done
+				early[f.step] = f
+			}
+		}
+		for i, f := range early {
+			delete(early, i)
+			return f
+		}
+		return <-done
+	}
 	var (
 		first   error
 		release []string // outputs that nobody reads any more
 	)
 	for {
-		for len(ready) > 0 && running < g.limit && ctx.Err() == nil {
+		for len(ready) > 0 && running < g.limit {
 			i := ready[0]
 			ready = ready[1:]
+			if !known[i] && (stopped || g.over || ctx.Err() != nil) {
+				continue
+			}
+			begun[i] = true
 			req, err := g.request(i)
 			if err != nil {
 				g.results[i].Status, g.results[i].Error = StepFailed, err.Error()
@@ -149,7 +189,7 @@ func (g *graph) run(ctx context.Context) error {
 		if running == 0 {
 			break
 		}
-		f := <-done
+		f := next()
 		running--
 		r := &g.results[f.step]
 		for _, u := range upstream[f.step] {
@@ -174,11 +214,7 @@ func (g *graph) run(ctx context.Context) error {
 			first = f.err
 		}
 		if !errors.As(f.err, new(*StepError)) || g.onFailure != StopDependents {
-			ready = nil
-			waiting = make([]int, n) // nothing becomes ready any more
-			for i := range waiting {
-				waiting[i] = n + 1
-			}
+			stopped = true
 		}
 	}
 	if first == nil && ctx.Err() != nil {

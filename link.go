@@ -85,8 +85,8 @@ type link struct {
 	lost     []string // steps that were running when everything was over
 
 	// Of steps that a host before this one has asked for.
-	inherited map[string]*rpc.Response // answers, by step
-	unsent    []string                 // outputs to be released with the next step
+	inherited stepAnswers // and the answers
+	unsent    []string    // outputs to be released with the next step
 
 	death     *rpc.Death        // the record of the worker's end, once it is known
 	condemned *WorkerCrashError // why the worker counts as lost though it may run
@@ -173,10 +173,10 @@ func dial(ctx context.Context, pl *place, s *session, t *tracer, v serving) (*li
 }
 
 // redial goes on with a worker that another host has started.
-func redial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64, proc Process, cursor int64, inherited map[string]*rpc.Response) *link {
+func redial(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64, proc Process, cursor int64, inherited *stepAnswers) *link {
 	l := newLink(ctx, pl, s, t, maxJournal)
 	l.cursor.Store(cursor)
-	l.inherited, l.patience = inherited, networkPatience
+	l.inherited, l.patience = *inherited, networkPatience
 	l.wg.Go(l.follow)
 	l.attend(proc)
 	return l
@@ -754,7 +754,7 @@ func (l *link) inherit(resp *rpc.Response) error {
 	} else if resp.Error.Data != nil && resp.Error.Code != rpc.CodeOwnershipLost {
 		of.StepID = resp.Error.Data.StepID
 	}
-	if of.StepID == "" || l.inherited[of.StepID] != nil {
+	if of.StepID == "" || l.inherited.byStep[of.StepID] != nil {
 		return nil
 	}
 	l.keepAnswer(of.StepID, resp)
@@ -764,10 +764,7 @@ func (l *link) inherit(resp *rpc.Response) error {
 			return nil
 		}
 	}
-	if l.inherited == nil {
-		l.inherited = make(map[string]*rpc.Response)
-	}
-	l.inherited[of.StepID] = resp
+	l.inherited.add(of.StepID, resp)
 	return nil
 }
 
@@ -809,6 +806,9 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 	if err != nil {
 		return err
 	}
+	if n == 0 { // the answer is here, and there is nothing to cancel
+		ctx = context.WithoutCancel(ctx)
+	}
 	var resp *rpc.Response
 	var ok bool
 	select {
@@ -839,7 +839,9 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 		// Nobody has asked for that: the worker is ending, and says why.
 		select {
 		case <-l.down:
-			return l.gone()
+			if !l.ended() { // else a host before this one had that stopped
+				return l.gone()
+			}
 		case <-time.After(cancelGrace):
 		case <-ctx.Done():
 		}
@@ -918,7 +920,7 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 func (l *link) recall(call *pendingCall, step *rpc.ExecuteStep) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if resp := l.inherited[step.StepID]; resp != nil {
+	if resp := l.inherited.byStep[step.StepID]; resp != nil {
 		l.unsent = append(l.unsent, step.Release...)
 		call.answer <- resp
 		return true

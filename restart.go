@@ -252,7 +252,7 @@ func (w *restarter) survey(ctx context.Context, dead *link) (repeated []string, 
 func (l *link) answers(stepID string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.inherited[stepID] != nil
+	return l.inherited.byStep[stepID] != nil
 }
 
 // start starts a worker that goes on where a dead one was. The link is nil when
@@ -302,5 +302,6 @@ func (l *link) follows(dead *link) {
 	l.cursor.Store(dead.cursor.Load())
 	dead.mu.Lock()
 	defer dead.mu.Unlock()
-	l.inherited, l.unsent = maps.Clone(dead.inherited), slices.Clone(dead.unsent)
+	l.inherited = stepAnswers{maps.Clone(dead.inherited.byStep), slices.Clone(dead.inherited.order)}
+	l.unsent = slices.Clone(dead.unsent)
 }
