@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -31,7 +32,7 @@ func Tail(ctx context.Context, store Store, from int64, follow bool, w io.Writer
 	if from < 0 {
 		return fmt.Errorf("rpc: tail: %w: offset %d", ErrFrameOffset, from)
 	}
-	t := &tail{store: store, w: w, pos: from, frame: from, buf: make([]byte, 256<<10)}
+	t := &tail{store: store, w: w, pos: from, missing: -1, frame: from, buf: make([]byte, 256<<10)}
 	defer t.close()
 	if !follow {
 		_, err := t.copy(ctx)
@@ -75,6 +76,8 @@ type tail struct {
 	pos  int64 // next byte to copy
 	base int64 // of the open segment
 	seg  SegmentReader
+
+	missing int64 // pos when a segment was seen behind it, and none there; else negative
 
 	frame   int64  // where the next frame header starts
 	head    []byte // the part of it that was copied so far
@@ -147,8 +150,11 @@ func (t *tail) copy(ctx context.Context) (closed bool, err error) {
 func (t *tail) open() (bool, error) {
 	for range 10 { // a segment can be dropped between List and Open
 		bases, err := segmentBases(t.store)
-		if err != nil || len(bases) == 0 {
+		if err != nil {
 			return false, err
+		}
+		if len(bases) == 0 {
+			return false, t.checkGone()
 		}
 		if bases[0] > t.pos {
 			return false, trimmed(t.pos, bases[0])
@@ -188,16 +194,38 @@ func (t *tail) open() (bool, error) {
 }
 
 // checkTrimmed tells a tail that waits for a segment which was dropped already,
-// because another tail went on, from one that waits for more.
+// because another tail went on, or which got lost, from one that waits for more.
 func (t *tail) checkTrimmed() error {
 	bases, err := segmentBases(t.store)
 	if err != nil {
 		return err
 	}
-	if len(bases) > 0 && bases[0] > t.pos {
+	switch {
+	case len(bases) == 0:
+		return t.checkGone()
+	case bases[0] > t.pos:
 		return trimmed(t.pos, bases[0])
 	}
+	later, missing := slices.BinarySearch(bases, t.pos)
+	missing = !missing && later < len(bases)
+	// The writer may have gone on between the last look and this one; not so
+	// where there was nothing to copy since this was first seen.
+	if missing && t.missing == t.pos {
+		return trimmed(t.pos, bases[later])
+	}
+	if t.missing = -1; missing {
+		t.missing = t.pos
+	}
 	return nil
+}
+
+// checkGone is the error of a journal that is not there any more. One that has
+// not begun is waited for; whoever knows an offset has read up to it.
+func (t *tail) checkGone() error {
+	if t.pos == 0 {
+		return nil
+	}
+	return fmt.Errorf("rpc: %w: offset %d, there is no segment any more", ErrJournalTrimmed, t.pos)
 }
 
 func trimmed(pos, start int64) error {

@@ -659,3 +659,40 @@ func TestTailIgnoresOtherNames(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Segments that are gone, all or some, will not come: that is an error, and not
+// a wait.
+func TestTailLostSegments(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		lost []int64
+		from int64
+	}{
+		{"all", []int64{0, 60, 120, 180, 240}, 60},
+		{"one in the middle", []int64{120}, 60},
+		{"one in the middle, where it starts", []int64{120}, 120},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newMemStore()
+				j := newJournal(t, store, &rpc.JournalOptions{SegmentBytes: 50})
+				for range 4 {
+					if err := appendSized(j, 60); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+				}
+				for _, base := range test.lost {
+					if err := store.Remove(segment(base)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := rpc.Tail(ctx, store, test.from, true, io.Discard); !errors.Is(err, rpc.ErrJournalTrimmed) {
+					t.Errorf("error is %v", err)
+				}
+			})
+		})
+	}
+}
