@@ -75,6 +75,9 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 	if err == nil {
 		err = a.refuses(ec.SessionID) // before anything is changed
 	}
+	if err == nil && c.Phase != phaseCreating { // where that is seen to with all else
+		err = a.abandonCreates(c)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, s.close())
 	}
@@ -165,18 +168,36 @@ func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *E
 		started: time.Now(),
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
+			r.creates = c.creates()
 			return a.execute(ctx, r, s, env)
 		},
 	})
 }
 
+// creates are those that were not answered as far as is known. What they have
+// made is looked for by every host until the run is over: the one that began
+// with that may have died.
+func (c *checkpoint) creates() []sandboxRecord {
+	return slices.DeleteFunc(slices.Clone(c.Sandboxes), func(rec sandboxRecord) bool { return rec.ID != "" })
+}
+
+// abandonCreates removes what creates have made that nobody waits for.
+func (a *E2BTransparentProxy) abandonCreates(c *checkpoint) error {
+	for _, rec := range c.creates() {
+		if err := a.client.Abandon(rec.Nonce, rec.Asked); err != nil {
+			return fmt.Errorf("remote: attach: %w", err)
+		}
+	}
+	return nil
+}
+
 // abandon removes the sandboxes of a dead host.
 func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error {
+	if err := a.abandonCreates(c); err != nil {
+		return err
+	}
 	for _, rec := range c.Sandboxes {
 		if rec.ID == "" {
-			if err := a.client.Abandon(rec.Nonce, rec.Asked); err != nil {
-				return fmt.Errorf("remote: attach: %w", err)
-			}
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, cleanupGrace)

@@ -404,3 +404,37 @@ func TestAttachToStoppedRun(t *testing.T) {
 		t.Errorf("collect: %v", err)
 	}
 }
+
+// A create that nobody waits for any more is not forgotten with the host that
+// looks for what it has made.
+func TestAttachRemembersCreates(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, "served", testDrivers())
+	dir := orphan(t, server, "")
+	name := filepath.Join(dir, "sandbox.json")
+	lost := server.Alive()[0]
+	rewrite(t, name, lost.ID, "") // as if the host had died before it was answered
+	rewrite(t, name, `"phase": "running"`, `"phase": "creating"`)
+	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers()}, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	checked := false
+	ec := &remote.ExecutionContext{OnEvent: func(_ context.Context, e remote.Event) error {
+		if e.Name == "step_start" && !checked {
+			checked = true
+			if b, err := os.ReadFile(name); err != nil || !strings.Contains(string(b), lost.Metadata["osiris_nonce"]) {
+				t.Errorf("no nonce %s: %v in %s", lost.Metadata["osiris_nonce"], err, b)
+			}
+		}
+		return nil
+	}}
+	p, _, err := a.Attach(t.Context(), dir, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Collect(t.Context(), p, ec); err != nil {
+		t.Error(err)
+	}
+}

@@ -112,6 +112,7 @@ func (s *session) startCheckpoint(r *run, adapter string, lease time.Duration) e
 	return s.useCheckpoint(&checkpoint{
 		SchemaVersion: SchemaVersion, SessionID: s.id, Adapter: adapter, Phase: phaseCreating,
 		Epoch: 1, LeaseSeconds: lease.Seconds(), StartedAt: time.Now().UTC(), BasePath: base,
+		Sandboxes: r.creates,
 	})
 }
 

@@ -71,8 +71,9 @@ type run struct {
 	ec        *ExecutionContext
 	prepared  *PreparedRun
 	seq       int64
-	check     *checkpoint // nil when nobody could go on with the run
-	place     *place      // nil when nothing was made, or all is removed
+	check     *checkpoint     // nil when nobody could go on with the run
+	creates   []sandboxRecord // of hosts that died before they were answered
+	place     *place          // nil when nothing was made, or all is removed
 	sandboxID string
 	sealed    *rpc.SealResult // nil: to be asked for
 	steps     []StepResult
