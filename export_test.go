@@ -74,6 +74,9 @@ func (h *Held) Release(ctx context.Context) bool {
 	return h.lease.failure == nil
 }
 
+// Hurry is what a host does that has stood still.
+func (h *Held) Hurry() { h.lease.hurry() }
+
 // Drop leaves the sandbox to itself.
 func (h *Held) Drop() { h.lease.drop() }
 

@@ -66,6 +66,7 @@ func (l *link) guard(limit time.Duration) {
 		now := time.Now()
 		if stood := clock.stood(now); stood > 0 {
 			d := observation{now: now, suspended: stood}.diagnose()
+			l.lease.hurry()
 			l.warnSilent(d, stood)
 			l.heard.Store(now.UnixNano()) // the others had no chance to be heard
 			warned = false

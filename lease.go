@@ -35,6 +35,7 @@ type lease struct {
 	failure error // of the last renewal; nil when it went well
 	lost    bool  // the sandbox is gone, and that was told
 
+	hurried  chan struct{} // the next renewal is due
 	renewing sync.WaitGroup
 	stop     context.CancelFunc // ends the renewals; nil while there are none
 }
@@ -47,7 +48,7 @@ type teller interface {
 
 // newLease is that of a sandbox that was made just now.
 func newLease(sb Sandbox, life time.Duration) *lease {
-	return &lease{sandbox: sb, life: life, set: time.Now(), given: life}
+	return &lease{sandbox: sb, life: life, set: time.Now(), given: life, hurried: make(chan struct{}, 1)}
 }
 
 // hold renews the lease from now on, until release or drop. What goes wrong is
@@ -59,6 +60,18 @@ func (l *lease) hold(ctx context.Context, s teller) {
 	// A run that is being stopped needs its sandbox, too.
 	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
 	l.renewing.Go(func() { l.renew(ctx, s) })
+}
+
+// hurry has the lease renewed now: this host stood still, for longer than its
+// own clock says, while that of the sandbox went on.
+func (l *lease) hurry() {
+	if l == nil {
+		return
+	}
+	select {
+	case l.hurried <- struct{}{}:
+	default:
+	}
 }
 
 // drop ends the renewals, and leaves the sandbox's end where it is.
@@ -153,6 +166,7 @@ func (l *lease) renew(ctx context.Context, s teller) {
 		}
 		select {
 		case <-time.After(wait):
+		case <-l.hurried:
 		case <-ctx.Done():
 			return
 		}

@@ -203,6 +203,31 @@ func TestLeaseIsKept(t *testing.T) {
 	})
 }
 
+// A host that stood still renews its lease at once: by its own clock there is
+// more time left than there is.
+func TestLeaseOfHostThatStoodStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		a, _ := c.proxy(remote.Config{})
+		held, err := remote.Hold(t.Context(), a, remote.SandboxConfig{TimeoutSeconds: 60})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Drop()
+		ends := func() time.Time { return c.server.Alive()[0].EndAt }
+		before := ends()
+		time.Sleep(20 * time.Second) // a renewal is not due for long
+		held.Hurry()
+		synctest.Wait()
+		if got := ends().Sub(before); got < 19*time.Second {
+			t.Errorf("its end has moved by %s", got)
+		}
+		if err := c.server.Kill(c.server.Alive()[0].ID); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // The account is asked for its limit once for each length of run.
 func TestLifeIsCheckedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
