@@ -317,7 +317,9 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	case errors.Is(err, ErrOwnershipLost) || !l.isDown():
 		return err
 	default: // it has ended, and what it has answered until then is here
-		cpus = len(r.prepared.Plan.Steps)
+		if l.ended() { // no step runs any more
+			cpus = len(r.prepared.Plan.Steps)
+		}
 	}
 	return a.work(ctx, r, l, cpus)
 }
