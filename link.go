@@ -105,9 +105,11 @@ func (l *link) process() Process { return l.proc.Load().Process }
 type pendingCall struct {
 	answer chan *rpc.Response // has room for one
 	stepID string             // of an execute_step
-	frame  []byte
-	resend time.Time
-	wait   time.Duration
+
+	cancelled bool // it was asked to stop
+	frame     []byte
+	resend    time.Time
+	wait      time.Duration
 }
 
 func newLink(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) *link {
@@ -712,19 +714,20 @@ func (l *link) deliver(resp *rpc.Response) error {
 	}
 	if call, ok := l.pending[n]; ok {
 		if call.stepID != "" {
-			l.keepAnswer(call.stepID, resp)
+			if call.cancelled || !isCancelled(resp) {
+				l.session.answered(call.stepID, resp)
+			}
 		}
 		l.answer(n, call, resp)
 	}
 	return nil
 }
 
-// keepAnswer keeps a step's answer for a successor, but not that the step was
-// stopped: that says nothing of what a successor would be told.
-func (l *link) keepAnswer(stepID string, resp *rpc.Response) {
-	if resp.Error == nil || resp.Error.Code != rpc.CodeCancelled {
-		l.session.answered(stepID, resp)
-	}
+// isCancelled reports whether a step was stopped. Where nobody has asked for
+// that, its worker is ending: that is no outcome of the step to be kept for a
+// successor.
+func isCancelled(resp *rpc.Response) bool {
+	return resp.Error != nil && resp.Error.Code == rpc.CodeCancelled
 }
 
 // answer ends a call. The caller has the lock.
@@ -757,7 +760,7 @@ func (l *link) inherit(resp *rpc.Response) error {
 	if of.StepID == "" || l.inherited.byStep[of.StepID] != nil {
 		return nil
 	}
-	l.keepAnswer(of.StepID, resp)
+	l.session.answered(of.StepID, resp)
 	for n, call := range l.pending {
 		if call.stepID == of.StepID {
 			l.answer(n, call, resp)
@@ -817,6 +820,11 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelGrace)
 		defer cancel()
 		if method != rpc.MethodCancel {
+			l.mu.Lock()
+			if call, ok := l.pending[n]; ok {
+				call.cancelled = true
+			}
+			l.mu.Unlock()
 			_, _, err := l.send(grace, rpc.MethodCancel, rpc.Cancel{ID: rpc.RequestID(n)})
 			if err != nil {
 				l.session.logf(slog.LevelDebug, "cancel %s: %v", rpc.RequestID(n), err)
@@ -835,7 +843,7 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 		l.disowns.Store(true)
 		return fmt.Errorf("remote: %w: %s", ErrOwnershipLost, resp.Error.Message)
 	}
-	if resp.Error != nil && resp.Error.Code == rpc.CodeCancelled && ctx.Err() == nil {
+	if isCancelled(resp) && ctx.Err() == nil {
 		// Nobody has asked for that: the worker is ending, and says why.
 		select {
 		case <-l.down:
