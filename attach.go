@@ -314,7 +314,13 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	switch {
 	case err == nil:
 		cpus = hello.CPUs
-	case errors.Is(err, ErrOwnershipLost) || !l.isDown():
+	case errors.Is(err, ErrOwnershipLost):
+		return err
+	case !l.isDown() && errors.Is(err, ErrTimeout) && ctx.Err() == nil:
+		// It has answered another host before: that it does not now has a cause.
+		o := l.observe()
+		return o.diagnose().crash(o, nil)
+	case !l.isDown():
 		return err
 	default: // it has ended, and what it has answered until then is here
 		if l.ended() { // no step runs any more

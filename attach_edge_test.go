@@ -10,8 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -437,4 +440,33 @@ func TestAttachRemembersCreates(t *testing.T) {
 	if _, err := a.Collect(t.Context(), p, ec); err != nil {
 		t.Error(err)
 	}
+}
+
+// A worker that is frozen when somebody attaches is called that.
+func TestAttachToFrozenWorker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var q quiet
+		drivers := sleepers()
+		c := newCloud(t, mock.WithOptions(mock.Options{Drivers: drivers, Programs: map[string]mock.Program{"osiris-worker": q.program(drivers)}}))
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		first, net := c.proxy(remote.Config{Timeout: 2 * time.Hour})
+		ec := newContext(t, "s")
+		running.Go(func() { _, _, _ = remote.Run(ctx, first, sleep(time.Hour), ec) })
+		time.Sleep(time.Minute)
+		net.die()
+		q.freeze("T")
+		defer q.thaw()
+		dir := filepath.Join(t.TempDir(), "s")
+		copyTree(t, ec.LogsDir, dir)
+		second, _ := c.proxy(remote.Config{Timeout: 2 * time.Hour})
+		_, _, err := second.Attach(t.Context(), dir, &remote.ExecutionContext{})
+		var crash *remote.WorkerCrashError
+		if !errors.As(err, &crash) || crash.Verdict != remote.VerdictFrozen {
+			t.Errorf("attach: %v", err)
+		}
+	})
 }

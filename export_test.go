@@ -33,7 +33,7 @@ func NewE2BSandbox(ctx context.Context, cfg Config) (Sandbox, func() error, erro
 func NewProxyOf(client *e2b.Client, cfg Config) *E2BTransparentProxy {
 	a := &E2BTransparentProxy{client: client, owner: newOwner()}
 	a.open = openE2B(client, a.owner, true)
-	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, settle: a.settle}
+	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, attachable: true, settle: a.settle}
 	return a
 }
 
