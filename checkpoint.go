@@ -190,14 +190,15 @@ func (s *session) reached(cursor int64) bool {
 	}) == nil
 }
 
-// ownership returns the epoch of this host, and what tells it from others.
-func (s *session) ownership() (epoch int64, token string) {
+// ownership returns the epoch of this host, and what tells it from others, if
+// there can be others.
+func (s *session) ownership() (epoch int64, token string, attachable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.check == nil {
-		return 1, rand.Text()
+		return 1, rand.Text(), false
 	}
-	return s.check.Epoch, s.check.Owner.Token
+	return s.check.Epoch, s.check.Owner.Token, true
 }
 
 // startMarking says that the journal's cursor tells from now on what the files

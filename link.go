@@ -70,10 +70,11 @@ type link struct {
 	down    chan struct{} // nothing will come any more
 	downErr error         // why; nil after a close frame
 
-	epoch    int64
-	owner    string
-	patience time.Duration // for the handshake
-	disowns  atomic.Bool   // the worker is another host's
+	attachable bool // there may be another host
+	epoch      int64
+	owner      string
+	patience   time.Duration // for the handshake
+	disowns    atomic.Bool   // the worker is another host's
 
 	mu       sync.Mutex
 	first    int64 // number of the first request
@@ -113,7 +114,7 @@ type pendingCall struct {
 }
 
 func newLink(ctx context.Context, pl *place, s *session, t *tracer, maxJournal int64) *link {
-	epoch, token := s.ownership()
+	epoch, token, attachable := s.ownership()
 	first := rpc.FirstRequest(epoch)
 	l := &link{
 		place: pl, session: s, trace: t,
@@ -127,7 +128,7 @@ func newLink(ctx context.Context, pl *place, s *session, t *tracer, maxJournal i
 		down:    make(chan struct{}),
 		pending: make(map[int64]*pendingCall),
 		early:   make(map[int64]struct{}),
-		epoch:   epoch, owner: token, patience: handshakeTimeout,
+		epoch:   epoch, owner: token, attachable: attachable, patience: handshakeTimeout,
 		first: first, last: first - 1, answered: first - 1,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -773,6 +774,9 @@ func (l *link) inherit(resp *rpc.Response) error {
 
 // disown is for a worker that another host has taken over: it is left alone.
 func (l *link) disown(epoch int64) error {
+	if !l.attachable {
+		return &protocolError{fmt.Errorf("it claims to have another host (epoch %d), which a run of this adapter cannot have", epoch)}
+	}
 	l.disowns.Store(true)
 	return &ownershipError{epoch}
 }
@@ -840,6 +844,9 @@ func (l *link) call(ctx context.Context, method string, params, result any) erro
 		return l.gone()
 	}
 	if resp.Error != nil && resp.Error.Code == rpc.CodeOwnershipLost {
+		if !l.attachable {
+			return l.disown(l.epoch + 1)
+		}
 		l.disowns.Store(true)
 		return fmt.Errorf("remote: %w: %s", ErrOwnershipLost, resp.Error.Message)
 	}
