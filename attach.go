@@ -296,6 +296,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 		return r.end(s, c.last().Cursor, answers, found.gone)
 	}
 	pl := found.place
+	pl.plan = r.prepared.Plan
 	r.place = pl
 	pl.lease.hold(ctx, s)
 	if c.Restarting { // two workers would spoil each other's journal

@@ -48,6 +48,7 @@ type engine struct {
 // place is where a run happens.
 type place struct {
 	sandbox Sandbox
+	plan    *Manifest
 	program string            // the worker's path there
 	dir     string            // the run's folder there
 	base    string            // where relative input paths start there
@@ -447,6 +448,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if err != nil {
 		return err
 	}
+	pl.plan = p.Plan
 	start := time.Now()
 	l, hello, err := e.begin(ctx, p, pl, s, env)
 	if err != nil {

@@ -2,7 +2,9 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/rpc"
@@ -118,5 +122,29 @@ func TestClip(t *testing.T) {
 		if got := clip(test.in, 8); got != test.want {
 			t.Errorf("clip(%q) = %q, want %q", test.in, got, test.want)
 		}
+	}
+}
+
+// A worker cannot fill the host's memory and disk with answers that nobody has
+// asked for.
+func TestInheritedAnswers(t *testing.T) {
+	l := &link{
+		place:   &place{plan: &Manifest{Steps: []Step{{ID: "a"}, {ID: "b"}}}},
+		session: &session{}, pending: make(map[int64]*pendingCall), early: make(map[int64]struct{}),
+	}
+	waiting := &pendingCall{stepID: "b", answer: make(chan *rpc.Response, 1)}
+	l.pending[7] = waiting
+	for i := range 1000 {
+		for _, result := range []string{`{"step_id":"a"}`, `{"step_id":"b"}`, fmt.Sprintf(`{"step_id":"x%d"}`, i), `{"step_id":7}`, `{}`} {
+			if err := l.inherit(&rpc.Response{ID: "req_1", Result: json.RawMessage(result)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"a"}, l.inherited.order); diff != "" {
+		t.Errorf("kept answers (-want +got):\n%s", diff)
+	}
+	if len(l.settled) != 2 || len(waiting.answer) != 1 || len(l.pending) != 0 {
+		t.Errorf("%d steps are settled, %d answers arrived, %d wait", len(l.settled), len(waiting.answer), len(l.pending))
 	}
 }

@@ -86,8 +86,9 @@ type link struct {
 	lost     []string // steps that were running when everything was over
 
 	// Of steps that a host before this one has asked for.
-	inherited stepAnswers // and the answers
-	unsent    []string    // outputs to be released with the next step
+	inherited stepAnswers     // and the answers
+	settled   map[string]bool // steps whose answers came to another host's request
+	unsent    []string        // outputs to be released with the next step
 
 	death     *rpc.Death        // the record of the worker's end, once it is known
 	condemned *WorkerCrashError // why the worker counts as lost though it may run
@@ -758,9 +759,14 @@ func (l *link) inherit(resp *rpc.Response) error {
 	} else if resp.Error.Data != nil && resp.Error.Code != rpc.CodeOwnershipLost {
 		of.StepID = resp.Error.Data.StepID
 	}
-	if of.StepID == "" || l.inherited.byStep[of.StepID] != nil {
+	// The sandbox may say what it likes, as often as it likes.
+	if !l.plan.hasStep(of.StepID) || l.settled[of.StepID] || l.inherited.byStep[of.StepID] != nil {
 		return nil
 	}
+	if l.settled == nil {
+		l.settled = make(map[string]bool)
+	}
+	l.settled[of.StepID] = true
 	l.session.answered(of.StepID, resp)
 	for n, call := range l.pending {
 		if call.stepID == of.StepID {

@@ -62,6 +62,11 @@ func (s Step) DriverName() string {
 	return s.Component
 }
 
+// hasStep reports whether there is a step of this id.
+func (m *Manifest) hasStep(id string) bool {
+	return m != nil && slices.ContainsFunc(m.Steps, func(s Step) bool { return s.ID == id })
+}
+
 // ID returns the pipeline's id, or its name where it has none.
 func (m *Manifest) ID() string {
 	if id, ok := m.Pipeline["id"].(string); ok && id != "" {
