@@ -2,8 +2,11 @@ package remote_test
 
 import (
 	"context"
+	"io"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/osiris-pipelines/remote"
@@ -18,17 +21,23 @@ type busySandbox struct {
 	starts  int
 }
 
+// Upload holds the program from when it is there: once it runs, as the tail's,
+// it could not be opened for writing.
+func (b *busySandbox) Upload(ctx context.Context, name string, r io.Reader, size int64) error {
+	err := b.Sandbox.Upload(ctx, name, r, size)
+	if err == nil && strings.HasPrefix(path.Base(name), "osiris-worker-") {
+		b.holding, err = os.OpenFile(name, os.O_WRONLY, 0)
+	}
+	return err
+}
+
 func (b *busySandbox) Start(ctx context.Context, cmd remote.Command) (remote.Process, error) {
 	program := cmd.Path
 	if slices.Contains(cmd.Args, "supervise") {
-		if b.starts++; b.starts == 1 {
-			f, err := os.OpenFile(program, os.O_WRONLY, 0)
-			if err != nil {
+		if b.starts++; b.starts == 2 {
+			if err := b.holding.Close(); err != nil {
 				return nil, err
 			}
-			b.holding = f
-		} else if err := b.holding.Close(); err != nil {
-			return nil, err
 		}
 	}
 	cmd.Path, cmd.Args = "/bin/sh", append([]string{"-c", `exec "$0" "$@"`, program}, cmd.Args...)
@@ -53,7 +62,7 @@ func TestBusyProgramIsStartedAgain(t *testing.T) {
 	})
 	ec := newContext(t, "s")
 	result, _, err := remote.Run(t.Context(), a, join(), ec)
-	if err != nil || busy.starts != 2 {
+	if err != nil || busy.starts < 2 { // a process that is just being started may hold it, too
 		t.Fatalf("after %d starts: %v", busy.starts, err)
 	}
 	agree(t, ec, result, err)
