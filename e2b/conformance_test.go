@@ -122,6 +122,9 @@ func (c *cloud) serveControl(w http.ResponseWriter, r *http.Request) {
 		c.gone.Store(true)
 		c.edge.CloseClientConnections()
 		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodGet:
+		fmt.Fprint(w, `{"sandboxID":"i0123456789abcdefghij","templateID":"base","clientID":"6532622b","envdVersion":"0.6.13","state":"running",`+
+			`"startedAt":"2026-01-02T03:04:05Z","endAt":"2026-01-02T03:09:05Z","cpuCount":2,"memoryMB":512}`)
 	default: // the time-out
 		w.WriteHeader(http.StatusNoContent)
 	}
