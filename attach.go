@@ -34,8 +34,8 @@ import (
 //
 // When the worker had not been heard yet, what was made is removed and the run
 // begins anew. A run that has ended and was not collected is only picked up for
-// Collect. When the sandbox is gone, as its lease ended ([Config.Lease] after
-// the host's death), the error matches [ErrSandboxGone], and the session keeps
+// Collect. When the sandbox is gone, as its lease ended (at most [Config.Lease]
+// after the host's death), the error matches [ErrSandboxGone], and the session keeps
 // everything that was saved; a step that was running counts as failed, and
 // sinks do not hear again what was saved. When it is not known whether the
 // sandbox is gone, as without a network or with a wrong key, the result is nil,
@@ -510,6 +510,9 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 	if errors.Is(err, ErrSandboxGone) {
 		r.place, r.removed = nil, true
 		gone, err = err, nil
+	}
+	if err == nil {
+		err = s.whole(c)
 	}
 	if err == nil {
 		_, err = s.rewind(c)

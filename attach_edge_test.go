@@ -29,7 +29,9 @@ func TestAttachFailsForNow(t *testing.T) {
 	t.Parallel()
 	var down atomic.Pointer[string]
 	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-		if p := down.Load(); p != nil && strings.Contains(r.Procedure, *p) {
+		if p := down.Load(); p != nil && *p == "all" {
+			return &mock.HTTPFault{Status: http.StatusBadGateway}
+		} else if p != nil && strings.Contains(r.Procedure, *p) {
 			return &mock.HTTPFault{Status: http.StatusForbidden, Header: http.Header{"Content-Type": {"application/json"}}, Body: `{"code":403,"message":"not now"}`}
 		}
 		return nil
@@ -47,6 +49,7 @@ func TestAttachFailsForNow(t *testing.T) {
 	}{
 		{"no connection to the sandbox", t.Context(), "/connect"},
 		{"no connection to the process", t.Context(), "process.Process/Connect"},
+		{"no way to E2B", t.Context(), "all"},
 		{"cancelled", over, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -54,14 +57,12 @@ func TestAttachFailsForNow(t *testing.T) {
 				down.Store(&test.fails)
 				defer down.Store(nil)
 			}
-			if err := attach(test.ctx, cfg, dir); err == nil || errors.Is(err, remote.ErrSandboxGone) {
+			err := attach(test.ctx, cfg, dir)
+			if err == nil || errors.Is(err, remote.ErrSandboxGone) || test.ctx == over && !errors.Is(err, context.Canceled) {
 				t.Errorf("attach: %v", err)
 			}
-			after := tree(t, dir)
-			for _, name := range []string{"sandbox.json", "status.json"} {
-				if diff := cmp.Diff(before[name], after[name]); diff != "" {
-					t.Errorf("%s (-before +after):\n%s", name, diff)
-				}
+			if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+				t.Errorf("the session has changed (-before +after):\n%.2000s", diff)
 			}
 			if n := len(server.Alive()); n != 1 {
 				t.Errorf("%d sandboxes, want that of the run", n)
@@ -94,8 +95,9 @@ func TestAttachAfterTimeout(t *testing.T) {
 		t.Fatalf("attach: %v", err)
 	}
 	agree(t, ec, result, err)
-	if _, err := a.Collect(t.Context(), p, ec); err != nil {
-		t.Errorf("collect: %v", err)
+	files, err := a.Collect(t.Context(), p, ec)
+	if err != nil || len(files.Artifacts) == 0 {
+		t.Errorf("collect: %v, %+v", err, files)
 	}
 	if n := len(server.Alive()); n > 0 {
 		t.Errorf("%d sandboxes are left", n)

@@ -551,69 +551,6 @@ func TestAttachLater(t *testing.T) {
 	}
 }
 
-// A host that cannot reach the sandbox changes nothing, and may come again.
-func TestAttachAgain(t *testing.T) {
-	t.Parallel()
-	var down atomic.Bool
-	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-		if down.Load() {
-			return &mock.HTTPFault{Status: http.StatusBadGateway}
-		}
-		return nil
-	}))
-	dir := orphan(t, server, "")
-	before := tree(t, dir)
-	down.Store(true)
-	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server)
-	if err := attach(t.Context(), cfg, dir); err == nil || errors.Is(err, remote.ErrSandboxGone) {
-		t.Errorf("attach without a way to E2B: %v", err)
-	}
-	if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
-		t.Errorf("the session has changed (-before +after):\n%.2000s", diff)
-	}
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := attach(cancelled, cfg, dir); !errors.Is(err, context.Canceled) {
-		t.Errorf("attach with a context that has ended: %v", err)
-	}
-	down.Store(false)
-	if err := attach(t.Context(), cfg, dir); err != nil {
-		t.Error(err)
-	}
-}
-
-// A run whose time was over before anybody came is ended, and what it has left
-// is brought home.
-func TestAttachTooLate(t *testing.T) {
-	t.Parallel()
-	server := newServer(t, "served", testDrivers())
-	dir := orphan(t, server, "")
-	name := filepath.Join(dir, "prepared.json")
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = regexp.MustCompile(`"timeout_seconds": \d+`).ReplaceAll(b, []byte(`"timeout_seconds": 0.001`))
-	if err := os.WriteFile(name, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a, err := remote.NewE2BTransparentProxy(connect(remote.Config{Drivers: testDrivers(), Concurrency: 1}, server))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	ec := &remote.ExecutionContext{}
-	p, result, err := a.Attach(t.Context(), dir, ec)
-	if !errors.Is(err, remote.ErrTimeout) {
-		t.Fatalf("attach: %v", err)
-	}
-	agree(t, ec, result, err)
-	files, err := a.Collect(t.Context(), p, ec)
-	if err != nil || len(files.Artifacts) == 0 {
-		t.Errorf("collect: %v, %+v", err, files)
-	}
-}
-
 // What a run says after its last step is acknowledged, too: a list of artifacts
 // that is longer than the journal may be does not hold it up.
 func TestSmallJournalAtTheEnd(t *testing.T) {

@@ -318,14 +318,10 @@ func (s *session) savedAnswers(size int64) (*stepAnswers, error) {
 	return answers, nil
 }
 
-// rewind takes from the files what was written after the checkpoint, and
-// returns the answers that are in it. Where something is wrong with them it
-// leaves them all as they are.
+// rewind takes from the files, which are whole, what was written after the
+// checkpoint, and returns the answers that are in it.
 func (s *session) rewind(c *checkpoint) (*stepAnswers, error) {
-	if err := s.whole(c); err != nil {
-		return nil, err
-	}
-	return s.cutTo(c.Files, c.Seq)
+	return s.cutTo(c, c.Files, c.Seq)
 }
 
 // keepAll is rewind where what was written after the checkpoint cannot come
@@ -350,7 +346,7 @@ func (s *session) keepAll(c *checkpoint) (*stepAnswers, error) {
 			}
 		}
 	}
-	return s.cutTo(sizes, seq)
+	return s.cutTo(c, sizes, seq)
 }
 
 // isOfRun reports whether a line is the event or the metric of this name, and
@@ -383,8 +379,10 @@ func readFrom(name string, from int64) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// cutTo shortens the files, and returns the answers that are left.
-func (s *session) cutTo(sizes map[string]int64, seq int64) (*stepAnswers, error) {
+// cutTo shortens the files, makes the checkpoint one of what is left, and
+// returns the answers in it. The file of these is cut where it is opened, by
+// useCheckpoint.
+func (s *session) cutTo(c *checkpoint, sizes map[string]int64, seq int64) (*stepAnswers, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	answers, err := s.savedAnswers(sizes[answersFile])
@@ -396,10 +394,7 @@ func (s *session) cutTo(sizes map[string]int64, seq int64) (*stepAnswers, error)
 			return nil, fmt.Errorf("remote: attach: %w", err)
 		}
 	}
-	// It is not open yet, and what is written to it next must be a line.
-	if err := os.Truncate(s.path(answersFile), sizes[answersFile]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remote: attach: %w", err)
-	}
+	c.Files, c.Seq = sizes, seq
 	s.seq = seq
 	return answers, nil
 }

@@ -188,25 +188,13 @@ func (l *link) state(ctx context.Context) (SandboxState, error) {
 
 // look runs one of the worker's commands that tell of it.
 func (l *link) look(ctx context.Context, command string) (*rpc.WorkerStatus, error) {
-	stderr := &lastLines{}
-	proc, err := l.start(ctx, stderr, command)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { proc.Stdout().Close() })
-	defer stop()
-	b, err := io.ReadAll(io.LimitReader(proc.Stdout(), worker.MaxDeath))
-	proc.Stdin().Close()
-	proc.Stdout().Close()
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
+	b, err := printed(ctx, l.place, command, worker.MaxDeath)
 	if err != nil {
 		return nil, err
 	}
 	var s rpc.WorkerStatus
 	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w; %s", command, err, stderr)
+		return nil, fmt.Errorf("%s: %w", command, err)
 	}
 	return &s, nil
 }
