@@ -74,8 +74,11 @@ func (s *shellSandbox) Upload(ctx context.Context, name string, r io.Reader, siz
 }
 
 func (s *shellSandbox) upload(part, name string, r io.Reader, size int64) error {
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
+	var f *os.File
+	if err := s.unlessGone(func() (err error) {
+		f, err = os.OpenFile(part, os.O_CREATE|os.O_WRONLY, 0o755)
+		return err
+	}); err != nil {
 		return err
 	}
 	defer f.Close()
@@ -84,10 +87,23 @@ func (s *shellSandbox) upload(part, name string, r io.Reader, size int64) error 
 	} else if n != size {
 		return errors.New("wrong size")
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
+	return s.unlessGone(func() error {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		return os.Rename(part, name)
+	})
+}
+
+// unlessGone calls f, which puts something into the directory, unless Kill
+// removes that: in mid-call it would find the directory not empty.
+func (s *shellSandbox) unlessGone(f func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return remote.ErrSandboxGone
 	}
-	return os.Rename(part, name)
+	return f()
 }
 
 func (s *shellSandbox) Download(ctx context.Context, name string) (io.ReadCloser, error) {
@@ -138,6 +154,8 @@ func (s *shellSandbox) Kill(ctx context.Context) error {
 		<-p.done
 		p.stdout.file.Close()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return os.RemoveAll(s.dir)
 }
 
