@@ -241,21 +241,33 @@ type Static map[string]map[string]any
 
 // Resolve finds ref. Errors are [ErrNotConfigured], and [ErrReference] for a
 // key that is none.
-func (s Static) Resolve(ctx context.Context, ref Reference) (*Connection, error) {
-	a, err := s.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	fields := make(map[string]any, len(a.fields.(map[string]any)))
-	for k, v := range a.fields.(map[string]any) {
-		if k != defaultKey {
-			fields[k] = v
+func (s Static) Resolve(_ context.Context, ref Reference) (*Connection, error) {
+	var families []family
+	for _, key := range slices.Sorted(maps.Keys(s)) {
+		r, ok, err := ParseReference(key)
+		if err != nil {
+			return nil, err
 		}
+		if !ok {
+			return nil, errorOf(ErrReference, "Invalid connection reference format: '%s'. Expected '@family.alias'", key)
+		}
+		i := slices.IndexFunc(families, func(f family) bool { return f.name == r.Family })
+		if i < 0 {
+			i = len(families)
+			families = append(families, family{name: r.Family})
+		}
+		chosen, _ := s[key][defaultKey].(bool)
+		families[i].aliases = append(families[i].aliases, alias{name: r.Alias, chosen: chosen})
 	}
-	fields, err = seal(fields)
+	a, err := choose(families, ref)
 	if err != nil {
 		return nil, err
 	}
+	fields, err := seal(s[Reference{ref.Family, a.name}.String()])
+	if err != nil {
+		return nil, err
+	}
+	delete(fields, defaultKey)
 	return &Connection{Family: ref.Family, Alias: a.name, Fields: fields, sealed: true}, nil
 }
 
@@ -290,27 +302,6 @@ func masked(v any) any {
 	return v
 }
 
-func (s Static) find(ref Reference) (alias, error) {
-	var families []family
-	for _, key := range slices.Sorted(maps.Keys(s)) {
-		r, ok, err := ParseReference(key)
-		if err != nil {
-			return alias{}, err
-		}
-		if !ok {
-			return alias{}, errorOf(ErrReference, "Invalid connection reference format: '%s'. Expected '@family.alias'", key)
-		}
-		i := slices.IndexFunc(families, func(f family) bool { return f.name == r.Family })
-		if i < 0 {
-			i = len(families)
-			families = append(families, family{name: r.Family})
-		}
-		chosen, _ := s[key][defaultKey].(bool)
-		families[i].aliases = append(families[i].aliases, alias{name: r.Alias, chosen: chosen, fields: s[key]})
-	}
-	return choose(families, ref)
-}
-
 // defaultKey is the field that makes a connection its family's default. It is
 // not passed on.
 const defaultKey = "default"
@@ -323,8 +314,8 @@ type family struct {
 
 type alias struct {
 	name   string
-	chosen bool // default: true
-	fields any
+	chosen bool    // default: true
+	fields []field // of a file
 }
 
 // choose finds a reference's alias: by name, or the first with default: true,

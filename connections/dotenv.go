@@ -83,17 +83,18 @@ func (p *envParser) entry(find func(string) string) (name, value string, ok bool
 	if name == "" || strings.ContainsAny(name, " \t'\"") {
 		return "", "", false, "it does not begin with NAME="
 	}
-	p.blanks()
-	if p.rest == "" || p.rest[0] != '\'' && p.rest[0] != '"' {
+	value = strings.TrimLeft(p.rest, " \t\r")
+	if value == "" || value[0] != '\'' && value[0] != '"' {
 		value = p.toEnd()
-		for i := range len(value) {
-			if value[i] == '#' && (i == 0 || value[i-1] == ' ' || value[i-1] == '\t') {
+		for i := 1; i < len(value); i++ {
+			if value[i] == '#' && (value[i-1] == ' ' || value[i-1] == '\t') {
 				value = value[:i]
 				break
 			}
 		}
 		return name, expand(strings.TrimSpace(value), find), true, ""
 	}
+	p.blanks()
 	quote := p.take(1)[0]
 	end := closing(p.rest, quote)
 	if end < 0 {

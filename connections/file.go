@@ -115,7 +115,7 @@ func (f *File) Resolve(ctx context.Context, ref Reference) (*Connection, error) 
 	if fill.lookup == nil {
 		fill.lookup = os.LookupEnv
 	}
-	fields, err := fill.members(a.fields.([]field), false)
+	fields, err := fill.members(a.fields, false)
 	if err != nil {
 		return nil, err
 	}
@@ -131,11 +131,22 @@ func (f *File) Describe(ref Reference) (*Connection, error) {
 		return nil, err
 	}
 	fill := filler{ref: Reference{ref.Family, a.name}}
-	fields, err := fill.members(a.fields.([]field), false)
+	fields, err := fill.members(a.fields, false)
 	if err != nil {
 		return nil, err
 	}
 	return &Connection{Family: ref.Family, Alias: a.name, Fields: fields, sealed: true}, nil
+}
+
+// References are all connections of the file, in its order.
+func (f *File) References() []Reference {
+	var refs []Reference
+	for _, fam := range f.families {
+		for _, a := range fam.aliases {
+			refs = append(refs, Reference{fam.name, a.name})
+		}
+	}
+	return refs
 }
 
 // readFile reads a file that must not be large.
@@ -284,6 +295,9 @@ func (r *reader) merged(n *yaml.Node, what string, depth int) ([]member, error) 
 			if target(source).Kind != yaml.MappingNode {
 				return &FileError{Line: source.Line, Reason: "what << merges is not a mapping"}
 			}
+			if err := r.spend(source, ""); err != nil {
+				return err
+			}
 			ms, err := r.merged(source, what, depth+1)
 			for _, m := range ms {
 				set(m, false)
@@ -414,11 +428,11 @@ func checkTag(n *yaml.Node, want, what string) error {
 	return &FileError{Line: n.Line, Reason: what + " has a tag that is not supported; put values that begin with ! into quotes"}
 }
 
-// readScalar reads a value as YAML 1.1 does, the version of the reference
-// implementation, in which yes, no, on and off are truth values. What looks
-// like a time stays the text it is, and so does what JSON cannot hold.
+// readScalar reads a value as YAML 1.1 has it, the version of the reference
+// implementation: yes, no, on and off are truth values, and 1e3 is a text. What
+// looks like a time stays the text it is, and so does what JSON cannot hold.
 func readScalar(n *yaml.Node, what string) (any, error) {
-	switch tag := n.ShortTag(); tag {
+	switch n.ShortTag() {
 	case "!!null":
 		return nil, nil
 	case "!!str":
@@ -438,18 +452,17 @@ func readScalar(n *yaml.Node, what string) (any, error) {
 		if err := n.Decode(&v); err != nil {
 			return nil, &FileError{Line: n.Line, Reason: what + " is not what its tag says"}
 		}
-		if f, ok := v.(float64); ok {
-			if math.IsInf(f, 0) || math.IsNaN(f) {
-				return n.Value, nil
-			}
-			if strings.Trim(n.Value, "0123456789") == "" { // a whole number that does not fit
-				return scalar{n.Value, json.Number(strings.TrimLeft(n.Value, "0"))}, nil
-			}
+		switch f, isFloat := v.(float64); {
+		case strings.HasPrefix(n.Value, "0o"), isFloat && (math.IsInf(f, 0) || math.IsNaN(f)):
+			return n.Value, nil
+		case isFloat && strings.Trim(n.Value, "0123456789") == "" && n.Value[0] != '0':
+			return scalar{n.Value, json.Number(n.Value)}, nil // a whole number that does not fit
+		case isFloat && !strings.Contains(n.Value, "."):
+			return n.Value, nil
 		}
 		return scalar{n.Value, v}, nil
-	default:
-		return nil, checkTag(n, "!!str", what)
 	}
+	return nil, checkTag(n, "!!str", what)
 }
 
 // filler makes the fields of a connection. Without a lookup it describes.

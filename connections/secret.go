@@ -49,10 +49,9 @@ func sensitive(key string) bool {
 	if secrets.Sensitive(key) {
 		return true
 	}
-	k := normal(key)
+	k := strings.TrimRight(normal(key), "0123456789_") // api_key_2
 	switch k {
-	case "key", "headers", "cookie", "cookies", "credential", "credentials", "auth_username", "passphrase", "pat",
-		"sas", "signature", "pgpassword", "sslpassword", "password_hash", "private_key_id", "credentials_json",
+	case "key", "headers", "cookie", "cookies", "credential", "credentials", "auth_username", "pat", "sas", "signature", "pgpassword", "sslpassword", "password_hash", "private_key_id", "credentials_json",
 		"service_account", "service_account_json", "keyfile_json":
 		return true
 	case "primary_key", "foreign_key", "partition_key", "sort_key", "public_key", "ssl_key":
@@ -60,7 +59,7 @@ func sensitive(key string) bool {
 	}
 	_, last, _ := cutLast(k, "_")
 	switch last {
-	case "password", "passwd", "pwd", "passphrase", "secret", "token", "key", "dsn", "credentials":
+	case "password", "passwd", "pwd", "pass", "pw", "passphrase", "passcode", "pin", "secret", "token", "key", "dsn", "credentials":
 		return true
 	}
 	return false
@@ -96,8 +95,9 @@ func normal(key string) string {
 		switch {
 		case c == '-' || c == '.' || c == ' ':
 			c = '_'
-		case 'A' <= c && c <= 'Z':
-			if i > 0 && 'a' <= key[i-1] && key[i-1] <= 'z' {
+		case upper(c):
+			// apiKey, APIKey
+			if i > 0 && (lower(key[i-1]) || upper(key[i-1]) && i+1 < len(key) && lower(key[i+1])) {
 				b.WriteByte('_')
 			}
 			c += 'a' - 'A'
@@ -106,6 +106,9 @@ func normal(key string) string {
 	}
 	return b.String()
 }
+
+func upper(c byte) bool { return 'A' <= c && c <= 'Z' }
+func lower(c byte) bool { return 'a' <= c && c <= 'z' }
 
 // trivial reports whether a text is a truth value or a short number.
 func trivial(s string) bool {
@@ -119,8 +122,11 @@ func trivial(s string) bool {
 // hasCredentials reports whether a text gives away, by its form, that there is
 // a secret in it.
 func hasCredentials(s string) bool {
-	return len(credentials(s, false)) > 0 || strings.Contains(s, "PRIVATE KEY-----")
+	return strings.Contains(s, privateKey) || len(credentials(s, false)) > 0
 }
+
+// privateKey is in the first line of a PEM file that has one.
+const privateKey = "PRIVATE KEY-----"
 
 // credentials returns the secrets within a text: passwords of URLs and DSNs,
 // values behind password= and the like, tokens of an Authorization header, and
@@ -143,21 +149,17 @@ func credentials(s string, known bool) []string {
 	scheme, rest, isURL := strings.Cut(s, "://")
 	switch {
 	case isURL:
-		for _, info := range userinfos(rest) {
-			user, password, has := strings.Cut(info, ":")
-			add(password)
-			if web := strings.HasSuffix(strings.ToLower(scheme), "http") || strings.HasSuffix(strings.ToLower(scheme), "https"); web {
-				// A token that stands for a user, as in https://TOKEN@host.
-				if !has || password == "" || strings.HasPrefix(password, "x-oauth") {
-					add(user)
-				}
-			}
+		user, password, _ := strings.Cut(userinfo(rest), ":")
+		add(password)
+		// A token that stands for a user, as in https://TOKEN@host.
+		if web(scheme) && (password == "" || strings.HasPrefix(password, "x-oauth")) {
+			add(user)
 		}
-	case known || strings.Contains(s, "@tcp(") || strings.Contains(s, "@unix("): // user:password@tcp(host)/db
-		if info, _, ok := cutLast(s, "@"); ok {
-			if user, password, ok := strings.Cut(info, ":"); ok && !strings.ContainsAny(user, " \t\r\n") {
-				add(password)
-			}
+	default: // user:password@tcp(host)/db, and user:password@host/db
+		info, address, _ := cutLast(s, "@")
+		user, password, ok := strings.Cut(info, ":")
+		if ok && !strings.ContainsAny(user, " \t\r\n=") && (strings.HasPrefix(address, "tcp(") || strings.HasPrefix(address, "unix(") || known && strings.Contains(address, "/")) {
+			add(password)
 		}
 	}
 	for _, part := range assigned(s) {
@@ -177,24 +179,25 @@ func credentials(s string, known bool) []string {
 	return out
 }
 
-// userinfos returns what may be the user's part of a URL, given what is behind
-// "://". Where a password has an @ or a slash that is not escaped, there are
-// two ways to read it.
-func userinfos(rest string) (out []string) {
+// userinfo returns what may be the user's part of a URL, given what is behind
+// "://". That of a password with a slash that is not escaped ends later.
+func userinfo(rest string) (info string) {
+	if strings.HasPrefix(rest, "[") { // an address of IPv6
+		return ""
+	}
 	authority := rest
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority = rest[:i]
 	}
 	if info, _, ok := cutLast(authority, "@"); ok {
-		out = append(out, info)
-		return out
+		return info
 	}
 	if info, _, ok := cutLast(rest, "@"); ok && strings.Contains(authority, ":") {
 		if _, port, _ := cutLast(authority, ":"); strings.Trim(port, "0123456789") != "" {
-			out = append(out, info)
+			return info
 		}
 	}
-	return out
+	return ""
 }
 
 // assigned returns the values behind password=, token= and so on, in queries
@@ -239,14 +242,19 @@ func assigned(s string) (out []string) {
 	}
 }
 
-// authorization returns the credentials of "Bearer TOKEN" and "Basic BASE64".
-func authorization(s string) []string {
+// authorization returns the credentials of "Bearer TOKEN" and "Basic BASE64",
+// also behind a header's name.
+func authorization(s string) (out []string) {
+	if name, value, ok := strings.Cut(s, ": "); ok && !strings.ContainsAny(name, " \t\r\n") {
+		s = value
+		out = append(out, strings.TrimSpace(value))
+	}
 	scheme, token, ok := strings.Cut(strings.TrimSpace(s), " ")
 	token = strings.TrimSpace(token)
 	if !ok || !authScheme(scheme) {
-		return nil
+		return out
 	}
-	out := []string{token}
+	out = append(out, token)
 	if strings.EqualFold(scheme, "basic") {
 		if pair, err := base64.StdEncoding.DecodeString(token); err == nil {
 			if _, password, ok := strings.Cut(string(pair), ":"); ok {
@@ -268,8 +276,8 @@ func authScheme(s string) bool {
 // tokenInURL reports whether a URL's path has a part that looks like a token,
 // as those of webhooks have.
 func tokenInURL(s string) bool {
-	_, rest, ok := strings.Cut(s, "://")
-	if !ok {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok || !web(scheme) {
 		return false
 	}
 	_, path, _ := strings.Cut(rest, "/")
@@ -278,6 +286,12 @@ func tokenInURL(s string) bool {
 		return len(part) >= 16 && strings.ContainsAny(part, "0123456789") &&
 			strings.ContainsFunc(part, func(r rune) bool { return 'a' <= r|0x20 && r|0x20 <= 'z' })
 	})
+}
+
+// web reports whether a URL's scheme is http or https, also behind "git+".
+func web(scheme string) bool {
+	scheme = strings.ToLower(scheme)
+	return strings.HasSuffix(scheme, "http") || strings.HasSuffix(scheme, "https")
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -302,6 +316,8 @@ func describe(s string, below bool) string {
 	switch {
 	case own == "" || authScheme(own):
 		return s
+	case strings.Contains(own, privateKey):
+		return secrets.Masked
 	case strings.Contains(s, "://") && (len(parts) > 0 || below && placeholders):
 		// The host may be seen. Longer parts first: one may be in another.
 		slices.SortFunc(parts, func(a, b string) int { return len(b) - len(a) })
