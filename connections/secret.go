@@ -149,11 +149,13 @@ func credentials(s string, known bool) []string {
 	scheme, rest, isURL := strings.Cut(s, "://")
 	switch {
 	case isURL:
-		user, password, _ := strings.Cut(userinfo(rest), ":")
-		add(password)
-		// A token that stands for a user, as in https://TOKEN@host.
-		if web(scheme) && (password == "" || strings.HasPrefix(password, "x-oauth")) {
-			add(user)
+		for _, info := range userinfos(rest) {
+			user, password, _ := strings.Cut(info, ":")
+			add(password)
+			// A token that stands for a user, as in https://TOKEN@host.
+			if web(scheme) && (password == "" || strings.HasPrefix(password, "x-oauth")) {
+				add(user)
+			}
 		}
 	default: // user:password@tcp(host)/db, and user:password@host/db
 		info, address, _ := cutLast(s, "@")
@@ -179,25 +181,25 @@ func credentials(s string, known bool) []string {
 	return out
 }
 
-// userinfo returns what may be the user's part of a URL, given what is behind
-// "://". That of a password with a slash that is not escaped ends later.
-func userinfo(rest string) (info string) {
+// userinfos returns what may be the user's part of a URL, given what is behind
+// "://". Where a password has a slash that is not escaped, there may be two.
+func userinfos(rest string) (out []string) {
 	if strings.HasPrefix(rest, "[") { // an address of IPv6
-		return ""
+		return nil
 	}
 	authority := rest
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority = rest[:i]
 	}
-	if info, _, ok := cutLast(authority, "@"); ok {
-		return info
+	user, port, _ := cutLast(authority, ":")
+	info, _, ok := cutLast(authority, "@")
+	if ok {
+		out = append(out, info)
 	}
-	if info, _, ok := cutLast(rest, "@"); ok && strings.Contains(authority, ":") {
-		if _, port, _ := cutLast(authority, ":"); strings.Trim(port, "0123456789") != "" {
-			return info
-		}
+	if info, _, more := cutLast(rest, "@"); more && len(info) > len(authority) && user != "" && strings.Trim(port, "0123456789") != "" {
+		out = append(out, info)
 	}
-	return ""
+	return out
 }
 
 // assigned returns the values behind password=, token= and so on, in queries
@@ -245,7 +247,7 @@ func assigned(s string) (out []string) {
 // authorization returns the credentials of "Bearer TOKEN" and "Basic BASE64",
 // also behind a header's name.
 func authorization(s string) (out []string) {
-	if name, value, ok := strings.Cut(s, ": "); ok && !strings.ContainsAny(name, " \t\r\n") {
+	if name, value, ok := strings.Cut(s, ": "); ok && headerName(name) {
 		s = value
 		out = append(out, strings.TrimSpace(value))
 	}
@@ -263,6 +265,12 @@ func authorization(s string) (out []string) {
 		}
 	}
 	return out
+}
+
+func headerName(s string) bool {
+	return strings.Trim(s, "-_") != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || r == '-' || r == '_')
+	})
 }
 
 func authScheme(s string) bool {
