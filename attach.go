@@ -82,15 +82,16 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 		return nil, nil, errors.Join(err, s.close())
 	}
 	s.tidy(ec)
+	known := a.cfg.newSecrets()
 	switch c.Phase {
 	case phaseCreating:
-		result, err := a.restart(ctx, p, ec, s, c)
+		result, err := a.restart(ctx, p, ec, s, c, known)
 		return p, result, err
 	case phaseRunning, phaseFinishing:
-		result, err := a.rejoin(ctx, p, ec, s, c)
+		result, err := a.rejoin(ctx, p, ec, s, c, known)
 		return p, result, err
 	}
-	result, err := a.pickUp(ctx, p, ec, s, c)
+	result, err := a.pickUp(ctx, p, ec, s, c, known)
 	return p, result, err
 }
 
@@ -150,8 +151,8 @@ func samePath(a, b string) bool {
 
 // restart begins a run anew whose worker was never heard, and removes what its
 // dead host may have made.
-func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
-	env, err := a.cfg.lookupEnv(p.RunParams.PassEnv)
+func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint, known *runSecrets) (*ExecResult, error) {
+	err := known.lookup(a.cfg, p)
 	if err == nil {
 		err = a.checkInputs(p, ec)
 	}
@@ -166,10 +167,11 @@ func (a *E2BTransparentProxy) restart(ctx context.Context, p *PreparedRun, ec *E
 	}
 	return a.launch(ctx, p, ec, launch{
 		started: time.Now(),
+		secrets: known,
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
 			r.creates = c.creates()
-			return a.execute(ctx, r, s, env)
+			return a.execute(ctx, r, s)
 		},
 	})
 }
@@ -213,7 +215,7 @@ func (a *E2BTransparentProxy) abandon(ctx context.Context, c *checkpoint) error 
 // rejoin goes on with a run whose worker was heard. The sandbox is looked for
 // before anything is changed: one that cannot be reached now may be later, and
 // only one that is there tells again what is behind the checkpoint.
-func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint, known *runSecrets) (*ExecResult, error) {
 	// The run's own time may be over, and the sandbox is to be found all the
 	// same: ctx is the caller's. What goes wrong here is no fault of the run.
 	err := s.whole(c)
@@ -242,6 +244,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
 		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
+		secrets: known,
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
 			return a.takeOver(ctx, r, s, c, found, answers)
@@ -304,14 +307,18 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	}
 	s.logf(slog.LevelInfo, "this is host %d of the run, which goes on with it from %d in the journal", c.Epoch, c.last().Cursor)
 	proc := found.take()
-	l := redial(ctx, pl, s, newTracer(s, nil), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
+	// The worker has them already; another one may need them.
+	if err := r.secrets.complete(ctx, a.cfg, r.prepared); err != nil {
+		s.logf(slog.LevelWarn, "this host does not know all secrets of the run: %v", err)
+	}
+	l := redial(ctx, pl, s, newTracer(s), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
 	defer l.close()
 	l.watchOver(a.cfg.heartbeat())
 	if err := l.startMarking(); err != nil {
 		return err
 	}
 	cpus := 1
-	hello, err := a.handshake(ctx, l, r.prepared, r.place, nil)
+	hello, err := a.handshake(ctx, l, r.prepared, r.place, r.secrets)
 	switch {
 	case err == nil:
 		cpus = hello.CPUs
@@ -465,11 +472,12 @@ func (r *run) replay(answers *stepAnswers, started map[string]bool, why error) [
 }
 
 // pickUp takes a run that has ended, for Collect.
-func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint) (*ExecResult, error) {
+func (a *E2BTransparentProxy) pickUp(ctx context.Context, p *PreparedRun, ec *ExecutionContext, s *session, c *checkpoint, known *runSecrets) (*ExecResult, error) {
 	r, gone, err := a.take(ctx, p, ec, s, c)
 	if err = errors.Join(err, s.close()); err != nil {
 		return nil, err
 	}
+	r.secrets = known
 	if err := a.enter(ec.SessionID, r); err != nil {
 		return nil, err
 	}

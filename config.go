@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -86,8 +87,17 @@ type Config struct {
 	// sandbox. The drivers of this version need none.
 	InstallDeps bool
 
-	PassEnv []string          // names of variables of this process to pass, if they are set
-	Env     map[string]string // further variables to pass
+	// Connections finds what steps refer to as "@family.alias", on this host,
+	// when a run is executed: the values go to the worker's memory, sealed, and
+	// nowhere else. Nil means the file osiris_connections.yaml, see
+	// [connections.Search].
+	Connections connections.Resolver
+
+	// PassEnv are names of variables of this process to pass to the drivers, if
+	// they are set, and Env further variables. The values are secrets like those
+	// of connections, and what they are is redacted from all that a run says.
+	PassEnv []string
+	Env     map[string]string
 
 	// GPU and Spot ask for machines that E2B does not have: anything but zero
 	// is refused with [ErrUnsupported].
@@ -152,8 +162,10 @@ const (
 	defaultTimeout  = 300 * time.Second
 )
 
-// maxVariable is how long a variable and its name may be: they go in one frame.
-const maxVariable = 10_000
+// maxVariable is how long a variable and its name may be together, so that
+// Linux can hand them to another process (MAX_ARG_STRLEN, with "=" and a zero
+// byte).
+const maxVariable = 128<<10 - 2
 
 // apiKeyVariable never goes into a sandbox.
 const apiKeyVariable = "E2B_API_KEY"
@@ -207,7 +219,10 @@ func (c Config) validate() error {
 	if _, listed := c.Env[apiKeyVariable]; listed || slices.Contains(c.PassEnv, apiKeyVariable) {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
 	}
-	for name := range c.Env {
+	for name, value := range c.Env {
+		if key := c.apiKey(); key != "" && value == key {
+			return invalid("Env passes the key of your E2B account under the name %s: it would give the sandbox your account", name)
+		}
 		if name == "" {
 			return invalid("Env has a variable without a name, or --e2b-env was given without \"=\"; it wants NAME=VALUE")
 		}
@@ -305,6 +320,9 @@ func (c Config) lookupEnv(names []string) (map[string]string, error) {
 		}
 		if !ok {
 			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which is not set; set it, or name it in Config.Env", ErrInvalid, name)
+		}
+		if key := c.apiKey(); key != "" && v == key {
+			return nil, fmt.Errorf("remote: %w: the variable %s holds the key of your E2B account, which no sandbox may have", ErrInvalid, name)
 		}
 		values[name] = v
 	}

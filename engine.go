@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -71,6 +70,7 @@ type run struct {
 	yielded   bool  // another host has the run
 	ec        *ExecutionContext
 	prepared  *PreparedRun
+	secrets   *runSecrets
 	seq       int64
 	check     *checkpoint     // nil when nobody could go on with the run
 	creates   []sandboxRecord // of hosts that died before they were answered
@@ -186,27 +186,29 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 	if config == nil {
 		config = map[string]any{}
 	}
-	if inline := secrets.Inline(config); len(inline) > 0 {
+	var entry worker.Registration
+	if e.cfg.Drivers != nil {
+		var err error
+		if entry, err = e.cfg.Drivers.Lookup(s.DriverName()); err != nil {
+			var unknown *worker.UnknownDriverError
+			if errors.As(err, &unknown) {
+				unknown.StepID = s.ID
+			}
+			return fmt.Errorf("remote: prepare: %w", err)
+		}
+	}
+	if inline := secrets.Inline(config, entry.Secrets...); len(inline) > 0 {
 		return fail("the config holds a secret value under %q; use a connection, or a ${NAME} placeholder that the driver fills from its variables", inline[0])
 	}
 	if _, err := json.Marshal(config); err != nil {
 		return fail("the config cannot be written as JSON: %v", err)
 	}
 	p.CfgIndex[s.cfgPath()] = config
-	if ref, ok := config["connection"].(string); ok && strings.HasPrefix(ref, "@") {
-		p.ResolvedConnections[ref] = ConnectionRef{Ref: ref}
-		p.Package.Connections[ref] = ConnectionRef{Ref: ref}
+	if err := e.describe(p, s, config); err != nil {
+		return fmt.Errorf("remote: prepare: step %q: connection: %w", s.ID, err)
 	}
 	if e.cfg.Drivers == nil {
 		return nil
-	}
-	entry, err := e.cfg.Drivers.Lookup(s.DriverName())
-	if err != nil {
-		var unknown *worker.UnknownDriverError
-		if errors.As(err, &unknown) {
-			unknown.StepID = s.ID
-		}
-		return fmt.Errorf("remote: prepare: %w", err)
 	}
 	filer, ok := entry.New().(worker.InputFiler)
 	if !ok {
@@ -266,23 +268,23 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err := e.checkInputs(p, ec); err != nil {
 		return nil, err
 	}
-	env, err := e.cfg.lookupEnv(p.RunParams.PassEnv)
-	if err != nil {
+	known := e.cfg.newSecrets()
+	if err := known.lookup(e.cfg, p); err != nil {
 		return nil, err
 	}
 	return e.launch(ctx, p, ec, launch{
 		started: time.Now(),
+		secrets: known,
 		open:    func() (*session, error) { return newSession(ec) },
-		work: func(ctx context.Context, r *run, s *session) error {
-			return e.execute(ctx, r, s, env)
-		},
+		work:    e.execute,
 	})
 }
 
 // launch is how a host comes to do a run: from its beginning, or where another
 // has left it.
 type launch struct {
-	started time.Time     // of the run
+	started time.Time // of the run
+	secrets *runSecrets
 	idle    time.Duration // that it has had no host: its timeout stood still
 	session *session      // that is open already, and launch's to close; else there is open
 	open    func() (*session, error)
@@ -317,6 +319,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 			return nil, err
 		}
 	}
+	r.secrets, s.redact = how.secrets, how.secrets.redact
 	s.failed = cancel
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	witness := &witness{session: s}
@@ -427,7 +430,7 @@ func (e *engine) leave(sessionID string) {
 }
 
 // execute runs the run up to its last step, and leaves the place for Collect.
-func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string]string) error {
+func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	p := r.prepared
 	if e.attachable {
 		if err := s.startCheckpoint(r, e.name, p.SandboxConfig.lease()); err != nil {
@@ -441,6 +444,9 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	if err := s.materialize(p); err != nil {
 		return err
 	}
+	if err := e.resolve(ctx, p, s, r.secrets); err != nil {
+		return err
+	}
 	pl, err := e.settle(ctx, p, s)
 	if pl != nil {
 		r.place, r.sandboxID = pl, pl.sandbox.Info().ID
@@ -450,7 +456,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session, env map[string
 	}
 	pl.plan = p.Plan
 	start := time.Now()
-	l, hello, err := e.begin(ctx, p, pl, s, env)
+	l, hello, err := e.begin(ctx, p, pl, s, r.secrets)
 	if err != nil {
 		return err
 	}
@@ -485,6 +491,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	p := r.prepared
 	w := e.newRestarter(r, l)
 	defer w.close()
+	defer w.refresh(ctx)()
 	cancelled, stopWaiting := whenDone(ctx)
 	defer stopWaiting()
 	g := &graph{
@@ -496,6 +503,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
 		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
+			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
 			result, err := w.step(ctx, req)
 			if err != nil {
 				return partial(err), stepError(ctx, p.Plan.Steps[i], err)
@@ -547,15 +555,15 @@ func whenDone(ctx context.Context) (at func() time.Time, stop func() bool) {
 // begin starts the worker and waits for its first answer. A program that was
 // just uploaded may be busy: a process that the sandbox's daemon was starting
 // meanwhile holds it open for writing, until it is that process.
-func (e *engine) begin(ctx context.Context, p *PreparedRun, pl *place, s *session, env map[string]string) (*link, *rpc.HandshakeResult, error) {
+func (e *engine) begin(ctx context.Context, p *PreparedRun, pl *place, s *session, known *runSecrets) (*link, *rpc.HandshakeResult, error) {
 	const tries = 6 // 3 s in all
-	t := newTracer(s, env)
+	t := newTracer(s)
 	for try := 1; ; try++ {
 		l, err := dial(ctx, pl, s, t, serving{maxJournal: e.cfg.MaxJournal, keep: e.restarts(p) > 0})
 		if err != nil {
 			return nil, nil, err
 		}
-		hello, err := e.handshake(ctx, l, p, pl, env)
+		hello, err := e.handshake(ctx, l, p, pl, known)
 		if err == nil {
 			return l, hello, nil
 		}
@@ -579,7 +587,7 @@ func isBusy(err error) bool {
 	return errors.As(err, &c) && c.Status != nil && c.Status.Code == 126 && strings.Contains(c.Stderr, "Text file busy")
 }
 
-func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *place, env map[string]string) (*rpc.HandshakeResult, error) {
+func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *place, known *runSecrets) (*rpc.HandshakeResult, error) {
 	var drivers []string
 	for _, s := range p.Plan.Steps {
 		drivers = append(drivers, s.DriverName())
@@ -615,29 +623,11 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	if hello.Version < 1 || hello.Version > rpc.Version {
 		return nil, fmt.Errorf("remote: handshake: %w", &protocolError{fmt.Errorf("it chose protocol version %d", hello.Version)})
 	}
-	for _, part := range splitEnv(env) {
-		if err := l.call(ctx, rpc.MethodEnvironment, &rpc.Environment{Env: part}, nil); err != nil {
-			return nil, fmt.Errorf("remote: pass variables: %w", err)
-		}
+	l.sealKey = hello.SealKey
+	if err := known.send(ctx, l); err != nil {
+		return nil, err
 	}
 	return &hello, nil
-}
-
-// splitEnv cuts variables into parts that fit a frame each: they must not go
-// by file.
-func splitEnv(env map[string]string) []map[string]string {
-	var parts []map[string]string
-	size := 0
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		n := 6*(len(name)+len(env[name])) + 8 // as JSON, at most
-		if len(parts) == 0 || size+n > rpc.MaxInputFrame/2 {
-			parts = append(parts, make(map[string]string))
-			size = 0
-		}
-		parts[len(parts)-1][name] = env[name]
-		size += n
-	}
-	return parts
 }
 
 // finish has a worker that is well seal its artifacts and end, and gives
@@ -692,6 +682,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
+	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started
 		r.steps = make([]StepResult, len(p.Plan.Steps))
 		for i, step := range p.Plan.Steps {
@@ -845,7 +836,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		r.place, r.yielded = nil, true
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
-	s.seq = r.seq
+	s.seq, s.redact = r.seq, r.secrets.redact
 	if r.check != nil {
 		if err := s.useCheckpoint(r.check); err != nil {
 			return nil, errors.Join(err, s.close())

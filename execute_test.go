@@ -745,10 +745,10 @@ func TestEnvironment(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := events(t, ec, "env")[0]
-			if got["value"] != "from the host" {
+			if got["value"] != sum("from the host") {
 				t.Errorf("event %v", got)
 			}
-			if kind == "local" && (got["process"] != "from the host" || got["other"] != "") {
+			if kind == "local" && (got["process"] != sum("from the host") || got["other"] != "") {
 				t.Errorf("event %v", got)
 			}
 		})
@@ -878,7 +878,7 @@ func TestVariablesStayOffDisk(t *testing.T) {
 	if _, _, err := remote.Run(t.Context(), a, one("test.env"), ec); err != nil {
 		t.Fatal(err)
 	}
-	if got := events(t, ec, "env")[0]["value"]; got != "canary" {
+	if got := events(t, ec, "env")[0]["value"]; got != sum("canary") {
 		t.Errorf("the driver saw %v", got)
 	}
 	for _, c := range provider.Calls() {
@@ -886,7 +886,7 @@ func TestVariablesStayOffDisk(t *testing.T) {
 			t.Errorf("arguments %q", c.Args)
 		}
 	}
-	cfg.Env["REMOTE_TEST_VALUE"] = strings.Repeat("x", 20_000)
+	cfg.Env["REMOTE_TEST_VALUE"] = strings.Repeat("x", 128<<10)
 	b, _ := newAdapter(t, "proxy", cfg, nil)
 	if _, _, err := remote.Run(t.Context(), b, one("test.env"), newContext(t, "s")); !errors.Is(err, remote.ErrInvalid) {
 		t.Errorf("a variable that does not fit: %v", err)

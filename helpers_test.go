@@ -83,6 +83,9 @@ func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options
 	if cfg.Drivers == nil {
 		cfg.Drivers = testDrivers()
 	}
+	if cfg.Connections == nil {
+		cfg.Connections = testConnections()
+	}
 	var (
 		a        adapter
 		provider *mock.Provider

@@ -74,6 +74,7 @@ type link struct {
 	epoch      int64
 	owner      string
 	patience   time.Duration // for the handshake
+	sealKey    []byte        // of the worker, once it has answered that
 	disowns    atomic.Bool   // the worker is another host's
 
 	mu       sync.Mutex
@@ -959,7 +960,7 @@ func (l *link) encode(ctx context.Context, req *rpc.Request) ([]byte, error) {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
 	}
 	frame, err := rpc.EncodeInput(rpc.FrameRequest, b)
-	if !errors.Is(err, rpc.ErrFrameTooLarge) || req.Method == rpc.MethodEnvironment {
+	if !errors.Is(err, rpc.ErrFrameTooLarge) || req.Method == rpc.MethodSecrets {
 		return frame, err
 	}
 	ref := &rpc.FileRef{Path: "requests/" + req.ID + ".json", Size: int64(len(req.Params)), SHA256: sha256Hex(req.Params)}
@@ -1043,6 +1044,7 @@ func (l *lastLines) endLine() {
 	line := strings.ToValidUTF8(string(bytes.TrimRight(l.partial, "\r")), "\uFFFD")
 	l.partial = l.partial[:0]
 	if l.session != nil {
+		line = l.session.redact.String(line)
 		stream := l.stream
 		if stream == "" {
 			stream = "stderr"

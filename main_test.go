@@ -4,9 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,6 +20,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"go.uber.org/goleak"
 
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 )
@@ -67,6 +72,20 @@ func (f driverFunc) Run(ctx context.Context, step *worker.Step) (*worker.Result,
 	return f(ctx, step)
 }
 
+// sum tells a secret value from others, and nobody what it is.
+func sum(v any) string {
+	h := sha256.Sum256(fmt.Append(nil, v))
+	return hex.EncodeToString(h[:8])
+}
+
+// testConnections are those of the compiled example pipelines.
+func testConnections() connections.Static {
+	return connections.Static{
+		"@mysql.db_movies": {"host": "mysql.example.com", "port": 3306, "database": "movies", "user": "reader", "password": "canary-movies"},
+		"@supabase.main":   {"url": "https://example.supabase.co", "service_role_key": "canary-supabase", "default": true},
+	}
+}
+
 // testDrivers are the drivers of all tests, in every kind of worker.
 func testDrivers() *worker.Registry {
 	r := worker.NewRegistry()
@@ -77,8 +96,9 @@ func testDrivers() *worker.Registry {
 	addProcessDrivers(add)
 	// Stands in for the database of the compiled example pipelines.
 	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
-		if s.Connection != "@mysql.db_movies" {
-			return nil, fmt.Errorf("connection %q", s.Connection)
+		fields, err := s.ResolvedConnection()
+		if err != nil || s.Connection != "@mysql.db_movies" || fields["database"] != "movies" || sum(fields["password"]) != sum("canary-movies") {
+			return nil, fmt.Errorf("connection %q, fields %v, error %v", s.Connection, slices.Sorted(maps.Keys(fields)), err)
 		}
 		s.Config = map[string]any{"rows": len(s.ID)}
 		return runRows(ctx, s)
@@ -193,7 +213,7 @@ func testDrivers() *worker.Registry {
 		return nil, nil
 	})
 	add("test.env", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
-		s.LogEvent("env", map[string]any{"value": s.Env["REMOTE_TEST_VALUE"], "process": os.Getenv("REMOTE_TEST_VALUE"), "other": os.Getenv("REMOTE_TEST_OTHER")})
+		s.LogEvent("env", map[string]any{"value": sum(s.Env["REMOTE_TEST_VALUE"]), "process": sum(os.Getenv("REMOTE_TEST_VALUE")), "other": os.Getenv("REMOTE_TEST_OTHER")})
 		return nil, nil
 	})
 	return r

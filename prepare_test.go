@@ -52,7 +52,7 @@ func TestPrepareIsDeterministic(t *testing.T) {
 		for _, kind := range []string{"local", "proxy"} {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				cfg := remote.Config{
-					Drivers: csvDrivers(), PassEnv: []string{"MYSQL_PASSWORD", "REMOTE_TEST_UNSET"}, Env: map[string]string{"EXTRA": "canary-2"},
+					Drivers: csvDrivers(), Connections: testConnections(), PassEnv: []string{"MYSQL_PASSWORD", "REMOTE_TEST_UNSET"}, Env: map[string]string{"EXTRA": "canary-2"},
 					CPU: 2, MemoryGB: 4,
 				}
 				if name != "csv-copy" {

@@ -584,8 +584,12 @@ const SchemaVersion = 1
 
 // ConnectionRef stands for a connection that a step refers to.
 type ConnectionRef struct {
-	Ref      string `json:"ref"`
+	Ref      string `json:"ref"`      // as "@family.alias", or "@family" for the family's default
 	Resolved bool   `json:"resolved"` // always false in a PreparedRun: values are not kept
+
+	// Fields are those of the connection, with their ${NAME} placeholders and
+	// without secret values, where Config.Connections can describe it.
+	Fields map[string]any `json:"fields,omitempty"`
 }
 
 // RunParams are the choices of a run.

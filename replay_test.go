@@ -96,7 +96,12 @@ func translate(t *testing.T, name, session string) recording {
 			line.StepID = m.Tags["step"]
 			data(rpc.FrameMetric, line.AppendMetric(nil, m.Value, ""))
 		case m.Status == "ready":
-			answer(rpc.Response{}, rpc.HandshakeResult{Version: rpc.Version, Worker: "recorded", PID: 822, Drivers: m.Drivers})
+			key, err := rpc.NewSealKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer(rpc.Response{}, rpc.HandshakeResult{Version: rpc.Version, Worker: "recorded", PID: 822, Drivers: m.Drivers, SealKey: key.Public()})
+			answer(rpc.Response{}, struct{}{}) // to the secrets
 		case m.Status == "complete" && m.Error != "":
 			answer(rpc.Response{Error: &rpc.Error{Code: rpc.CodeStepFailed, Message: m.Error, Data: &rpc.ErrorData{
 				StepID: m.StepID, Type: m.ErrorType, Traceback: m.Traceback,
@@ -184,7 +189,7 @@ func (rec recording) replay(chunk int) mock.Program {
 func TestRecordedStream(t *testing.T) {
 	const session = "run_1759247251182"
 	rec := translate(t, "testdata/osiris/sessions/e2b_real_2025-09-30_worker_stdout.jsonl", session)
-	if len(rec.parts) != 6 || len(rec.events) != 39 {
+	if len(rec.parts) != 7 || len(rec.events) != 39 {
 		t.Fatalf("%d answers, %d events", len(rec.parts), len(rec.events))
 	}
 	m, err := remote.LoadManifest("testdata/osiris/compiled/mysql-duckdb-supabase-demo/manifest.yaml")
@@ -195,7 +200,7 @@ func TestRecordedStream(t *testing.T) {
 	for _, chunk := range []int{1, 7, 700, 65536} {
 		t.Run(fmt.Sprint(chunk), func(t *testing.T) {
 			provider := mock.NewProvider(&mock.Options{Programs: map[string]mock.Program{"osiris-worker": rec.replay(chunk)}})
-			a, err := remote.NewE2BTransparentProxy(remote.Config{OpenSandbox: provider.OpenSandbox, Concurrency: 1})
+			a, err := remote.NewE2BTransparentProxy(remote.Config{OpenSandbox: provider.OpenSandbox, Concurrency: 1, Connections: testConnections()})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -259,19 +259,18 @@ func (l *link) answers(stepID string) bool {
 // nothing was started.
 func (w *restarter) start(ctx context.Context, dead *link, reason string, repeated []string) (*link, error) {
 	s, p, begun := w.session, w.r.prepared, time.Now()
-	env, err := w.e.cfg.lookupEnv(p.RunParams.PassEnv)
+	if err := w.r.secrets.complete(ctx, w.e.cfg, p); err != nil {
+		return nil, err
+	}
+	err := s.save(func(c *checkpoint) { c.Restarts, c.Restarting, c.Epoch = w.tries, true, dead.epoch+1 })
 	if err != nil {
 		return nil, err
 	}
-	err = s.save(func(c *checkpoint) { c.Restarts, c.Restarting, c.Epoch = w.tries, true, dead.epoch+1 })
+	l, err := dial(ctx, w.r.place, s, newTracer(s), serving{maxJournal: w.e.cfg.MaxJournal, after: dead})
 	if err != nil {
 		return nil, err
 	}
-	l, err := dial(ctx, w.r.place, s, newTracer(s, env), serving{maxJournal: w.e.cfg.MaxJournal, after: dead})
-	if err != nil {
-		return nil, err
-	}
-	hello, err := w.e.handshake(ctx, l, p, w.r.place, env)
+	hello, err := w.e.handshake(ctx, l, p, w.r.place, w.r.secrets)
 	if err != nil {
 		return l, err
 	}

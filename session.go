@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
 )
 
 // Names in a session directory. They are those of the reference
@@ -40,6 +41,7 @@ type session struct {
 	id     string
 	dir    string
 	logger *slog.Logger
+	redact *secrets.Redactor // in front of all that is written or told
 
 	mu      sync.Mutex
 	events  *lineFile
@@ -165,6 +167,7 @@ func (s *session) workerMetric(line []byte) {
 }
 
 func (s *session) eventLine(line []byte) {
+	line = s.redact.JSON(line, rpc.LineKeys()...)
 	s.seq++
 	s.keep(s.events.line(line))
 	if s.out != nil {
@@ -173,6 +176,7 @@ func (s *session) eventLine(line []byte) {
 }
 
 func (s *session) metricLine(line []byte) {
+	line = s.redact.JSON(line, rpc.LineKeys()...)
 	s.seq++
 	s.keep(s.metrics.line(line))
 	if s.out != nil {
@@ -187,7 +191,7 @@ func (s *session) logged(l rpc.Log) {
 	if level.UnmarshalText([]byte(l.Level)) != nil {
 		level = slog.LevelInfo
 	}
-	r := slog.NewRecord(l.Time, level, l.Message, 0)
+	r := slog.NewRecord(l.Time, level, s.redact.String(l.Message), 0)
 	if l.StepID != "" {
 		r.AddAttrs(slog.String("step", l.StepID))
 	}
@@ -203,13 +207,13 @@ func (s *session) logged(l rpc.Log) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keep(s.log.line(bytes.TrimRight(b.Bytes(), "\n")))
+	s.keep(s.log.line(s.redact.Bytes(bytes.TrimRight(b.Bytes(), "\n"))))
 }
 
 // logf logs what the host itself has to say, to osiris.log and the user's
 // logger.
 func (s *session) logf(level slog.Level, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := s.redact.String(fmt.Sprintf(format, args...))
 	s.logger.Log(context.Background(), level, text, "session", s.id)
 	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: text})
 }
@@ -356,6 +360,7 @@ type status struct {
 
 // writeStatus writes the verdict.
 func (s *session) writeStatus(st status) error {
+	st.Reason = s.redact.String(st.Reason)
 	_, err := os.Stat(s.path(eventsFile))
 	st.EventsJSONLExists = err == nil
 	if err := writeJSON(s.path(statusFile), st); err != nil {

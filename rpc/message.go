@@ -18,7 +18,7 @@ var ErrMessage = errors.New("malformed message")
 // [CodeMethodNotFound].
 const (
 	MethodHandshake     = "handshake"
-	MethodEnvironment   = "environment"
+	MethodSecrets       = "secrets"
 	MethodVerifyFiles   = "verify_files"
 	MethodExecuteStep   = "execute_step"
 	MethodFetchOutput   = "fetch_output"
@@ -143,10 +143,23 @@ type Handshake struct {
 	HeartbeatMS int64             `json:"heartbeat_ms"`    // between heartbeats; zero means 1000
 }
 
-// Environment adds variables for the drivers. It may come several times, after
-// the handshake and before the first step, and never by file.
-type Environment struct {
-	Env map[string]string `json:"env"`
+// Sealed is a part of [Secrets], sealed for the worker, see [SealSecrets]. The
+// parts come after the handshake, in their order and each once; part 0 begins a
+// message anew. They never go by file. The result is empty.
+type Sealed struct {
+	Part int    `json:"part"`
+	More bool   `json:"more,omitempty"` // another part follows
+	Data []byte `json:"data"`           // base64 in JSON
+}
+
+// Secrets is what a worker must know and nobody else: values that are never
+// written anywhere in the sandbox. It may come several times: variables and
+// connections replace those of the same names, and what is to be redacted adds
+// up.
+type Secrets struct {
+	Env         map[string]string          `json:"env,omitempty"`         // variables for the drivers
+	Connections map[string]json.RawMessage `json:"connections,omitempty"` // fields by reference, as "@mysql.db"
+	Redact      []string                   `json:"redact,omitempty"`      // values that must not appear in what the worker says
 }
 
 // VerifyFiles asks whether files arrived as they were sent. One that did not is
@@ -174,7 +187,8 @@ type HandshakeResult struct {
 	Arch          string   `json:"arch"`
 	CPUs          int      `json:"cpus"` // that the worker may use
 	PythonVersion string   `json:"python_version,omitempty"`
-	Drivers       []string `json:"drivers"` // registered, sorted
+	Drivers       []string `json:"drivers"`  // registered, sorted
+	SealKey       []byte   `json:"seal_key"` // what [Secrets] are sealed with, see [SealSecrets]
 }
 
 // FileRef refers to a file in the run's folder.
@@ -186,11 +200,16 @@ type FileRef struct {
 
 // ExecuteStep runs one step.
 type ExecuteStep struct {
-	StepID  string              `json:"step_id"`
-	Driver  string              `json:"driver"`
-	Config  json.RawMessage     `json:"config,omitempty"`
-	CfgPath string              `json:"cfg_path,omitempty"` // name of the config, for events
-	Inputs  map[string]InputRef `json:"inputs"`             // by the name the driver sees
+	StepID  string          `json:"step_id"`
+	Driver  string          `json:"driver"`
+	Config  json.RawMessage `json:"config,omitempty"`
+	CfgPath string          `json:"cfg_path,omitempty"` // name of the config, for events
+
+	// Connection is the reference whose fields the driver gets as
+	// "resolved_connection"; empty for none.
+	Connection string `json:"connection,omitempty"`
+
+	Inputs map[string]InputRef `json:"inputs"` // by the name the driver sees
 
 	TimeoutMS int64    `json:"timeout_ms,omitempty"` // zero means none
 	Release   []string `json:"release,omitempty"`    // steps whose outputs nobody reads after this one

@@ -69,7 +69,7 @@ func TestProtocolDocument(t *testing.T) {
 			quoted[m[1]] = true
 		}
 		for _, v := range []any{
-			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Environment{},
+			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Sealed{}, rpc.Secrets{},
 			rpc.VerifyFiles{}, rpc.FileSum{},
 			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
 			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.RecoverResult{}, rpc.LostStep{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
@@ -88,7 +88,7 @@ func TestProtocolDocument(t *testing.T) {
 		}
 		for _, method := range []string{
 			rpc.MethodHandshake, rpc.MethodExecuteStep, rpc.MethodFetchOutput, rpc.MethodCancel, rpc.MethodSealArtifacts,
-			rpc.MethodShutdown, rpc.MethodPing, rpc.MethodEnvironment, rpc.MethodVerifyFiles,
+			rpc.MethodShutdown, rpc.MethodPing, rpc.MethodSecrets, rpc.MethodVerifyFiles,
 		} {
 			if !quoted[method] {
 				t.Errorf("method %q is not described", method)

@@ -31,10 +31,13 @@ func sensitive(key string) bool {
 	return false
 }
 
+// Sensitive reports whether values under a key are secret.
+func Sensitive(key string) bool { return sensitive(key) }
+
 // Mask returns a copy of a config, as JSON decodes one, in which the values
 // under secret keys are replaced by [Masked], at any depth. Empty values and
 // ${NAME} placeholders stay: they tell nothing.
-func Mask(config map[string]any) map[string]any {
+func Mask(config map[string]any, pointers ...string) map[string]any {
 	if config == nil {
 		return nil
 	}
@@ -68,7 +71,7 @@ func maskValue(v any) any {
 
 // Inline returns the keys of a config, as paths like "auth/password", that
 // hold secret values, sorted.
-func Inline(config map[string]any) []string {
+func Inline(config map[string]any, pointers ...string) []string {
 	var keys []string
 	for _, k := range slices.Sorted(maps.Keys(config)) {
 		if sensitive(k) {

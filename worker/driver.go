@@ -97,13 +97,19 @@ type Registration struct {
 	Name string
 	Mode Mode
 	New  func() Driver // called once per step
+
+	// Secrets are JSON pointers to what is secret in this driver's config beside
+	// what its keys tell of, as "/headers" or "/resolved_connection/key": the
+	// component specification's x-secret. They are masked in what is kept of the
+	// config, and a manifest must not hold values there.
+	Secrets []string
 }
 
 // NewRegistry returns a registry with the given entries.
 func NewRegistry(entries ...Registration) *Registry {
 	r := &Registry{}
 	for _, e := range entries {
-		r.Register(e.Name, e.Mode, e.New)
+		r.add(e)
 	}
 	return r
 }
@@ -112,23 +118,27 @@ func NewRegistry(entries ...Registration) *Registry {
 // is none of the three or new is nil: those are mistakes of the program, not
 // of its input.
 func (r *Registry) Register(name string, mode Mode, new func() Driver) {
-	switch mode {
+	r.add(Registration{Name: name, Mode: mode, New: new})
+}
+
+func (r *Registry) add(e Registration) {
+	switch e.Mode {
 	case Extract, Transform, Write:
 	default:
-		panic(fmt.Sprintf("worker: driver %q: mode %q is none of extract, transform, write", name, mode))
+		panic(fmt.Sprintf("worker: driver %q: mode %q is none of extract, transform, write", e.Name, e.Mode))
 	}
-	if name == "" || new == nil {
-		panic(fmt.Sprintf("worker: driver %q: a driver needs a name and a constructor", name))
+	if e.Name == "" || e.New == nil {
+		panic(fmt.Sprintf("worker: driver %q: a driver needs a name and a constructor", e.Name))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, taken := r.entries[name]; taken {
-		panic(fmt.Sprintf("worker: driver %q is registered twice", name))
+	if _, taken := r.entries[e.Name]; taken {
+		panic(fmt.Sprintf("worker: driver %q is registered twice", e.Name))
 	}
 	if r.entries == nil {
 		r.entries = make(map[string]Registration)
 	}
-	r.entries[name] = Registration{Name: name, Mode: mode, New: new}
+	r.entries[e.Name] = e
 }
 
 // Lookup returns the entry of a driver. The error is an [*UnknownDriverError].

@@ -218,7 +218,6 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	}
 	w.event(p.StepID, "artifacts_dir_created", map[string]any{"relative_path": path.Join(artifactsDir, p.StepID)})
 
-	connection, _ := config["connection"].(string)
 	var removed []string
 	for _, key := range []string{"component", "connection"} {
 		if _, ok := config[key]; ok {
@@ -229,7 +228,14 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if len(removed) > 0 {
 		w.event(p.StepID, "config_meta_stripped", map[string]any{"keys_removed": removed})
 	}
-	if err := s.writeCleanedConfig(dir, config); err != nil {
+	var current func() (map[string]any, error)
+	if p.Connection != "" {
+		current = func() (map[string]any, error) { return w.connection(p.Connection) }
+		if config[resolvedConnection], err = current(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.writeCleanedConfig(dir, config, entry.Secrets); err != nil {
 		return nil, err
 	}
 
@@ -238,7 +244,8 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		ID:           p.StepID,
 		Driver:       p.Driver,
 		Config:       config,
-		Connection:   connection,
+		Connection:   p.Connection,
+		Current:      current,
 		Inputs:       s.inputs,
 		BasePath:     w.hello.BasePath,
 		ArtifactsDir: dir,
@@ -247,7 +254,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Allocator:    w.opts.Memory,
 		Sink:         s,
 		Logger:       slog.New(&logHandler{w: w, stepID: p.StepID}),
-		Env:          maps.Clone(w.env),
+		Env:          maps.Clone(w.known.env),
 	}
 	w.mu.Unlock()
 	outputs, err := s.drive(ctx, entry, step)
@@ -374,12 +381,13 @@ const cleanedConfig = "cleaned_config.json"
 
 // writeCleanedConfig keeps the config the driver gets as an artifact, with its
 // secrets masked.
-func (s *stepRun) writeCleanedConfig(dir string, config map[string]any) error {
+func (s *stepRun) writeCleanedConfig(dir string, config map[string]any, pointers []string) error {
 	const name = cleanedConfig
-	b, err := json.MarshalIndent(secrets.Mask(config), "", "  ")
+	b, err := json.MarshalIndent(secrets.Mask(config, pointers...), "", "  ")
 	if err != nil {
 		return fmt.Errorf("cleaned config: %w", err)
 	}
+	b = s.w.known.redact.JSON(b)
 	f, err := s.w.opts.FS.Create(filepath.Join(dir, name))
 	if err != nil {
 		return fmt.Errorf("cleaned config: %w", err)
@@ -416,7 +424,7 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			}
 			finished <- o
 		}()
-		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep)
+		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep, s.w.known.redact)
 		o = outcome{outputs, err}
 	}()
 
@@ -454,7 +462,7 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 }
 
 // runDriver runs a driver and reads its outputs to their ends.
-func runDriver(ctx context.Context, d Driver, step *Step, keep bool) (_ map[string]output, err error) {
+func runDriver(ctx context.Context, d Driver, step *Step, keep bool, redact *secrets.Redactor) (_ map[string]output, err error) {
 	result, err := d.Run(ctx, step)
 	if result == nil {
 		result = &Result{}
@@ -484,7 +492,7 @@ func runDriver(ctx context.Context, d Driver, step *Step, keep bool) (_ map[stri
 		}
 		out := output{}
 		for _, f := range r.Schema().Fields() {
-			out.ref.Columns = append(out.ref.Columns, f.Name)
+			out.ref.Columns = append(out.ref.Columns, redact.String(f.Name))
 		}
 		if keep {
 			df, err := ReadDataFrame(r)
@@ -510,12 +518,13 @@ func countRows(r array.RecordReader) (rows int64, err error) {
 // Event implements [StepSink].
 func (s *stepRun) Event(name string, fields map[string]any) {
 	if s.heard() {
-		s.w.event(s.p.StepID, name, fields)
+		s.w.event(s.p.StepID, s.w.known.redact.String(name), fields)
 	}
 }
 
 // Metric implements [StepSink].
 func (s *stepRun) Metric(name string, value float64, unit string) {
+	name, unit = s.w.known.redact.String(name), s.w.known.redact.String(unit)
 	s.mu.Lock()
 	heard := !s.done
 	if heard {

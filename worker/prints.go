@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/osiris-pipelines/remote/secrets"
 )
 
 // printCapture turns what drivers print into log messages. It takes the place
@@ -23,8 +25,9 @@ const maxPrintLine = 16 << 10
 type printPipe struct{ r, w *os.File }
 
 // capturePrints starts capturing, by the pipes that are given for stdout and
-// stderr, or by pipes of its own. printed gets every line, without its end.
-func capturePrints(given []printPipe, printed func(stream, line string)) *printCapture {
+// stderr, or by pipes of its own. printed gets every line, redacted and without
+// its end.
+func capturePrints(given []printPipe, redact *secrets.Redactor, printed func(stream, line string)) *printCapture {
 	oldOut, oldErr, oldLog := os.Stdout, os.Stderr, log.Writer()
 	c := &printCapture{restore: func() {
 		os.Stdout, os.Stderr = oldOut, oldErr
@@ -45,6 +48,7 @@ func capturePrints(given []printPipe, printed func(stream, line string)) *printC
 			lines: lineSplitter{emit: func(line string) { printed(stream.name, line) }},
 			r:     pipe.r, w: pipe.w, done: make(chan struct{}),
 		}
+		s.redact = redact.Writer(&s.lines)
 		go s.read()
 		*stream.target = pipe.w
 		c.streams = append(c.streams, s)
@@ -84,11 +88,20 @@ type printStream struct {
 	r, w *os.File
 	done chan struct{} // read has returned
 
-	mu    sync.Mutex // held while bytes are taken from r and logged
-	lines lineSplitter
-	buf   [maxPrintLine]byte
-	copy  [2]int // a pipe to look into r by, on Linux
-	over  bool   // that is closed
+	mu     sync.Mutex      // held while bytes are taken from r and logged
+	redact *secrets.Writer // in front of lines, since a secret may stand where a long one is cut
+	lines  lineSplitter
+	buf    [maxPrintLine]byte
+	copy   [2]int // a pipe to look into r by, on Linux
+	over   bool   // that is closed
+}
+
+func (s *printStream) add(b []byte) { _, _ = s.redact.Write(b) }
+
+// end logs all that there is, also what has no line end yet.
+func (s *printStream) end() {
+	_ = s.redact.Flush()
+	s.lines.end()
 }
 
 // lineSplitter emits the lines of what it is given.
@@ -97,13 +110,15 @@ type lineSplitter struct {
 	partial []byte
 }
 
-func (l *lineSplitter) add(b []byte) {
+// Write never fails.
+func (l *lineSplitter) Write(b []byte) (int, error) {
+	n := len(b)
 	for len(b) > 0 {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
 			if len(l.partial)+len(b) < maxPrintLine {
 				l.partial = append(l.partial, b...)
-				return
+				return n, nil
 			}
 			i = maxPrintLine - len(l.partial) // cut here
 			l.partial = append(l.partial, b[:i]...)
@@ -116,6 +131,7 @@ func (l *lineSplitter) add(b []byte) {
 		l.emit(string(bytes.TrimRight(l.partial, "\r")))
 		l.partial = l.partial[:0]
 	}
+	return n, nil
 }
 
 // end emits what has no line end yet.

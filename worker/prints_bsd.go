@@ -13,14 +13,14 @@ func (s *printStream) take(fd int, all bool) (ended bool) {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			if all {
-				s.lines.end()
+				s.end()
 			}
 			return false
 		case err != nil || n == 0:
-			s.lines.end()
+			s.end()
 			return true
 		default:
-			s.lines.add(s.buf[:n])
+			s.add(s.buf[:n])
 		}
 	}
 }

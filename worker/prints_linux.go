@@ -25,8 +25,9 @@ func (s *printStream) take(fd int, all bool) (ended bool) {
 			return true
 		}
 		k := bytes.LastIndexByte(s.buf[:n], '\n') + 1
+		cut := false
 		if k == 0 && (all || n >= s.most(fd)) {
-			k = n
+			k, cut = n, !all
 		}
 		if k == 0 && !s.isLast(fd) {
 			return false
@@ -34,8 +35,12 @@ func (s *printStream) take(fd int, all bool) (ended bool) {
 		if k == 0 { // nobody is left to end the line
 			k = n
 		}
-		s.lines.add(s.buf[:k])
-		s.lines.end()
+		s.add(s.buf[:k])
+		if cut { // where a secret may be, whose beginning waits for its end
+			s.lines.end()
+		} else {
+			s.end()
+		}
 		if _, err := unix.Read(fd, s.buf[:k]); err != nil {
 			return true
 		}

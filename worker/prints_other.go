@@ -9,9 +9,9 @@ func (s *printStream) read() {
 	for {
 		n, err := s.r.Read(s.buf[:])
 		s.mu.Lock()
-		s.lines.add(s.buf[:n])
+		s.add(s.buf[:n])
 		if err != nil {
-			s.lines.end()
+			s.end()
 		}
 		s.mu.Unlock()
 		if err != nil {

@@ -20,12 +20,19 @@ type Step struct {
 	Driver string
 
 	// Config is the step's configuration without the keys "component" and
-	// "connection". Numbers are json.Number.
+	// "connection". Numbers are json.Number. What the host has resolved the
+	// step's connection to stands under "resolved_connection", secrets included,
+	// with the names of its family and alias under "_family" and "_alias".
 	Config map[string]any
 
-	// Connection is the reference that stood under "connection", as
-	// "@family.alias"; empty when there was none.
+	// Connection is the reference of that connection, as "@family.alias", or
+	// "@family" for the family's default; empty when there is none.
 	Connection string
+
+	// Current returns the fields of the connection as they are now: those of
+	// Config, or newer ones that the host has sent meanwhile. Nil where there is
+	// no connection, or it does not change. See [Step.ResolvedConnection].
+	Current func() (map[string]any, error)
 
 	// Inputs by name: "df_<step>" for every step this one needs, and "df" when
 	// there is exactly one; or the names that the step's own inputs have in the
@@ -79,6 +86,17 @@ func (s *Step) LogMetric(name string, value float64, unit string) {
 	if s.Sink != nil {
 		s.Sink.Metric(name, value, unit)
 	}
+}
+
+// ResolvedConnection returns the fields of the step's connection, as they are
+// now: credentials that last for a while may have been renewed since the step
+// began. It is nil when the step has no connection.
+func (s *Step) ResolvedConnection() (map[string]any, error) {
+	if s.Current != nil {
+		return s.Current()
+	}
+	fields, _ := s.Config[resolvedConnection].(map[string]any)
+	return fields, nil
 }
 
 // Log returns the step's logger, which is never nil.

@@ -3,19 +3,23 @@
 package worker
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
 )
 
 const (
@@ -42,6 +46,7 @@ type supervisor struct {
 	prints [2]int   // reading ends of what drivers print to stdout and stderr
 	said   excerpt
 	copied chan struct{} // said is complete
+	hidden *confidant
 	oom    oomCounter
 }
 
@@ -68,6 +73,7 @@ func (p Program) supervise(ctx context.Context, dir string, args []string, stdin
 	}
 	runtime.GOMAXPROCS(1) // it does next to nothing, and the worker much
 	go s.copyErrors()
+	go s.hidden.read()
 	err := fsys.MkdirAll(dir) // the worker may not have come to it
 	if err == nil {
 		err = writeRecord(fsys, dir, ProcessesFile, s.processes())
@@ -91,7 +97,7 @@ func (p Program) supervise(ctx context.Context, dir string, args []string, stdin
 // start starts the worker.
 func (s *supervisor) start(stdin *os.File, args []string) error {
 	becomeSubreaper()
-	var fds [6]int // stdout and stderr of prints, then of the process: reading end, writing end
+	var fds [8]int // stdout and stderr of prints, stderr of the process, and what to redact: reading end, writing end
 	for i := 0; i < len(fds); i += 2 {
 		if err := pipe(fds[i : i+2]); err != nil {
 			return err
@@ -104,7 +110,7 @@ func (s *supervisor) start(stdin *os.File, args []string) error {
 	s.worker, err = syscall.ForkExec(self, append([]string{os.Args[0], Arg, "serve", "-supervised"}, args...), &syscall.ProcAttr{
 		Env: append(os.Environ(), runVariable+"="+s.dir),
 		Files: []uintptr{stdin.Fd(), 1, uintptr(fds[5]),
-			uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3])},
+			uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3]), uintptr(fds[7])},
 		Sys: workerAttr(),
 	})
 	if err != nil {
@@ -112,16 +118,17 @@ func (s *supervisor) start(stdin *os.File, args []string) error {
 	}
 	stdin.Close()
 	os.Stdout.Close()
-	for _, fd := range []int{fds[1], fds[3], fds[5]} {
+	for _, fd := range []int{fds[1], fds[3], fds[5], fds[7]} {
 		unix.Close(fd)
 	}
 	s.prints = [2]int{fds[0], fds[2]}
-	for _, fd := range []int{fds[0], fds[2], fds[4]} {
+	for _, fd := range []int{fds[0], fds[2], fds[4], fds[6]} {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return err
 		}
 	}
 	s.pipe = os.NewFile(uintptr(fds[4]), "standard error of the worker")
+	s.hidden = newConfidant(os.NewFile(uintptr(fds[6]), "what to redact"))
 	return nil
 }
 
@@ -148,14 +155,89 @@ func (s *supervisor) processes() rpc.Processes {
 // what the runtime says of a crash, and libraries past the drivers' streams.
 func (s *supervisor) copyErrors() {
 	defer close(s.copied)
+	out := s.hidden.redact.Writer(writerFunc(func(b []byte) (int, error) {
+		_, _ = s.said.Write(b)
+		_, _ = s.stderr.Write(b) // who reads it may be gone
+		return len(b), nil
+	}))
+	defer out.Flush()
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := s.pipe.Read(buf)
-		_, _ = s.said.Write(buf[:n])
-		_, _ = s.stderr.Write(buf[:n]) // who reads it may be gone
+		s.hidden.now() // what the worker knew when it wrote this
+		_, _ = out.Write(buf[:n])
+		if n > 0 && buf[n-1] == '\n' {
+			_ = out.Flush()
+		}
 		if err != nil {
 			return
 		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// confidant learns from the worker what must not be told of it: this process
+// writes to disk what a worker that dies has left in its pipes.
+type confidant struct {
+	r      *os.File
+	conn   syscall.RawConn
+	redact *secrets.Redactor
+
+	mu   sync.Mutex // held while bytes are taken from r
+	line []byte
+	buf  [4 << 10]byte
+}
+
+func newConfidant(r *os.File) *confidant {
+	c := &confidant{r: r, redact: secrets.NewRedactor()}
+	c.conn, _ = r.SyscallConn() // of a file that is open
+	return c
+}
+
+// read learns until the worker is gone.
+func (c *confidant) read() { _ = c.conn.Read(func(fd uintptr) bool { return c.take(int(fd)) }) }
+
+// now learns what the worker has said so far.
+func (c *confidant) now() { _ = c.conn.Control(func(fd uintptr) { c.take(int(fd)) }) }
+
+func (c *confidant) take(fd int) (ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		n, err := unix.Read(fd, c.buf[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return err != unix.EAGAIN
+		}
+		c.line = append(c.line, c.buf[:n]...)
+		for {
+			line, rest, ok := bytes.Cut(c.line, []byte{'\n'})
+			if !ok {
+				break
+			}
+			var values []string
+			if json.Unmarshal(line, &values) == nil {
+				c.redact.Add(values...)
+			}
+			c.line = rest
+		}
+	}
+}
+
+// confideBy returns how a worker tells its supervisor what it must not tell.
+func confideBy(w *os.File) func(values []string) error {
+	return func(values []string) error {
+		b, err := json.Marshal(values)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(append(b, '\n'))
+		return err
 	}
 }
 
@@ -208,8 +290,9 @@ func (s *supervisor) bury(status syscall.WaitStatus, usage syscall.Rusage) rpc.D
 		d.ExitCode, d.Signal = -1, unix.SignalName(status.Signal())
 	}
 	d.Remains = sweep(s.dir, s.worker)
+	s.hidden.now()
 	for i, stream := range []string{"stdout", "stderr"} {
-		if printed := drain(s.prints[i]); len(printed) > 0 {
+		if printed := s.hidden.redact.Bytes(drain(s.prints[i])); len(printed) > 0 {
 			d.Prints = append(d.Prints, rpc.Print{Stream: stream, Text: text(printed)})
 		}
 	}
@@ -237,9 +320,9 @@ func drain(fd int) []byte {
 	return all
 }
 
-// inherited returns the pipes that a supervisor has made for prints.
-func inherited() []printPipe {
-	var pipes []printPipe
+// inherited returns the pipes that a supervisor has made for prints, and how it
+// is told what to redact.
+func inherited() (pipes []printPipe, confide func([]string) error) {
 	for fd := 3; fd < 7; fd += 2 {
 		for _, fd := range []int{fd, fd + 1} {
 			unix.CloseOnExec(fd)
@@ -247,5 +330,6 @@ func inherited() []printPipe {
 		}
 		pipes = append(pipes, printPipe{os.NewFile(uintptr(fd), "prints"), os.NewFile(uintptr(fd+1), "prints")})
 	}
-	return pipes
+	unix.CloseOnExec(7)
+	return pipes, confideBy(os.NewFile(7, "what to redact"))
 }

@@ -53,6 +53,10 @@ type Options struct {
 	// and its standard streams are the worker's to set.
 	ownProcess bool
 
+	// confide tells a supervisor what must not appear in what it says of the
+	// worker; nil where there is none.
+	confide func(values []string) error
+
 	// prints are the pipes for what drivers print to stdout and stderr, where
 	// a supervisor takes what is left in them; empty means own ones.
 	prints []printPipe
@@ -83,7 +87,7 @@ type ProxyWorker struct {
 	epoch     int64  // of the host that owns this worker
 	owner     string
 	hello     rpc.Handshake
-	env       map[string]string // for the drivers
+	known     confidence
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
@@ -120,7 +124,10 @@ func New(opts Options) (*ProxyWorker, error) {
 		running:  make(map[string]int),
 		steps:    make(map[string]*stepCall),
 		kept:     make(map[string]*keptStep),
-		env:      make(map[string]string),
+	}
+	var err error
+	if w.known, err = newConfidence(); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
 	}
 	for _, dir := range []string{journalDir, artifactsDir} {
 		if err := opts.FS.MkdirAll(w.path(dir)); err != nil {
@@ -140,7 +147,6 @@ func New(opts Options) (*ProxyWorker, error) {
 	var (
 		steps []*keptStep
 		lost  []rpc.LostStep
-		err   error
 	)
 	open := rpc.NewJournal
 	if opts.Resume {
@@ -169,7 +175,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	defer cancel(nil)
 
 	if w.opts.ownProcess {
-		w.prints = capturePrints(w.opts.prints, w.printed)
+		w.prints = capturePrints(w.opts.prints, w.known.redact, w.printed)
 	}
 	read := make(chan struct{})
 	go func() {
@@ -331,6 +337,7 @@ func (w *ProxyWorker) HandleRPC(ctx context.Context, req *rpc.Request) *rpc.Resp
 		if !errors.As(err, &resp.Error) {
 			resp.Error = &rpc.Error{Code: rpc.CodeInternal, Message: err.Error()}
 		}
+		resp.Error = w.known.redacted(resp.Error)
 	}
 	return resp
 }
@@ -368,15 +375,15 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: fmt.Sprintf("method %q before the handshake", req.Method)}
 	}
 	switch req.Method {
-	case rpc.MethodEnvironment:
-		var p rpc.Environment
+	case rpc.MethodSecrets:
+		var p rpc.Sealed
 		if req.ParamsFile != nil {
-			return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: "variables do not go by file"}
+			return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: "secrets do not go by file"}
 		}
 		if err := w.params(req, &p); err != nil {
 			return nil, err
 		}
-		return empty, w.environment(&p)
+		return empty, w.secrets(&p)
 	case rpc.MethodVerifyFiles:
 		var p rpc.VerifyFiles
 		if err := w.params(req, &p); err != nil {
@@ -408,21 +415,6 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 }
 
 var errCancelled = errors.New("cancelled by the host")
-
-// environment adds variables for the drivers.
-func (w *ProxyWorker) environment(p *rpc.Environment) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for k, v := range p.Env {
-		w.env[k] = v
-		if w.opts.ownProcess {
-			if err := os.Setenv(k, v); err != nil {
-				return &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("variable %q cannot be set", k)}
-			}
-		}
-	}
-	return nil
-}
 
 // enterBase makes the base path where it is the run's own, and goes there where
 // the process is the worker's, so that a driver which opens a relative path by
@@ -545,6 +537,7 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 		Arch:    runtime.GOARCH,
 		CPUs:    runtime.GOMAXPROCS(0),
 		Drivers: w.opts.Drivers.Names(),
+		SealKey: w.known.key.Public(),
 	}
 }
 
@@ -684,7 +677,7 @@ func (w *ProxyWorker) appendLine(typ rpc.FrameType, write func([]byte) []byte) {
 		buf = &b
 	}
 	*buf = write((*buf)[:0])
-	err := w.journal.AppendData(typ, *buf)
+	err := w.journal.AppendData(typ, w.known.redact.JSON(*buf, rpc.LineKeys()...))
 	if cap(*buf) <= keep {
 		w.lines.Put(buf)
 	}
@@ -706,6 +699,7 @@ func (w *ProxyWorker) log(l rpc.Log, urgent bool) {
 		b, err = json.Marshal(l)
 	}
 	if err == nil {
+		b = w.known.redact.JSON(b, "ts", "level", "step_id", "stream")
 		if urgent {
 			err = w.journal.AppendUrgent(rpc.FrameLog, b)
 		} else {

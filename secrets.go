@@ -1,0 +1,401 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/osiris-pipelines/remote/connections"
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
+)
+
+// runSecrets is what a run needs and nobody else may know: values that were
+// found on this host, are in its memory, and go to the worker sealed.
+type runSecrets struct {
+	redact *secrets.Redactor // knows all of them
+	env    map[string]string
+
+	sending sync.Mutex // held while a message is on its way: it has parts
+
+	mu          sync.Mutex
+	connections map[string]*connections.Connection // by reference
+	absent      map[string]bool                    // defaults that are not configured
+}
+
+// resolveTimeout bounds one question to a resolver.
+const resolveTimeout = 30 * time.Second
+
+// newSecrets returns what is known before anything was looked for: the key of
+// the account.
+func (c Config) newSecrets() *runSecrets {
+	return &runSecrets{redact: secrets.NewRedactor(c.apiKey()), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
+}
+
+// lookup finds the variables that a run passes, once.
+func (k *runSecrets) lookup(cfg Config, p *PreparedRun) error {
+	if k.env != nil {
+		return nil
+	}
+	env, err := cfg.lookupEnv(p.RunParams.PassEnv)
+	if err != nil {
+		return err
+	}
+	k.redact.Add(slices.Collect(maps.Values(env))...)
+	k.env = env
+	return nil
+}
+
+// complete finds what is not known yet, for a host that has not begun the run.
+func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) error {
+	if err := k.lookup(cfg, p); err != nil {
+		return err
+	}
+	for name := range p.ResolvedConnections {
+		ref, err := parseRef(name)
+		if err == nil {
+			_, err = k.resolve(ctx, cfg.resolver(), ref)
+		}
+		if err != nil {
+			return fmt.Errorf("remote: connection %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// parseRef is the inverse of Reference.String.
+func parseRef(name string) (connections.Reference, error) {
+	if family, ok := strings.CutPrefix(name, "@"); ok && !strings.Contains(family, ".") {
+		return connections.Reference{Family: family}, nil // its default
+	}
+	ref, _, err := connections.ParseReference(name)
+	return ref, err
+}
+
+// connectionRef returns the connection that a step's config refers to, or the
+// default one of its family; ok is false when it has none.
+func connectionRef(s Step, config map[string]any) (ref connections.Reference, ok bool, err error) {
+	text, isText := config["connection"].(string)
+	if config["connection"] != nil && !isText {
+		return ref, false, errors.New("connection is not a text")
+	}
+	component := s.Component
+	if component == "" {
+		component = s.DriverName()
+	}
+	ref, ok, err = connections.ParseReference(text)
+	switch {
+	case err != nil:
+		return ref, false, err
+	case ok:
+		return ref, true, connections.CheckFamily(component, ref)
+	}
+	ref, ok = connections.Default(component)
+	return ref, ok, nil
+}
+
+// describe notes in a prepared run what a step's connection is, without its
+// values.
+func (e *engine) describe(p *PreparedRun, s Step, config map[string]any) error {
+	ref, ok, err := connectionRef(s, config)
+	if err != nil || !ok {
+		return err
+	}
+	name := ref.String()
+	if _, known := p.ResolvedConnections[name]; known {
+		return nil
+	}
+	described := ConnectionRef{Ref: name}
+	if d, ok := e.cfg.resolver().(connections.Describer); ok {
+		c, err := d.Describe(ref)
+		if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {
+			return nil // it has none, and may need none
+		}
+		if err != nil {
+			return err
+		}
+		described.Fields = c.Fields
+	}
+	p.ResolvedConnections[name], p.Package.Connections[name] = described, described
+	return nil
+}
+
+// resolve finds the connections of a run, and tells of every step's. What was
+// not listed when the run was prepared is not looked for.
+func (e *engine) resolve(ctx context.Context, p *PreparedRun, s *session, known *runSecrets) error {
+	for _, step := range p.Plan.Steps {
+		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
+		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed {
+			continue
+		}
+		fields := map[string]any{"step_id": step.ID, "family": ref.Family, "alias": aliasName(ref.Alias)}
+		s.event("connection_resolve_start", fields)
+		found, err := known.resolve(ctx, e.cfg.resolver(), ref)
+		if err == nil && !found {
+			fields["ok"], fields["configured"] = true, false
+			s.event("connection_resolve_complete", fields)
+			continue
+		}
+		if err != nil {
+			err = fmt.Errorf("remote: step %q: connection: %w", step.ID, err)
+			fields["ok"], fields["error"] = false, err.Error()
+			s.event("connection_resolve_complete", fields)
+			return err
+		}
+		fields["ok"] = true
+		s.event("connection_resolve_complete", fields)
+	}
+	return nil
+}
+
+// reference returns what a step's connection is called between host and worker;
+// empty when it has none.
+func (k *runSecrets) reference(p *PreparedRun, s Step) string {
+	ref, ok, err := connectionRef(s, p.CfgIndex[s.cfgPath()])
+	name := ref.String()
+	if _, listed := p.ResolvedConnections[name]; err != nil || !ok || !listed {
+		return ""
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.absent[name] {
+		return ""
+	}
+	return name
+}
+
+// aliasName is the alias as events show it.
+func aliasName(alias string) string {
+	if alias == "" {
+		return "default"
+	}
+	return alias
+}
+
+// resolve asks for a connection, once. found is false for a default that is not
+// configured.
+func (k *runSecrets) resolve(ctx context.Context, r connections.Resolver, ref connections.Reference) (found bool, err error) {
+	if k.connection(ref.String()) != nil {
+		return true, nil
+	}
+	c, err := askResolver(ctx, r, ref)
+	if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.absent[ref.String()] = true
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	k.learn(ref.String(), c)
+	return true, nil
+}
+
+func askResolver(ctx context.Context, r connections.Resolver, ref connections.Reference) (*connections.Connection, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("%w: the resolver did not answer in %s", ErrTimeout, resolveTimeout))
+	defer cancel()
+	return connections.Resolve(ctx, r, ref)
+}
+
+func (k *runSecrets) connection(ref string) *connections.Connection {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.connections[ref]
+}
+
+// all returns the connections, by reference.
+func (k *runSecrets) all() map[string]*connections.Connection {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.connections)
+}
+
+// learn takes a connection in the place of an older one.
+func (k *runSecrets) learn(ref string, c *connections.Connection) {
+	k.redact.Add(c.Secrets()...)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.connections[ref] = c
+}
+
+// message is what the worker is told of some connections.
+func (k *runSecrets) message(env map[string]string, conns map[string]*connections.Connection) (*rpc.Secrets, error) {
+	m := &rpc.Secrets{Env: env, Connections: make(map[string]json.RawMessage, len(conns))}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		m.Redact = append(m.Redact, env[name])
+	}
+	for _, ref := range slices.Sorted(maps.Keys(conns)) {
+		c := conns[ref]
+		fields := c.Plain()
+		fields["_family"], fields["_alias"] = c.Family, aliasName(c.Alias)
+		b, err := json.Marshal(fields)
+		if err != nil { // its text may tell of a value
+			return nil, fmt.Errorf("remote: %w: the connection %s cannot be written as JSON", ErrInvalid, ref)
+		}
+		m.Connections[ref] = b
+		m.Redact = append(m.Redact, c.Secrets()...)
+	}
+	return m, nil
+}
+
+// send tells the worker all it has to know.
+func (k *runSecrets) send(ctx context.Context, l *link) error {
+	return k.tell(ctx, l, k.env, k.all())
+}
+
+func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, conns map[string]*connections.Connection) error {
+	if len(env) == 0 && len(conns) == 0 {
+		return nil
+	}
+	m, err := k.message(env, conns)
+	if err != nil {
+		return err
+	}
+	k.sending.Lock()
+	defer k.sending.Unlock()
+	parts, err := rpc.SealSecrets(l.sealKey, l.session.id, m)
+	if err != nil {
+		return fmt.Errorf("remote: seal secrets: %w", err)
+	}
+	for _, part := range parts {
+		if err := l.call(ctx, rpc.MethodSecrets, &part, nil); err != nil {
+			return fmt.Errorf("remote: send secrets: %w", err)
+		}
+	}
+	return nil
+}
+
+// Times between two questions to a resolver: the least, so that one which asks
+// to be asked at once is not asked all the time, and the first and longest one
+// after a failure.
+const (
+	refreshLeast = time.Second
+	refreshFirst = 5 * time.Second
+	refreshMost  = time.Minute
+)
+
+// refresh asks for connections anew when their time has come, and sends them to
+// the worker that link returns then, until ctx is done.
+func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, link func() *link) {
+	failed := make(map[string]time.Duration) // how long to wait after a failure
+	next := make(map[string]time.Time)
+	for {
+		var due time.Time
+		for ref, c := range k.all() {
+			at, again := next[ref]
+			if !again {
+				at = c.RefreshAt
+			}
+			if !at.IsZero() && (due.IsZero() || at.Before(due)) {
+				due = at
+			}
+		}
+		if due.IsZero() {
+			return // nothing changes in this run
+		}
+		timer := time.NewTimer(max(time.Until(due), refreshLeast))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		now := time.Now()
+		for ref, c := range k.all() {
+			at, again := next[ref]
+			if !again {
+				at = c.RefreshAt
+			}
+			if at.IsZero() || at.After(now) {
+				continue
+			}
+			fields := map[string]any{"family": c.Family, "alias": aliasName(c.Alias)}
+			if err := k.renew(ctx, r, ref, link); err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				failed[ref] = min(max(2*failed[ref], refreshFirst), refreshMost)
+				next[ref] = time.Now().Add(failed[ref])
+				s.logf(slog.LevelWarn, "the connection %s was not refreshed, its old values stay; the next try is in %s: %v", ref, failed[ref], err)
+				fields["ok"], fields["error"] = false, err.Error()
+			} else {
+				delete(failed, ref)
+				delete(next, ref)
+				fields["ok"] = true
+			}
+			s.event("connection_refreshed", fields)
+		}
+	}
+}
+
+// refresh keeps the connections of a run fresh until stop is called, which
+// waits.
+func (w *restarter) refresh(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { w.r.secrets.refresh(ctx, w.e.cfg.resolver(), w.session, w.link) })
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// renew asks for a connection anew, and tells the worker.
+func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name string, link func() *link) error {
+	ref, err := parseRef(name)
+	if err != nil {
+		return err
+	}
+	c, err := askResolver(ctx, r, ref)
+	if err != nil {
+		return err
+	}
+	k.learn(name, c) // a worker that is started from now on gets it, too
+	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c})
+}
+
+// redactedError is an error whose text holds no secret value.
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }
+
+// redacted returns an error as it may be told.
+func (s *session) redacted(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if clean := s.redact.String(text); clean != text {
+		return &redactedError{clean, err}
+	}
+	return err
+}
+
+// resolver returns what finds the values of connections.
+func (c Config) resolver() connections.Resolver {
+	if c.Connections == nil {
+		return connections.Search{}
+	}
+	return c.Connections
+}
+
+// apiKey is the account's key, which no sandbox and no file may have.
+func (c Config) apiKey() string {
+	if c.APIKey != "" {
+		return c.APIKey
+	}
+	return os.Getenv(apiKeyVariable)
+}

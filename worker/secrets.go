@@ -1,0 +1,131 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
+)
+
+// resolvedConnection is the key under which a driver finds the fields of its
+// connection.
+const resolvedConnection = "resolved_connection"
+
+// confidence is what a worker knows and never writes anywhere.
+type confidence struct {
+	key    *rpc.SealKey
+	redact *secrets.Redactor
+
+	parts int    // of the message that is arriving
+	data  []byte // and their bytes
+
+	env         map[string]string // for the drivers
+	connections map[string]json.RawMessage
+}
+
+func newConfidence() (confidence, error) {
+	key, err := rpc.NewSealKey()
+	return confidence{
+		key: key, redact: secrets.NewRedactor(),
+		env: make(map[string]string), connections: make(map[string]json.RawMessage),
+	}, err
+}
+
+// take collects the parts of a message, and opens it when it is complete: else
+// the message is nil.
+func (c *confidence) take(session string, p *rpc.Sealed) (*rpc.Secrets, error) {
+	if p.Part == 0 {
+		c.parts, c.data = 0, nil
+	}
+	if p.Part != c.parts || len(p.Data) == 0 || len(c.data)+len(p.Data) > rpc.MaxSealed {
+		return nil, fmt.Errorf("part %d of the secrets, of %d bytes, does not follow %d parts of %d bytes", p.Part, len(p.Data), c.parts, len(c.data))
+	}
+	c.parts++
+	c.data = append(c.data, p.Data...)
+	if p.More {
+		return nil, nil
+	}
+	data := c.data
+	c.parts, c.data = 0, nil
+	return c.key.Open(session, data)
+}
+
+// secrets takes a part of what the drivers need and nobody else may know.
+func (w *ProxyWorker) secrets(p *rpc.Sealed) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, err := w.known.take(w.session, p)
+	if err != nil {
+		return &rpc.Error{Code: rpc.CodeInvalidParams, Message: err.Error()}
+	}
+	if m == nil {
+		return nil
+	}
+	// Before anything can say them.
+	w.known.redact.Add(m.Redact...)
+	if w.opts.confide != nil {
+		if err := w.opts.confide(m.Redact); err != nil {
+			return fmt.Errorf("tell the supervisor what to redact: %w", err)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(m.Env)) {
+		if w.opts.ownProcess {
+			if err := os.Setenv(k, m.Env[k]); err != nil {
+				return &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("variable %q cannot be set", k)}
+			}
+		}
+		w.known.env[k] = m.Env[k]
+	}
+	maps.Copy(w.known.connections, m.Connections)
+	return nil
+}
+
+// connection returns the fields of a connection as they are now: a copy.
+func (w *ProxyWorker) connection(ref string) (map[string]any, error) {
+	w.mu.Lock()
+	raw, ok := w.known.connections[ref]
+	w.mu.Unlock()
+	if !ok {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("the host has not sent the connection %s", ref)}
+	}
+	var fields map[string]any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if dec.Decode(&fields) != nil { // its error would tell of the text
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("the connection %s is no object", ref)}
+	}
+	return fields, nil
+}
+
+// redacted is an error as it may be told.
+func (c *confidence) redacted(e *rpc.Error) *rpc.Error {
+	out := *e
+	out.Message = c.redact.String(e.Message)
+	if e.Data != nil {
+		data := *e.Data
+		data.Type, data.Traceback = c.redact.String(data.Type), c.redact.String(data.Traceback)
+		data.Metrics = redactedKeys(c.redact, data.Metrics)
+		out.Data = &data
+	}
+	return &out
+}
+
+// redactedKeys returns the metrics under names that tell nothing.
+func redactedKeys(r *secrets.Redactor, metrics map[string]float64) map[string]float64 {
+	for name := range metrics {
+		if r.String(name) == name {
+			continue
+		}
+		out := make(map[string]float64, len(metrics))
+		for name, v := range metrics {
+			out[r.String(name)] = v
+		}
+		return out
+	}
+	return metrics
+}
