@@ -82,7 +82,7 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 		return nil, nil, errors.Join(err, s.close())
 	}
 	s.tidy(ec)
-	known := a.cfg.newSecrets()
+	known := a.newSecrets()
 	switch c.Phase {
 	case phaseCreating:
 		result, err := a.restart(ctx, p, ec, s, c, known)

@@ -39,6 +39,8 @@ type engine struct {
 	// settle makes the place of a run. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
 
+	unprotect func(*runSecrets) // for tests: lets secrets out, so that they can be found
+
 	mu     sync.Mutex
 	runs   map[string]*run // by session id
 	closed bool
@@ -268,7 +270,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err := e.checkInputs(p, ec); err != nil {
 		return nil, err
 	}
-	known := e.cfg.newSecrets()
+	known := e.newSecrets()
 	if err := known.lookup(e.cfg, p); err != nil {
 		return nil, err
 	}

@@ -103,6 +103,7 @@ func testDrivers() *worker.Registry {
 		s.Config = map[string]any{"rows": len(s.ID)}
 		return runRows(ctx, s)
 	})
+	add("test.canary", worker.Transform, runCanary)
 	add("test.rows", worker.Extract, runRows)
 	add("test.concat", worker.Transform, runConcat)
 	add("test.write", worker.Write, runWrite)
