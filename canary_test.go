@@ -33,14 +33,15 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 )
 
-// canaries are secrets that are planted, by what they stand for.
+// canaries are secrets that are planted, by what they stand for. They are of
+// this process alone: the worker is the same program.
 var canaries = map[string]string{
-	"password": `kn4ry-p"ss/w&rd+1<é`,
-	"header":   "kn4ry-header-5e2c81",
-	"dsn":      "kn4ry-in-a-dsn-77",
-	"key":      "kn4ryKEY0123456789",
-	"passed":   "kn4ry-passed-variable",
-	"given":    "kn4ry-given-variable",
+	"password": `kn4ry-p"ss/w&rd+1<é` + rand.Text(),
+	"header":   "kn4ry-header-" + rand.Text(),
+	"dsn":      "kn4ry-in-a-dsn-" + rand.Text(),
+	"key":      "kn4ryKEY0123456789" + rand.Text(),
+	"passed":   "kn4ry-passed-variable-" + rand.Text(),
+	"given":    "kn4ry given variable " + rand.Text(),
 }
 
 func canaryConnections() connections.Static {
