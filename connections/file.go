@@ -26,6 +26,7 @@ const (
 	maxTextBytes = 4 << 20
 	maxValues    = 100_000
 	maxDepth     = 50
+	maxKeyBytes  = 256
 )
 
 // File is the content of an osiris_connections.yaml. It is a [Resolver] and a
@@ -323,6 +324,9 @@ func (r *reader) merged(n *yaml.Node, what string, depth int) ([]member, error) 
 		k := target(n.Content[i])
 		if k.Kind != yaml.ScalarNode || k.Value == "" {
 			return nil, &FileError{Line: n.Content[i].Line, Reason: "a key of " + what + " is not a text"}
+		}
+		if len(k.Value) > maxKeyBytes {
+			return nil, &FileError{Line: n.Content[i].Line, Reason: fmt.Sprintf("a key of %s has more than %d bytes", what, maxKeyBytes)}
 		}
 		if err := r.spend(k, k.Value); err != nil {
 			return nil, err
