@@ -554,7 +554,7 @@ func TestCanaryIsSeen(t *testing.T) {
 			var seen sightings
 			seen.lookAtSandbox(t, cfg, sb.ID(), "/tmp/osiris")
 			for _, want := range []string{"daemon process list", "daemon variables", "sandbox /tmp/osiris/f0"} {
-				if len(seen.in(want[:6])) == 0 || seen.found[want] == nil {
+				if seen.found[want] == nil {
 					t.Errorf("nothing was seen in %s: %v", want, seen.found)
 				}
 			}
