@@ -34,6 +34,14 @@
 // Collect brings the artifacts home, verifies their sizes and checksums, and
 // removes the place. [Run] does all three and cleans up whatever happens.
 //
+// # Connections and secrets
+//
+// Steps refer to connections by name, "@family.alias". Execute finds their fields
+// on the host, by [Config.Connections], and sends them with the variables of
+// [Config.PassEnv] to the worker's memory, sealed; what a run writes or tells is
+// searched for their values. A sandbox of E2B reaches the hosts of its run's
+// connections and configs only, see [Config.Egress].
+//
 // # Leases
 //
 // A sandbox of E2B lives for [Config.Lease], and its end is moved on while
