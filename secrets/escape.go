@@ -211,7 +211,7 @@ func hexValue(b []byte, p, digits int) (v rune, ok bool) {
 	return v, true
 }
 
-const schemes = 12
+const schemes = 11
 
 // spell returns the ways in which the encoders of one scheme write the
 // character c, besides c itself. Together the schemes know the beginnings of
@@ -261,22 +261,20 @@ func spell(scheme int, c string, r rune) []string {
 	case 4:
 		return escaped(`\\`, `\\\`, "%04x")
 	case 5:
-		return escaped(`\\\\`, `\\\\\\\`, "%04x")
-	case 6:
 		return escaped(`\`, `\`, "%04X")
-	case 7, 8:
-		list := each([]string{`\x%02x`, `\x%02X`}[scheme-7])
-		if r > 0xff && scheme == 7 {
+	case 6, 7:
+		list := each([]string{`\x%02x`, `\x%02X`}[scheme-6])
+		if r > 0xff && scheme == 6 {
 			list = append(list, fmt.Sprintf(`\U%08x`, r))
 		} else if r >= utf8.RuneSelf {
-			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-7], r))
+			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-6], r))
 		}
 		return list
-	case 9:
+	case 8:
 		return each(`\%03o`)
-	case 10:
+	case 9:
 		return entities(r)
-	case 11:
+	case 10:
 		switch r {
 		case '"':
 			return []string{`""`}

@@ -39,7 +39,11 @@ func (k class) has(c byte) bool {
 	case k == jwtChars:
 		return c == '.' || c == '='
 	}
-	return c > ' ' && c < 0x7f && strings.IndexByte("\"'`\\,;*&<>()[]{}", c) < 0
+	switch c {
+	case '"', '\'', '`', '\\', ',', ';', '*', '&', '<', '>', '(', ')', '[', ']', '{', '}':
+		return false
+	}
+	return c > ' ' && c < 0x7f
 }
 
 const (
@@ -179,13 +183,17 @@ func secretless(p []byte) bool {
 }
 
 // apart reports whether c ends a URL or DSN in text.
-func apart(c byte) bool { return c <= ' ' || strings.IndexByte("\"'`<>", c) >= 0 }
+func apart(c byte) bool {
+	return c <= ' ' || c == '"' || c == '\'' || c == '`' || c == '<' || c == '>'
+}
 
 // schemeChar reports whether a URL's scheme may end with c.
 func schemeChar(c byte) bool { return tokenChars.has(c) && c != '-' && c != '_' }
 
 // userChar reports whether userinfo may start with c.
-func userChar(c byte) bool { return c < 0x7f && !apart(c) && strings.IndexByte("/@?#", c) < 0 }
+func userChar(c byte) bool {
+	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#'
+}
 
 // userinfo is the password in scheme://user:password@host.
 func (s *scan) userinfo(at int, h *shape) {
@@ -195,7 +203,7 @@ func (s *scan) userinfo(at int, h *shape) {
 	}
 	p := user
 	for ; ; p++ {
-		if p == len(s.b) || p-user > maxUser || apart(s.b[p]) || strings.IndexByte("/@?#", s.b[p]) >= 0 {
+		if p == len(s.b) || p-user > maxUser || apart(s.b[p]) || s.b[p] < 0x7f && !userChar(s.b[p]) {
 			return
 		}
 		if s.b[p] == ':' {
