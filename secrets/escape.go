@@ -33,6 +33,9 @@ func ends(dst []int, b []byte, p int, c string, r rune) []int {
 				dst = append(dst, q)
 			}
 		}
+		if r == ' ' && (has(b, p, "%2B") || has(b, p, "%2b")) { // a plus, escaped
+			dst = append(dst, p+3)
+		}
 	case '+':
 		if r == ' ' {
 			dst = append(dst, p+1)
@@ -255,7 +258,11 @@ func spell(scheme int, c string, r rune) []string {
 		}
 		return list
 	case 2:
-		return each("%%25%02X")
+		list := each("%%25%02X")
+		if r == ' ' {
+			list = append(list, "%2B", "%2b")
+		}
+		return list
 	case 3:
 		return escaped(`\`, `\`, "%04x")
 	case 4:

@@ -334,17 +334,24 @@ func (s *scan) authorization(at int, h *shape) {
 		return
 	}
 	end := s.runEnd(from, headerChars)
-	if end-from < 16 && end < len(s.b) && s.b[end] == ' ' {
-		// A word and a blank: the scheme, if something follows.
-		next := s.blanks(end)
-		if has(s.b, next, Redacted) {
-			return
-		}
-		if last := s.runEnd(next, headerChars); last > next {
-			from, end = next, last
-		}
+	next := s.blanks(end)
+	last := s.runEnd(next, headerChars)
+	switch known := end-from <= len("negotiate") && scheme(string(s.b[from:end])); {
+	case known && (next > end || has(s.b, end, "*")):
+		from, end = next, last
+	case next > end:
+		end = last
 	}
 	if end > from {
 		s.addRun(at, from, end, headerChars)
 	}
+}
+
+// scheme reports whether a word is how the value of an Authorization header starts.
+func scheme(word string) bool {
+	switch strings.ToLower(word) {
+	case "basic", "bearer", "digest", "token", "apikey", "negotiate":
+		return true
+	}
+	return false
 }
