@@ -19,7 +19,7 @@ func TestSecrets(t *testing.T) {
 	vars := env{
 		"PW": "p@ss/w", "ESC": "p%40ss%2Fw", "X": "value-x", "USER_NAME": "mysql", "TOKEN": "tok-12345", "N": "30", "YES": "true",
 		"DSN": "postgres://u:pw-123@h/db", "HOOK": "https://hooks.example.com/services/T00000000/B00000000/XXXXXXXXabcdef12345678",
-		"PLAIN_URL": "https://api.example.com/v1/graphql", "LONG": "1234567", "PIN": "1234", "S3": "s3://bucket/export-20240101-full/",
+		"PLAIN_URL": "https://api.example.com/v1/graphql", "LONG": "1234567", "PIN": "1234", "HOST": "db.example.com", "S3": "s3://bucket/export-20240101-full/",
 	}
 	for name, tc := range map[string]struct {
 		fields string
@@ -27,7 +27,7 @@ func TestSecrets(t *testing.T) {
 		known  []string // beyond their values
 	}{
 		"by key":                   {`{password: a1, token: b2, api_key: c3, dsn: d4, service_role_key: e5, anon_key: f6}`, "anon_key api_key dsn password service_role_key token", nil},
-		"by key, of connections":   {`{key: a1, auth_username: b2, private_key_id: c3, db_pass: d4, sasToken: e5, APIKey: f6, api_key_2: g7, slack-token: h8}`, "APIKey api_key_2 auth_username db_pass key private_key_id sasToken slack-token", nil},
+		"by key, of connections":   {`{key: a1, auth_username: b2, private_key_id: c3, db_pass: d4, sasToken: e5, DBKey: f6, api_key_2: g7, slack-token: h8}`, "DBKey api_key_2 auth_username db_pass key private_key_id sasToken slack-token", nil},
 		"not by key":               {`{primary_key: id, sort_key: x, keyspace: k, tokens_used: 3, author: a, monkey: m, key_file: /x, ssl_key: /k.pem, auth_type: basic, access_key_id: AK}`, "", nil},
 		"numbers and truth values": {`{password: 0123, token: true, secret: 1.50, key: yes, pwd: }`, "key password secret token", nil},
 		"empty":                    {`{password: ''}`, "password", nil},
@@ -45,6 +45,11 @@ func TestSecrets(t *testing.T) {
 		"URL with a password":      {`{url: "postgres://u:pw-123@h:5/db"}`, "url", []string{"pw-123"}},
 		"URL with an escaped one":  {`{dsn: "postgres://u:${ESC}@h/db"}`, "dsn", []string{"p%40ss%2Fw", "p@ss/w"}},
 		"URL with an odd one":      {`{dsn: "postgres://u:${PW}@h/db"}`, "dsn", []string{"p", "p@ss/w"}},
+		"URL of variables":         {`{dsn: "postgres://${USER_NAME}:${X}@${HOST}/db"}`, "dsn", []string{"value-x"}},
+		"URL with plus signs":      {`{url: "https://u:p+1%40@h/"}`, "url", []string{"p+1%40", "p+1@", "p 1@"}},
+		"URL with a fragment":      {`{url: "https://h/?token=tok-1#x"}`, "url", []string{"tok-1"}},
+		"token in a path":          {`{url: "https://h/${TOKEN}/x"}`, "url", []string{"tok-12345"}},
+		"short, in a header":       {`{headers: {A: "n ${N}"}}`, "headers.A", nil},
 		"URL from a variable":      {`{url: "${DSN}"}`, "url", []string{"pw-123"}},
 		"URL with a user":          {`{url: "postgres://reader@h/db"}`, "", nil},
 		"URL with a token as user": {`{url: "https://tok-1@h/x"}`, "url", []string{"tok-1"}},
@@ -57,10 +62,10 @@ func TestSecrets(t *testing.T) {
 		"libpq without quotes":     {`{server: "host=h password=xy user=u"}`, "server", []string{"xy"}},
 		"MySQL":                    {`{server: "u:p:w@1@tcp(h:3306)/db"}`, "server", []string{"p:w@1"}},
 		"MySQL, without tcp":       {`{dsn: "u:pw-1@h/db"}`, "dsn", []string{"pw-1"}},
-		"text with an @":           {`{password: "a:b@c", description: "x:y@z/1", path: "https://h:80/@user", url: "http://[::1]/@x"}`, "password", nil},
+		"text with an @":           {`{password: "a:b@c", token: "say so: b@c/d", description: "x:y@z/1", path: "https://h:80/@user", url: "http://[::1]/@x"}`, "password token", nil},
 		"PEM":                      {"{ssl_key: \"-----BEGIN RSA PRIVATE KEY-----\\nabc\\n-----END RSA PRIVATE KEY-----\"}", "ssl_key", nil},
 		"certificate":              {"{ssl_ca: \"-----BEGIN CERTIFICATE-----\\nabc\"}", "", nil},
-		"JSON":                     {`{account: '{"type": "service_account", "private_key": "pk-1", "nested": {"token": "tok-1"}}'}`, "account", []string{"pk-1", "tok-1"}},
+		"JSON":                     {`{account: '{"license": "lic-1", "private_key": "pk-1", "nested": {"token": "tok-1"}}'}`, "account", []string{"pk-1", "tok-1"}},
 		"JSON without":             {`{account: '{"type": "service_account"}'}`, "", nil},
 	} {
 		f := parse(t, "connections: {f: {a: "+tc.fields+"}}", vars)
@@ -143,30 +148,30 @@ func TestConnectionPrints(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	for text, want := range map[string]string{
 		// a field's value, and what is told of it
-		`password: hunter2`:                                   secrets.Masked,
-		`password: 0123`:                                      secrets.Masked,
-		`password: "${PW}"`:                                   "${PW}",
-		`password: "${A}${B}"`:                                "${A}${B}",
-		`password: "x${PW}"`:                                  secrets.Masked,
-		`password: ""`:                                        "",
-		`host: db`:                                            "db",
-		`host: "${HOST}"`:                                     "${HOST}",
-		`license: "a-${X}"`:                                   "a-${X}",
-		`token: "Bearer ${TOKEN}"`:                            "Bearer ${TOKEN}",
-		`token: "Bearer tok-1"`:                               secrets.Masked,
-		`token: "https://h/x"`:                                secrets.Masked,
-		`url: "postgres://u:hunter2@h/db"`:                    "postgres://u:***@h/db",
-		`dsn: "postgres://u:hunter2@h/db"`:                    "postgres://u:***@h/db",
-		`dsn: "postgres://u:${PW}@h/db"`:                      "postgres://u:${PW}@h/db",
-		`dsn: "postgres://u:hunter2${PW}@h/db"`:               "postgres://u:***${PW}@h/db",
-		`dsn: "postgres://u:hun${PW}ter2@h/db"`:               secrets.Masked,
-		`url: "https://h/?api_key=hunter2&x=1"`:               "https://h/?api_key=***&x=1",
-		`url: "https://u:hunter2@h/?token=hunter2-long"`:      "https://u:***@h/?token=***",
-		`dsn: "host=h password=${PW}"`:                        secrets.Masked,
-		`server: "host=h password=hunter2"`:                   secrets.Masked,
-		`server: "host=h password=${PW}"`:                     "host=h password=${PW}",
-		`server: "u:hunter2@tcp(h)/d"`:                        secrets.Masked,
-		`ssl_key: "-----BEGIN PRIVATE KEY-----\nhunter2 ://"`: secrets.Masked,
+		`password: hunter2`:                              secrets.Masked,
+		`password: 0123`:                                 secrets.Masked,
+		`password: "${PW}"`:                              "${PW}",
+		`password: "${A}${B}"`:                           "${A}${B}",
+		`password: "x${PW}"`:                             secrets.Masked,
+		`password: ""`:                                   "",
+		`host: db`:                                       "db",
+		`host: "${HOST}"`:                                "${HOST}",
+		`license: "a-${X}"`:                              "a-${X}",
+		`token: "Bearer ${TOKEN}"`:                       "Bearer ${TOKEN}",
+		`token: "Bearer tok-1"`:                          secrets.Masked,
+		`token: "https://h/x"`:                           secrets.Masked,
+		`url: "postgres://u:hunter2@h/db"`:               "postgres://u:***@h/db",
+		`dsn: "postgres://u:hunter2@h/db"`:               "postgres://u:***@h/db",
+		`dsn: "postgres://u:${PW}@h/db"`:                 "postgres://u:${PW}@h/db",
+		`dsn: "postgres://u:hunter2${PW}@h/db"`:          "postgres://u:***${PW}@h/db",
+		`dsn: "postgres://u:hun${PW}ter2@h/db"`:          secrets.Masked,
+		`url: "https://h/?api_key=hunter2&x=1"`:          "https://h/?api_key=***&x=1",
+		`url: "https://u:hunter2@h/?token=hunter2-long"`: "https://u:***@h/?token=***",
+		`dsn: "host=h password=${PW}"`:                   secrets.Masked,
+		`server: "host=h password=hunter2"`:              secrets.Masked,
+		`server: "host=h password=${PW}"`:                "host=h password=${PW}",
+		`server: "u:hunter2@tcp(h)/d"`:                   secrets.Masked,
+		`ssl_key: "-----BEGIN PRIVATE KEY-----\nhunter2 postgres://u:p@h"`: secrets.Masked,
 	} {
 		f := parse(t, "connections: {f: {a: {"+text+"}}}", nil)
 		c, err := f.Describe(ref(t, "@f.a"))
