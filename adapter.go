@@ -119,7 +119,7 @@ func (l *lateContext) cancel() {
 // process.
 type E2BTransparentProxy struct {
 	engine
-	open     OpenSandbox
+	open     func(context.Context, SandboxConfig, *egressPlan) (Sandbox, error)
 	client   *e2b.Client // nil with Config.OpenSandbox
 	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
@@ -140,8 +140,10 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 	if !path.IsAbs(cfg.sandboxRoot()) {
 		return nil, fmt.Errorf("remote: %w: Config.Root %q is not an absolute path", ErrInvalid, cfg.Root)
 	}
-	a := &E2BTransparentProxy{open: cfg.OpenSandbox, owner: newOwner()}
-	if a.open == nil {
+	a := &E2BTransparentProxy{owner: newOwner()}
+	if open := cfg.OpenSandbox; open != nil {
+		a.open = func(ctx context.Context, cfg SandboxConfig, _ *egressPlan) (Sandbox, error) { return open(ctx, cfg) }
+	} else {
 		client, err := cfg.e2bClient()
 		if err != nil {
 			return nil, err
@@ -185,6 +187,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		inputs []input
 	)
 	var held *lease
+	var network *networkWatch
 	group, groupCtx := errgroup.WithContext(ctx)
 	cfg, err := s.intend(p.SandboxConfig, dir, base)
 	if err != nil {
@@ -192,7 +195,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	}
 	group.Go(func() (err error) {
 		start := time.Now()
-		if sb, err = a.open(groupCtx, cfg); err != nil {
+		if sb, err = a.open(groupCtx, cfg, s.egress); err != nil {
 			return createError(err)
 		}
 		held = newLease(sb, p.SandboxConfig.lease())
@@ -204,6 +207,8 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 		})
+		s.egress.tellNetwork(s, sb)
+		network = s.egress.watch(ctx, s, sb)
 		return nil
 	})
 	group.Go(func() (err error) {
@@ -214,7 +219,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	if sb == nil {
 		return nil, err
 	}
-	pl := &place{sandbox: sb, lease: held, dir: dir, base: base, files: make(map[string]string)}
+	pl := &place{sandbox: sb, lease: held, network: network, dir: dir, base: base, files: make(map[string]string)}
 	if err != nil {
 		return pl, err
 	}

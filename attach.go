@@ -82,7 +82,7 @@ func (a *E2BTransparentProxy) Attach(ctx context.Context, sessionDir string, ec 
 		return nil, nil, errors.Join(err, s.close())
 	}
 	s.tidy(ec)
-	known := a.cfg.newSecrets()
+	known := a.newSecrets()
 	switch c.Phase {
 	case phaseCreating:
 		result, err := a.restart(ctx, p, ec, s, c, known)
@@ -311,6 +311,7 @@ func (a *E2BTransparentProxy) takeOver(ctx context.Context, r *run, s *session, 
 	if err := r.secrets.complete(ctx, a.cfg, r.prepared); err != nil {
 		s.logf(slog.LevelWarn, "this host does not know all secrets of the run: %v", err)
 	}
+	pl.network = a.keepNetwork(ctx, r, s, pl.sandbox)
 	l := redial(ctx, pl, s, newTracer(s), a.cfg.MaxJournal, proc, c.last().Cursor, answers)
 	defer l.close()
 	l.watchOver(a.cfg.heartbeat())

@@ -87,6 +87,16 @@ type Config struct {
 	// sandbox. The drivers of this version need none.
 	InstallDeps bool
 
+	// Egress says what a sandbox may reach; empty means [EgressLimited].
+	// AllowHosts is what it may reach beyond what the run's connections and
+	// configs name: names, "*.example.com", addresses, networks as
+	// "203.0.113.0/24", and names and addresses with a port. E2B's rules know no
+	// ports: one of 80 or 443 says that the name will do, any other that it
+	// takes the addresses. A private address is reached only in a deployment of
+	// one's own, where it has to be named here. Not used with OpenSandbox.
+	Egress     Egress
+	AllowHosts []string
+
 	// Connections finds what steps refer to as "@family.alias", on this host,
 	// when a run is executed: the values go to the worker's memory, sealed, and
 	// nowhere else. Nil means the file osiris_connections.yaml, see
@@ -172,7 +182,7 @@ const apiKeyVariable = "E2B_API_KEY"
 
 func (c Config) validate() error {
 	invalid := func(format string, args ...any) error {
-		return fmt.Errorf("remote: %w: Config.%s", ErrInvalid, fmt.Sprintf(format, args...))
+		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
 	switch {
 	case c.CPU < 0:
@@ -215,6 +225,19 @@ func (c Config) validate() error {
 	case "", Kill, Pause:
 	default:
 		return invalid("OnHostLoss is %q; use %q or %q", c.OnHostLoss, Kill, Pause)
+	}
+	switch c.Egress {
+	case "", EgressLimited, EgressRequired, EgressOpen:
+	default:
+		return invalid("Egress is %q; use %q, %q or %q", c.Egress, EgressLimited, EgressRequired, EgressOpen)
+	}
+	if c.Egress == EgressRequired && c.OpenSandbox != nil {
+		return invalid("Egress is %q, and the sandboxes of OpenSandbox cannot be limited", c.Egress)
+	}
+	for _, entry := range c.AllowHosts {
+		if _, err := parseEntry(entry); err != nil {
+			return invalid("AllowHosts has %q, which %w", clipHost(entry), err)
+		}
 	}
 	if _, listed := c.Env[apiKeyVariable]; listed || slices.Contains(c.PassEnv, apiKeyVariable) {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)

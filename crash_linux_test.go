@@ -32,6 +32,15 @@ var processKinds = slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool
 // addProcessDrivers adds drivers that do to their process what can happen to
 // it.
 func addProcessDrivers(add func(name string, mode worker.Mode, f driverFunc)) {
+	add("test.core", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		var own unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_CORE, &own); err != nil {
+			return nil, err
+		}
+		child, err := exec.CommandContext(ctx, "sh", "-c", "ulimit -c").Output()
+		s.LogEvent("core", map[string]any{"own": own.Cur, "child": strings.TrimSpace(string(child))})
+		return nil, err
+	})
 	add("test.die", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		fmt.Println("a whole line")
 		fmt.Print("no end of a line")
@@ -458,5 +467,21 @@ func TestSandboxIsStruck(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestNoCoreFiles: a crash does not put the worker's memory on disk.
+func TestNoCoreFiles(t *testing.T) {
+	for _, kind := range processKinds {
+		t.Run(kind, func(t *testing.T) {
+			a, _ := newAdapter(t, kind, remote.Config{}, nil)
+			ec := newContext(t, "s")
+			if _, _, err := remote.Run(t.Context(), a, one("test.core"), ec); err != nil {
+				t.Fatal(err)
+			}
+			if e := events(t, ec, "core")[0]; e["own"] != 0.0 || e["child"] != "0" {
+				t.Errorf("limits of core files: %v", e)
+			}
+		})
 	}
 }

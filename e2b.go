@@ -9,9 +9,11 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,9 +63,9 @@ func newOwner() string { return strings.ToLower(rand.Text()) }
 
 // openE2B makes a sandbox in E2B that has the size the run asks for. Whether it
 // has the time, too, is for checkLife to find out.
-func openE2B(client *e2b.Client, owner string, near bool) OpenSandbox {
+func openE2B(client *e2b.Client, owner string, near bool) func(context.Context, SandboxConfig, *egressPlan) (Sandbox, error) {
 	longest := new(atomic.Int64)
-	return func(ctx context.Context, cfg SandboxConfig) (Sandbox, error) {
+	return func(ctx context.Context, cfg SandboxConfig, plan *egressPlan) (Sandbox, error) {
 		metadata := maps.Clone(cfg.Metadata)
 		if metadata == nil {
 			metadata = make(map[string]string)
@@ -71,19 +73,58 @@ func openE2B(client *e2b.Client, owner string, near bool) OpenSandbox {
 		metadata[libraryKey], metadata[ownerKey] = libraryMark, owner
 		metadata[leaseKey] = strconv.Itoa(int(cfg.lease() / time.Second))
 		metadata[timeoutKey] = strconv.Itoa(cfg.TimeoutSeconds)
-		sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{
+		s, err := createLimited(ctx, client, e2b.CreateOptions{
 			Template: cfg.Template, Timeout: cfg.lease(), Metadata: metadata, AutoPause: cfg.OnHostLoss == Pause,
-		})
+			PrivateTraffic: true,
+		}, cfg, plan, near)
 		if err != nil {
 			return nil, err
 		}
-		s := newE2BSandbox(sb, cfg.lease(), near)
 		s.longest = longest
-		if err := s.fit(ctx, cfg); err != nil {
+		if err := s.fit(ctx, cfg, plan); err != nil {
 			return nil, errors.Join(err, killSurely(context.WithoutCancel(ctx), s, cleanupGrace))
 		}
 		return s, nil
 	}
+}
+
+// createLimited makes a sandbox with its ports private and its network limited.
+// A server that refuses that is asked for one without, where the policy allows
+// it: what was refused has made nothing.
+func createLimited(ctx context.Context, client *e2b.Client, o e2b.CreateOptions, cfg SandboxConfig, plan *egressPlan, near bool) (*e2bSandbox, error) {
+	required := false
+	if plan != nil {
+		o.Network, required = plan.rules().network(), plan.in.policy == EgressRequired
+	}
+	sb, err := client.CreateSandbox(ctx, o)
+	if err == nil {
+		return newE2BSandbox(sb, cfg.lease(), near), nil
+	}
+	if !refusesNetwork(err) || required {
+		return nil, err
+	}
+	o.Network, o.PrivateTraffic = e2b.Network{}, false
+	sb, plainErr := client.CreateSandbox(ctx, o)
+	if plainErr != nil {
+		return nil, plainErr // that was not it
+	}
+	s := newE2BSandbox(sb, cfg.lease(), near)
+	s.notLimited = fmt.Errorf("the server makes no sandbox with network rules: %w", err)
+	return s, nil
+}
+
+// refusesNetwork reports whether a create may have failed for its network: a
+// server that does not know that part of it says so in many ways.
+func refusesNetwork(err error) bool {
+	var refused *e2b.APIError
+	if errors.Is(err, e2b.ErrTemplate) || errors.Is(err, e2b.ErrQuota) || !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Status {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity, http.StatusNotImplemented:
+		return true
+	}
+	return false
 }
 
 // newE2BSandbox is a sandbox that lives for a while from now.
@@ -94,14 +135,48 @@ func newE2BSandbox(sb *e2b.Sandbox, life time.Duration, near bool) *e2bSandbox {
 	}
 }
 
-// fit checks that a new sandbox has the size of its run.
-func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig) error {
+// fit checks that a new sandbox has the size of its run, and its rules.
+func (s *e2bSandbox) fit(ctx context.Context, cfg SandboxConfig, plan *egressPlan) error {
 	info, err := s.sb.Info(ctx)
 	if err != nil {
 		return err
 	}
 	s.describe(info, cfg.Template)
-	return checkSize(cfg, s.info)
+	if err := checkSize(cfg, s.info); err != nil || plan == nil || plan.in.policy == EgressOpen {
+		return err
+	}
+	if s.notLimited == nil {
+		s.notLimited = checkNetwork(plan.rules().network(), info.Network)
+	}
+	if s.notLimited != nil && plan.in.policy == EgressRequired {
+		return fmt.Errorf("%w: %w; Config.Egress is %q", ErrUnsupported, s.notLimited, EgressRequired)
+	}
+	return nil
+}
+
+// checkNetwork compares the rules that were asked for with those in force: a
+// server that does not know them takes them without a word.
+func checkNetwork(want, got e2b.Network) error {
+	if !slices.Contains(got.DenyOut, e2b.AllTraffic) {
+		return errors.New("the server has taken the network rules, and has none in force")
+	}
+	for _, target := range got.AllowOut {
+		if !slices.Contains(want.AllowOut, target) {
+			return fmt.Errorf("the server allows %.100q, which was not asked for", target)
+		}
+	}
+	return nil
+}
+
+// unlimited implements limiter.
+func (s *e2bSandbox) unlimited() error { return s.notLimited }
+
+// openPorts implements limiter.
+func (s *e2bSandbox) openPorts() bool { return !s.sb.Private() }
+
+// setNetwork implements limiter.
+func (s *e2bSandbox) setNetwork(ctx context.Context, n e2b.Network) error {
+	return s.sb.SetNetwork(ctx, n)
 }
 
 // checkLife finds out whether the account allows the run its time, and the time
@@ -193,8 +268,10 @@ func checkEnd(run time.Duration, info *e2b.SandboxInfo) error {
 type e2bSandbox struct {
 	sb   *e2b.Sandbox
 	info SandboxInfo
-	near bool  // not over the internet
-	end  mutex // held while the sandbox's end is moved
+	near bool // not over the internet
+
+	notLimited error // why the network rules that were asked for are not in force
+	end        mutex // held while the sandbox's end is moved
 
 	longest *atomic.Int64 // life that the account is known to allow, in nanoseconds; its sandboxes share it
 

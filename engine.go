@@ -36,8 +36,12 @@ type engine struct {
 
 	attachable bool // another process can go on with a run
 
+	lookup lookup // of hosts; nil means the system's
+
 	// settle makes the place of a run. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
+
+	unprotect func(*runSecrets) // for tests: lets secrets out, so that they can be found
 
 	mu     sync.Mutex
 	runs   map[string]*run // by session id
@@ -55,6 +59,7 @@ type place struct {
 	sent    []rpc.FileSum     // input files that were sent
 	worker  *rpc.FileSum      // the worker program, if it was sent
 	lease   *lease            // the sandbox's; nil where it has no end
+	network *networkWatch     // keeps the sandbox's rules right; nil where there is none
 	started bool              // the worker answered, so that it may have left something
 }
 
@@ -268,7 +273,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err := e.checkInputs(p, ec); err != nil {
 		return nil, err
 	}
-	known := e.cfg.newSecrets()
+	known := e.newSecrets()
 	if err := known.lookup(e.cfg, p); err != nil {
 		return nil, err
 	}
@@ -333,6 +338,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 			r.place.lease.lose(s, why)
 			runErr = fmt.Errorf("%w; its lease was over: %w", runErr, why)
 		}
+		r.place.network.release()
 		r.place.lease.release(ctx, s)
 	}
 	if runErr != nil && ctx.Err() != nil {
@@ -444,7 +450,11 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := s.materialize(p); err != nil {
 		return err
 	}
-	if err := e.resolve(ctx, p, s, r.secrets); err != nil {
+	err := e.resolve(ctx, p, s, r.secrets)
+	if err == nil {
+		s.egress, err = e.egress(ctx, p, r.secrets)
+	}
+	if err != nil {
 		return err
 	}
 	pl, err := e.settle(ctx, p, s)
@@ -672,6 +682,7 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 // yield leaves a run, its sandbox and its files to the host that has it now.
 func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	if r.place != nil {
+		r.place.network.release()
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true

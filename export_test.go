@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"testing"
 
 	"github.com/osiris-pipelines/remote/e2b"
@@ -21,7 +22,7 @@ func NewE2BSandbox(ctx context.Context, cfg Config) (Sandbox, func() error, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	sb, err := openE2B(client, newOwner(), isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"))
+	sb, err := openE2B(client, newOwner(), isNear(cfg.sandboxURL()))(ctx, cfg.sandboxConfig("s"), nil)
 	if err != nil {
 		client.Close()
 		return nil, nil, err
@@ -51,7 +52,7 @@ func (silent) logf(slog.Level, string, ...any) {}
 
 // Hold makes a sandbox and holds its lease, as Execute does.
 func Hold(ctx context.Context, a *E2BTransparentProxy, cfg SandboxConfig) (*Held, error) {
-	sb, err := a.open(ctx, cfg)
+	sb, err := a.open(ctx, cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -106,4 +107,27 @@ func (w Worker) Flood(ctx context.Context, id string, events int) error {
 	return w.l.call(ctx, rpc.MethodExecuteStep, &rpc.ExecuteStep{
 		StepID: id, Driver: "test.flood", Config: json.RawMessage(fmt.Sprintf(`{"events":%d}`, events)),
 	}, new(rpc.StepResult))
+}
+
+// Unprotect has a run's secrets cross the wire in the clear beside the sealed
+// ones, and nothing redacted: what looks for them must find them.
+func Unprotect(a ExecutionAdapter) {
+	unprotect := func(k *runSecrets) {
+		k.redact = nil
+		k.tap = func(ctx context.Context, l *link, m *rpc.Secrets) error {
+			m.Redact = nil
+			return l.call(ctx, rpc.MethodPing, m, nil)
+		}
+	}
+	switch a := a.(type) {
+	case *LocalAdapter:
+		a.unprotect = unprotect
+	case *E2BTransparentProxy:
+		a.unprotect = unprotect
+	}
+}
+
+// SetLookup has hosts of runs looked up by a function of the test's.
+func (a *E2BTransparentProxy) SetLookup(f func(ctx context.Context, name string) ([]netip.Addr, error)) {
+	a.lookup = f
 }

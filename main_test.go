@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,53 @@ func testDrivers() *worker.Registry {
 		s.Config = map[string]any{"rows": len(s.ID)}
 		return runRows(ctx, s)
 	})
+	add("test.connection", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		fields, err := s.ResolvedConnection()
+		if err != nil {
+			return nil, err
+		}
+		left, _ := s.Config["connection"].(string)
+		s.LogEvent("connection", map[string]any{
+			"connection": s.Connection, "family": fmt.Sprint(fields["_family"]), "alias": fmt.Sprint(fields["_alias"]), "password": sum(fields["password"]),
+			"host": fmt.Sprint(fields["host"]), "port": fmt.Sprint(fields["port"]), "nested": fmt.Sprint(fields["nested"]),
+			"keys": strings.Join(slices.Sorted(maps.Keys(fields)), " "), "left": left,
+		})
+		return nil, nil
+	})
+	add("test.refreshed", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+		for {
+			fields, err := s.ResolvedConnection()
+			if err != nil {
+				return nil, err
+			}
+			fmt.Println("the password is", fields["password"])
+			if fields["n"] == s.Config["n"] {
+				return nil, nil
+			}
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	})
+	add("test.die-once", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		fields, err := s.ResolvedConnection()
+		if err != nil {
+			return nil, err
+		}
+		// Beside the step's artifacts, which a repetition does without.
+		f, err := os.OpenFile(filepath.Join(filepath.Dir(s.ArtifactsDir), "..", "died"), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			os.Exit(9)
+		}
+		if !errors.Is(err, os.ErrExist) {
+			return nil, errors.Join(err, f.Close())
+		}
+		s.LogEvent("secrets", map[string]any{"password": sum(fields["password"]), "variable": sum(os.Getenv("REMOTE_TEST_VALUE"))})
+		return nil, nil
+	})
+	add("test.canary", worker.Transform, runCanary)
 	add("test.rows", worker.Extract, runRows)
 	add("test.concat", worker.Transform, runConcat)
 	add("test.write", worker.Write, runWrite)

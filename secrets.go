@@ -24,7 +24,8 @@ type runSecrets struct {
 	redact *secrets.Redactor // knows all of them
 	env    map[string]string
 
-	sending sync.Mutex // held while a message is on its way: it has parts
+	sending sync.Mutex                                               // held while a message is on its way: it has parts
+	tap     func(ctx context.Context, l *link, m *rpc.Secrets) error // for tests: gets each message before it is sealed
 
 	mu          sync.Mutex
 	connections map[string]*connections.Connection // by reference
@@ -36,8 +37,12 @@ const resolveTimeout = 30 * time.Second
 
 // newSecrets returns what is known before anything was looked for: the key of
 // the account.
-func (c Config) newSecrets() *runSecrets {
-	return &runSecrets{redact: secrets.NewRedactor(c.apiKey()), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
+func (e *engine) newSecrets() *runSecrets {
+	k := &runSecrets{redact: secrets.NewRedactor(e.cfg.apiKey()), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
+	if e.unprotect != nil {
+		e.unprotect(k)
+	}
+	return k
 }
 
 // lookup finds the variables that a run passes, once.
@@ -262,6 +267,11 @@ func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, c
 	}
 	k.sending.Lock()
 	defer k.sending.Unlock()
+	if k.tap != nil {
+		if err := k.tap(ctx, l, m); err != nil {
+			return err
+		}
+	}
 	parts, err := rpc.SealSecrets(l.sealKey, l.session.id, m)
 	if err != nil {
 		return fmt.Errorf("remote: seal secrets: %w", err)

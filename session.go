@@ -55,6 +55,8 @@ type session struct {
 	err     error       // first failure to write
 
 	failed func(error) // told of err once; may be nil
+
+	egress *egressPlan // what the sandbox may reach; nil where nothing is limited here
 }
 
 // lineFile is a file of lines behind a buffer.

@@ -48,6 +48,10 @@ type SandboxInfo struct {
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	State       State             `json:"state"`
 
+	// Network is what the sandbox may reach; zero where nothing is in its way,
+	// or the server does not say. [Client.List] does not.
+	Network Network `json:"network,omitzero"`
+
 	// SeenAt is the server's time when it said this, to the second; zero where
 	// it did not say. The other times are the server's, too, whose clock need
 	// not be that of this machine.

@@ -64,8 +64,16 @@ type CreateOptions struct {
 	AutoPause  bool // pause the sandbox instead of killing it when its time is over
 	AutoResume bool // wake it when it is used while paused
 
-	AllowOut []string // addresses, networks and domains that may be reached in spite of DenyOut
-	DenyOut  []string // addresses and networks that may not be reached
+	// PrivateTraffic has a token asked for on every port, which Sandbox keeps
+	// and [Sandbox.NewRequest] sends. Otherwise who knows the sandbox's ID
+	// reaches what listens in it. It cannot go with Insecure. A server that
+	// does not know of it leaves the ports open, see [Sandbox.Private].
+	PrivateTraffic bool
+
+	// Network says what the sandbox may reach; zero means everything. A server
+	// that does not know of it lets everything out: [SandboxInfo] has what is
+	// in force.
+	Network Network
 }
 
 type createBody struct {
@@ -75,7 +83,7 @@ type createBody struct {
 	Internet   bool              `json:"allow_internet_access"`
 	AutoPause  bool              `json:"autoPause,omitempty"`
 	AutoResume *enabled          `json:"autoResume,omitempty"`
-	Network    *network          `json:"network,omitempty"`
+	Network    *networkBody      `json:"network,omitempty"`
 	Metadata   map[string]string `json:"metadata"`
 	EnvVars    map[string]string `json:"envVars,omitempty"`
 }
@@ -84,14 +92,20 @@ type enabled struct {
 	Enabled bool `json:"enabled"`
 }
 
-type network struct {
-	AllowOut []string `json:"allowOut,omitempty"`
-	DenyOut  []string `json:"denyOut,omitempty"`
+type networkBody struct {
+	PublicTraffic *bool `json:"allowPublicTraffic,omitempty"`
+	Network
 }
 
 func (o *CreateOptions) body() (createBody, error) {
 	s, err := lifetime(o.Timeout)
 	if err != nil {
+		return createBody{}, err
+	}
+	if o.PrivateTraffic && o.Insecure {
+		return createBody{}, fmt.Errorf("%w: PrivateTraffic takes a sandbox that is not Insecure", ErrInvalid)
+	}
+	if err := o.Network.check(); err != nil {
 		return createBody{}, err
 	}
 	secure := !o.Insecure
@@ -110,8 +124,11 @@ func (o *CreateOptions) body() (createBody, error) {
 	if o.AutoResume {
 		b.AutoResume = &enabled{true}
 	}
-	if len(o.AllowOut)+len(o.DenyOut) > 0 {
-		b.Network = &network{o.AllowOut, o.DenyOut}
+	if n := o.Network; o.PrivateTraffic || len(n.AllowOut)+len(n.DenyOut) > 0 {
+		b.Network = &networkBody{Network: n}
+		if o.PrivateTraffic {
+			b.Network.PublicTraffic = new(bool)
+		}
 	}
 	if b.Metadata == nil {
 		b.Metadata = make(map[string]string, 1)

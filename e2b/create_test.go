@@ -193,11 +193,15 @@ func TestCreateBody(t *testing.T) {
 		}},
 		{"all", CreateOptions{
 			Template: "ns/t:v1", Timeout: 1500 * time.Millisecond, Insecure: true, NoInternet: true, AutoPause: true, AutoResume: true,
-			EnvVars: map[string]string{"A": "b"}, AllowOut: []string{"example.com"}, DenyOut: []string{"0.0.0.0/0"},
+			EnvVars: map[string]string{"A": "b"}, Network: Network{AllowOut: []string{"example.com"}, DenyOut: []string{AllTraffic}},
 		}, map[string]any{
 			"templateID": "ns/t:v1", "timeout": 2.0, "secure": false, "allow_internet_access": false,
 			"autoPause": true, "autoResume": map[string]any{"enabled": true}, "envVars": map[string]any{"A": "b"},
 			"network": map[string]any{"allowOut": []any{"example.com"}, "denyOut": []any{"0.0.0.0/0"}},
+		}},
+		{"private", CreateOptions{PrivateTraffic: true, Network: Network{DenyOut: []string{AllTraffic}}}, map[string]any{
+			"templateID": "base", "timeout": 300.0, "secure": true, "allow_internet_access": true,
+			"network": map[string]any{"allowPublicTraffic": false, "denyOut": []any{"0.0.0.0/0"}},
 		}},
 	}
 	for _, test := range tests {
@@ -290,10 +294,20 @@ func TestCreateRefused(t *testing.T) {
 }
 
 func TestCreateInvalid(t *testing.T) {
-	c := newTestClient(t, serve(t, newPlane(t)))
-	_, err := c.CreateSandbox(t.Context(), CreateOptions{Timeout: -time.Second})
-	if e := (*SandboxError)(nil); !errors.As(err, &e) || !errors.Is(err, ErrInvalid) {
-		t.Errorf("error %v", err)
+	p := newPlane(t)
+	c := newTestClient(t, serve(t, p))
+	for _, o := range []CreateOptions{
+		{Timeout: -time.Second},
+		{PrivateTraffic: true, Insecure: true},
+		{Network: Network{AllowOut: []string{"example.com"}}},
+	} {
+		_, err := c.CreateSandbox(t.Context(), o)
+		if e := (*SandboxError)(nil); !errors.As(err, &e) || !errors.Is(err, ErrInvalid) {
+			t.Errorf("error %v", err)
+		}
+	}
+	if len(p.bodies) != 0 {
+		t.Errorf("sent %v", p.bodies)
 	}
 }
 

@@ -33,6 +33,19 @@ type InputFiler interface {
 	InputFiles(config map[string]any) ([]string, error)
 }
 
+// HostNamer is an optional interface of a [Driver]: it names the hosts that a
+// config makes it connect to, so that a sandbox whose network is limited may
+// reach them. Without it the usual fields of connections and configs are gone
+// by.
+//
+// config has the connection, if any, under "resolved_connection", with its
+// secret values in plain; an error should not quote them. A host is a URL, a
+// name or an address, with or without a port, or "*.example.com". Hosts runs on
+// the host, before there is a sandbox, and connects to nothing.
+type HostNamer interface {
+	Hosts(config map[string]any) ([]string, error)
+}
+
 // Result is what a driver hands back. A nil *Result means no outputs.
 type Result struct {
 	// Outputs by key; "df" is the key downstream steps read unless they ask

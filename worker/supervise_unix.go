@@ -97,6 +97,9 @@ func (p Program) supervise(ctx context.Context, dir string, args []string, stdin
 // start starts the worker.
 func (s *supervisor) start(stdin *os.File, args []string) error {
 	becomeSubreaper()
+	// A core file would have the secrets on disk. Where that may not be set it
+	// was not possible before, either.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	var fds [8]int // stdout and stderr of prints, stderr of the process, and what to redact: reading end, writing end
 	for i := 0; i < len(fds); i += 2 {
 		if err := pipe(fds[i : i+2]); err != nil {

@@ -1,0 +1,288 @@
+package secrets
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// plain reports whether no encoder ever writes c in another way.
+func plain(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c == '_' || c == '-' || c == '.'
+}
+
+const backslashes = 7 // so many in a row at most: three levels of escaping
+
+// ends appends to dst where the character c may end that starts at b[p]:
+// as it is, or escaped for URLs, JSON, Go, Python, C, shells, CSV and HTML,
+// also twice. r is its code, negative for a byte that is no UTF-8.
+func ends(dst []int, b []byte, p int, c string, r rune) []int {
+	if p >= len(b) {
+		return dst
+	}
+	if len(b)-p >= len(c) && string(b[p:p+len(c)]) == c {
+		dst = append(dst, p+len(c))
+	}
+	if plain(c[0]) {
+		return dst
+	}
+	switch b[p] {
+	case '%':
+		for _, lead := range [...]string{"%", "%25"} {
+			if q := hexBytes(b, p, c, lead); q > 0 {
+				dst = append(dst, q)
+			}
+		}
+	case '+':
+		if r == ' ' {
+			dst = append(dst, p+1)
+		}
+	case '\\':
+		dst = backslashed(dst, b, p, c, r)
+	case '"':
+		if r == '"' && p+1 < len(b) && b[p+1] == '"' {
+			dst = append(dst, p+2)
+		}
+	case '\'':
+		if r != '\'' {
+			break
+		}
+		if p+1 < len(b) && b[p+1] == '\'' {
+			dst = append(dst, p+2)
+		}
+		for _, form := range [...]string{`'\''`, `'\\''`, `'"'"'`, `'\"'\"'`} {
+			if has(b, p, form) {
+				dst = append(dst, p+len(form))
+			}
+		}
+	case '&':
+		for _, form := range entities(r) {
+			if has(b, p, form) {
+				dst = append(dst, p+len(form))
+			}
+		}
+	}
+	return dst
+}
+
+func has(b []byte, p int, s string) bool {
+	return p >= 0 && len(b)-p >= len(s) && string(b[p:p+len(s)]) == s
+}
+
+// backslashed is ends for what starts with a backslash.
+func backslashed(dst []int, b []byte, p int, c string, r rune) []int {
+	q := p
+	for q < len(b) && b[q] == '\\' && q-p <= backslashes {
+		q++
+	}
+	if r == '\\' {
+		for n := 2; n <= q-p; n *= 2 {
+			dst = append(dst, p+n)
+		}
+	}
+	if q == len(b) || q-p > backslashes {
+		return dst
+	}
+	lead := string(b[p:q])
+	switch b[q] {
+	case 'u':
+		v, ok := hexValue(b, q+1, 4)
+		if !ok || r < 0 {
+			break
+		}
+		if r < 0x10000 {
+			if v == r {
+				dst = append(dst, q+5)
+			}
+			break
+		}
+		if q += 5; v == 0xd800+(r-0x10000)>>10 && has(b, q, lead) && has(b, q+len(lead), "u") {
+			if v, ok = hexValue(b, q+len(lead)+1, 4); ok && v == 0xdc00+(r-0x10000)&0x3ff {
+				dst = append(dst, q+len(lead)+5)
+			}
+		}
+		return dst
+	case 'U':
+		if v, ok := hexValue(b, q+1, 8); ok && v == r {
+			dst = append(dst, q+9)
+		}
+	case 'x':
+		if end := hexBytes(b, p, c, lead+"x"); end > 0 {
+			dst = append(dst, end)
+		}
+		if v, ok := hexValue(b, q+1, 2); ok && v == r && len(c) > 1 {
+			dst = append(dst, q+3)
+		}
+	case '0', '1', '2', '3':
+		for i := 0; ; i++ {
+			if i == len(c) {
+				dst = append(dst, p)
+				break
+			}
+			if !has(b, p, lead) || !has(b, p+len(lead), octal(c[i])) {
+				break
+			}
+			p += len(lead) + 3
+		}
+	case letter(r):
+		dst = append(dst, q+1)
+	case c[0]:
+		if r != '\\' && c[0] < utf8.RuneSelf {
+			dst = append(dst, q+1)
+		}
+	}
+	return dst
+}
+
+// letter is what stands behind a backslash for a control character, a space
+// for none.
+func letter(r rune) byte {
+	switch r {
+	case '\n':
+		return 'n'
+	case '\r':
+		return 'r'
+	case '\t':
+		return 't'
+	case '\b':
+		return 'b'
+	case '\f':
+		return 'f'
+	case '\v':
+		return 'v'
+	case '\a':
+		return 'a'
+	case 0x1b:
+		return 'e'
+	}
+	return ' '
+}
+
+// entities are the ways HTML and XML write r.
+func entities(r rune) []string {
+	switch r {
+	case '&':
+		return []string{"&amp;"}
+	case '<':
+		return []string{"&lt;"}
+	case '>':
+		return []string{"&gt;"}
+	case '"':
+		return []string{"&#34;", "&quot;"}
+	case '\'':
+		return []string{"&#39;", "&#x27;", "&apos;"}
+	}
+	return nil
+}
+
+func octal(c byte) string { return string([]byte{'0' + c>>6, '0' + c>>3&7, '0' + c&7}) }
+
+// hexBytes returns the end of the bytes of c at b[p], each written as lead and
+// two hexadecimal digits, or 0.
+func hexBytes(b []byte, p int, c, lead string) int {
+	for i := range len(c) {
+		if !has(b, p, lead) {
+			return 0
+		}
+		v, ok := hexValue(b, p+len(lead), 2)
+		if !ok || v != rune(c[i]) {
+			return 0
+		}
+		p += len(lead) + 2
+	}
+	return p
+}
+
+func hexValue(b []byte, p, digits int) (v rune, ok bool) {
+	if len(b)-p < digits {
+		return 0, false
+	}
+	for _, c := range b[p : p+digits] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		v = v<<4 | rune(c)
+	}
+	return v, true
+}
+
+const schemes = 12
+
+// spell returns the ways in which the encoders of one scheme write the
+// character c, besides c itself. Together the schemes know the beginnings of
+// all that [ends] does.
+func spell(scheme int, c string, r rune) []string {
+	if plain(c[0]) {
+		return nil
+	}
+	each := func(format string) []string {
+		var s strings.Builder
+		for i := range len(c) {
+			fmt.Fprintf(&s, format, c[i])
+		}
+		return []string{s.String()}
+	}
+	unicode := func(lead, digits string) string {
+		if r >= 0x10000 {
+			return fmt.Sprintf(lead+"u"+digits, 0xd800+(r-0x10000)>>10) // long enough for a window
+		}
+		return fmt.Sprintf(lead+"u"+digits, r)
+	}
+	escaped := func(lead, quote, digits string) []string {
+		if r < 0 {
+			return nil
+		}
+		list := []string{unicode(lead, digits)}
+		if l := letter(r); l != ' ' {
+			list = append(list, lead+string(l))
+		} else if r == '\\' {
+			list = append(list, lead+quote)
+		} else if r < utf8.RuneSelf {
+			list = append(list, quote+c)
+		}
+		return list
+	}
+	switch scheme {
+	case 0, 1:
+		list := each([]string{"%%%02X", "%%%02x"}[scheme])
+		if r == ' ' {
+			list = append(list, "+")
+		}
+		return list
+	case 2:
+		return each("%%25%02X")
+	case 3:
+		return escaped(`\`, `\`, "%04x")
+	case 4:
+		return escaped(`\\`, `\\\`, "%04x")
+	case 5:
+		return escaped(`\\\\`, `\\\\\\\`, "%04x")
+	case 6:
+		return escaped(`\`, `\`, "%04X")
+	case 7, 8:
+		list := each([]string{`\x%02x`, `\x%02X`}[scheme-7])
+		if r > 0xff && scheme == 7 {
+			list = append(list, fmt.Sprintf(`\U%08x`, r))
+		} else if r >= utf8.RuneSelf {
+			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-7], r))
+		}
+		return list
+	case 9:
+		return each(`\%03o`)
+	case 10:
+		return entities(r)
+	case 11:
+		switch r {
+		case '"':
+			return []string{`""`}
+		case '\'':
+			return []string{`''`, `'\''`, `'"'"'`}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,586 @@
+package secrets
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"math/bits"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// How it is found: every form of a secret (as it is, in base64, in hex) is found
+// by a window, five bytes of it as they stand in text. scan looks at four bytes
+// at every second place, so that one of the two fours of a window is seen
+// wherever it stands. A bit set of 32 KiB says whether four bytes may be part of
+// a window; what passes is compared from the window in both directions, one
+// character at a time in any spelling (see [ends]). Forms are short, long
+// values are known piece by piece: so a comparison takes a bounded time, and a
+// hit has a bounded length.
+
+const (
+	windowLen = 5
+	pieceLen  = 48   // bytes of a secret in one form, at most
+	reach     = 1024 // bytes of text in which a hit is decided: a piece in its longest spelling, or a shape
+	wordLen   = 6    // shorter values count as whole words only
+	shortest  = 3    // what is shorter is never looked for
+)
+
+// A form is a piece of a secret in one encoding.
+type form struct {
+	text        string
+	stiff       bool // there is one spelling only
+	left, right bool // in base64: the character beside it holds bits of it
+}
+
+// An entry says where a gram stands.
+type entry struct {
+	gram uint32
+	form int32 // in forms, below zero: -1-i is a shape
+	at   uint8 // in the form's text, the beginning of the window
+	off  uint8 // of the gram in the window: 0 or 1; for shapes in the prefix, plus 1
+}
+
+const filterBits = 18
+
+// A table is all that scan needs. It is not changed once it is in use.
+type table struct {
+	values  map[string]bool // what was added, and what follows from it
+	forms   []form
+	words   []word
+	shapes  []shape
+	filter  *[1 << filterBits / 64]uint64
+	wordSet *[1 << 12 / 64]uint64
+	heads   []uint32 // where the entries of a bucket start
+	entries []entry
+	shift   uint8
+}
+
+// A word is a value of few bytes; part says that it counts within words, too.
+type word struct {
+	text string
+	part bool
+}
+
+func hash(gram uint32) uint32 { return gram * 0x9e3779b1 }
+
+// build makes the table for values.
+func build(values map[string]bool) *table {
+	t := &table{values: values, shapes: shapes(), filter: new([1 << filterBits / 64]uint64)}
+	w := windows{t: t, grams: make(map[uint32][]entry)}
+	for i := range t.shapes {
+		w.shape(i)
+	}
+	for _, v := range slices.SortedFunc(mapKeys(values), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	}) {
+		w.value(v)
+	}
+	n := 0
+	for _, list := range w.grams {
+		n += len(list)
+	}
+	size := bits.Len(uint(n))
+	t.shift = uint8(32 - size)
+	t.heads = make([]uint32, 1<<size+1)
+	for g, list := range w.grams {
+		h := hash(g)
+		t.filter[h>>(32-filterBits)>>6] |= 1 << (h >> (32 - filterBits) & 63)
+		t.heads[h>>t.shift+1] += uint32(len(list))
+	}
+	for i := range 1 << size {
+		t.heads[i+1] += t.heads[i]
+	}
+	t.entries = make([]entry, n)
+	fill := slices.Clone(t.heads)
+	for g, list := range w.grams {
+		i := &fill[hash(g)>>t.shift]
+		*i += uint32(copy(t.entries[*i:], list))
+	}
+	if len(t.words) > 0 {
+		t.wordSet = new([1 << 12 / 64]uint64)
+		for _, w := range t.words {
+			h := wordHash(w.text[0], w.text[1], w.text[2])
+			t.wordSet[h>>6] |= 1 << (h & 63)
+		}
+	}
+	return t
+}
+
+func wordHash(a, b, c byte) uint32 {
+	return hash(uint32(a)|uint32(b)<<8|uint32(c)<<16) >> (32 - 12)
+}
+
+func mapKeys(m map[string]bool) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// windows chooses the windows of the forms of a table.
+type windows struct {
+	t     *table
+	grams map[uint32][]entry
+}
+
+func gramOf(s string) uint32 {
+	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
+}
+
+func (w *windows) gram(s string, e entry) {
+	e.gram = gramOf(s)
+	if !slices.Contains(w.grams[e.gram], e) {
+		w.grams[e.gram] = append(w.grams[e.gram], e)
+	}
+}
+
+func (w *windows) window(s string, form, at int) {
+	for off := range 2 {
+		w.gram(s[off:], entry{form: int32(form), at: uint8(at), off: uint8(off)})
+	}
+}
+
+// shape adds the windows of a shape; an entry's off is then where the gram is in
+// the prefix, plus 1.
+func (w *windows) shape(i int) {
+	h := &w.t.shapes[i]
+	add := func(s string, at int) {
+		for off := range 2 {
+			w.gram(s[off:], entry{form: int32(-1 - i), off: uint8(at + off + 1)})
+		}
+	}
+	switch {
+	case h.prefix == "://":
+		for c := range byte(0x7f) {
+			if schemeChar(c) {
+				w.gram(string(c)+h.prefix, entry{form: int32(-1 - i), off: 0})
+			}
+			if userChar(c) {
+				w.gram(h.prefix+string(c), entry{form: int32(-1 - i), off: 1})
+			}
+		}
+	case len(h.prefix) < windowLen:
+		for c := range byte(0x7f) {
+			if h.class.has(c) {
+				add(h.prefix+string(c), 0)
+			}
+		}
+	case h.fold:
+		for _, s := range []string{h.prefix, strings.ToUpper(h.prefix), title(h.prefix)} {
+			add(s[h.window:h.window+windowLen], h.window)
+		}
+	default:
+		add(h.prefix[h.window:h.window+windowLen], h.window)
+	}
+}
+
+// title is s with capital letters where words start, as names of headers are written.
+func title(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if (i == 0 || !capitals.has(b[i-1]&^0x20)) && c >= 'a' && c <= 'z' {
+			b[i] &^= 0x20
+		}
+	}
+	return string(b)
+}
+
+// value adds the forms of a value.
+func (w *windows) value(v string) {
+	if len(v) < wordLen {
+		w.t.words = append(w.t.words, word{text: v, part: w.t.values[v]})
+		return
+	}
+	for _, piece := range pieces(v) {
+		w.form(form{text: piece})
+		lower := hex.EncodeToString([]byte(piece))
+		w.form(form{text: lower})
+		if upper := strings.ToUpper(lower); upper != lower {
+			w.form(form{text: upper})
+		}
+		for lead := range 3 {
+			b := append(make([]byte, lead), piece...)
+			std := base64.RawStdEncoding.EncodeToString(b)
+			whole := len(b) * 8 / 6 // characters that depend on nothing else
+			std = std[[]int{0, 2, 3}[lead]:whole]
+			f := form{text: std, left: lead > 0, right: len(b)%3 > 0}
+			w.form(f)
+			if f.text = strings.NewReplacer("+", "-", "/", "_").Replace(std); f.text != std {
+				w.form(f)
+			}
+		}
+	}
+}
+
+// pieces cuts a value into parts of at most pieceLen bytes, of about the same
+// length, between characters.
+func pieces(v string) []string {
+	var list []string
+	for n := (len(v) + pieceLen - 4) / (pieceLen - 3); n > 1; n-- {
+		cut := len(v) / n
+		for i := 0; i < utf8.UTFMax-1 && !utf8.RuneStart(v[cut]); i++ {
+			cut++
+		}
+		list = append(list, v[:cut])
+		v = v[cut:]
+	}
+	return append(list, v)
+}
+
+// form adds a form, with its windows: where few spellings are possible, and
+// where no other form has its own.
+func (w *windows) form(f form) {
+	f.stiff = true
+	for i := range len(f.text) {
+		f.stiff = f.stiff && plain(f.text[i])
+	}
+	id := len(w.t.forms)
+	w.t.forms = append(w.t.forms, f)
+	best, least := 0, int(^uint(0)>>1)
+	for at := range len(f.text) - windowLen + 1 {
+		if !utf8.RuneStart(f.text[at]) && startOf(f.text, at) != at {
+			continue
+		}
+		s := f.text[at : at+windowLen]
+		cost := 1000 * (len(w.grams[gramOf(s)]) + len(w.grams[gramOf(s[1:])]))
+		for i := range len(s) {
+			switch c := s[i]; {
+			case !plain(c):
+				cost += 100000
+			case strings.IndexByte("etaoinsr -_.", c) >= 0:
+				cost += 6
+			case c >= 'a' && c <= 'z', c == '0', c == '1', c == '2':
+				cost += 4
+			case c >= '3' && c <= '9':
+				cost += 2
+			default:
+				cost++
+			}
+		}
+		if cost < least {
+			best, least = at, cost
+		}
+	}
+	w.window(f.text[best:best+windowLen], id, best)
+	if least < 100000 {
+		return
+	}
+	for scheme := range schemes {
+		w.spellings(f.text[best:], "", scheme, id, best)
+	}
+}
+
+// startOf returns where the character starts that holds the byte at i.
+func startOf(s string, i int) int {
+	for j := max(0, i-utf8.UTFMax+1); j < i; j++ {
+		if r, n := utf8.DecodeRuneInString(s[j:]); j+n > i && (r != utf8.RuneError || n > 1) {
+			return j
+		}
+	}
+	return i
+}
+
+// spellings adds windows for all ways to spell the beginning of text by a
+// scheme, after what is spelled already.
+func (w *windows) spellings(text, spelled string, scheme, id, at int) {
+	if len(spelled) >= windowLen {
+		w.window(spelled[:windowLen], id, at)
+		return
+	}
+	r, n := decode(text)
+	w.spellings(text[n:], spelled+text[:n], scheme, id, at)
+	for _, s := range spell(scheme, text[:n], r) {
+		w.spellings(text[n:], spelled+s, scheme, id, at)
+	}
+}
+
+// decode is the first character; its code is -1 if it is no UTF-8.
+func decode(s string) (rune, int) {
+	r, n := utf8.DecodeRuneInString(s)
+	if r == utf8.RuneError && n == 1 {
+		r = -1
+	}
+	return r, n
+}
+
+type span struct{ from, to int }
+
+// state is what a stream knows from what it has passed on already. Positions
+// count from the beginning of what is looked at next.
+type state struct {
+	cut      bool          // something is before it:
+	before   byte          // its last byte,
+	hidden   bool          // which was part of a hit
+	spans    []span        // hits that were decided already
+	open     [classes]bool // tokens that go on at len
+	pemEnd   int           // the end of the last key block,
+	pemLimit int           // and where it has to end; it goes on if that is more
+	seen     int           // bytes in which open tokens were followed
+}
+
+// A scan finds the hits in b.
+type scan struct {
+	t     *table
+	b     []byte
+	limit int // hits that start here or later are not decided yet
+	final bool
+	runs  [classes]span
+	state
+}
+
+// add notes the hit from..to that depends on nothing before start, and reports
+// whether it is decided.
+func (s *scan) add(start, from, to int) bool {
+	if start >= s.limit {
+		return false
+	}
+	s.cover(from, to)
+	return true
+}
+
+func (s *scan) cover(from, to int) {
+	if n := len(s.spans) - 1; n >= 0 && from >= s.spans[n].from && from <= s.spans[n].to {
+		s.spans[n].to = max(s.spans[n].to, to)
+	} else if from < to {
+		s.spans = append(s.spans, span{from, to})
+	}
+}
+
+// all finds the hits. They are in order then, and apart.
+func (s *scan) all() {
+	for k := range classes {
+		s.runs[k] = span{-1, -1}
+		if s.open[k] {
+			s.open[k] = false
+			s.addRun(-1, s.seen, s.runEnd(s.seen, k), k)
+		}
+	}
+	if s.pemEnd < s.pemLimit {
+		s.inPEM(s.pemEnd, s.pemLimit)
+	}
+	s.filter()
+	s.merge()
+	if s.t.wordSet != nil {
+		s.words()
+		s.merge()
+	}
+	s.seen = len(s.b)
+}
+
+func (s *scan) merge() {
+	if len(s.spans) < 2 {
+		return
+	}
+	slices.SortFunc(s.spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	list := s.spans[:1]
+	for _, next := range s.spans[1:] {
+		if last := &list[len(list)-1]; next.from <= last.to {
+			last.to = max(last.to, next.to)
+		} else {
+			list = append(list, next)
+		}
+	}
+	s.spans = list
+}
+
+// filter looks at every second four of bytes.
+func (s *scan) filter() {
+	b, f := s.b, s.t.filter
+	const shift = 32 - filterBits
+	p := 0
+	for ; len(b)-p >= 18; p += 16 {
+		c := (*[18]byte)(b[p:])
+		h0 := hash(binary.LittleEndian.Uint32(c[0:])) >> shift
+		h1 := hash(binary.LittleEndian.Uint32(c[2:])) >> shift
+		h2 := hash(binary.LittleEndian.Uint32(c[4:])) >> shift
+		h3 := hash(binary.LittleEndian.Uint32(c[6:])) >> shift
+		h4 := hash(binary.LittleEndian.Uint32(c[8:])) >> shift
+		h5 := hash(binary.LittleEndian.Uint32(c[10:])) >> shift
+		h6 := hash(binary.LittleEndian.Uint32(c[12:])) >> shift
+		h7 := hash(binary.LittleEndian.Uint32(c[14:])) >> shift
+		m := f[h0>>6]>>(h0&63)&1 | f[h1>>6]>>(h1&63)&1<<1 | f[h2>>6]>>(h2&63)&1<<2 | f[h3>>6]>>(h3&63)&1<<3 |
+			f[h4>>6]>>(h4&63)&1<<4 | f[h5>>6]>>(h5&63)&1<<5 | f[h6>>6]>>(h6&63)&1<<6 | f[h7>>6]>>(h7&63)&1<<7
+		for ; m != 0; m &= m - 1 {
+			s.look(p + 2*bits.TrailingZeros64(m))
+		}
+	}
+	for ; len(b)-p >= 4; p += 2 {
+		if h := hash(binary.LittleEndian.Uint32(b[p:])) >> shift; f[h>>6]>>(h&63)&1 != 0 {
+			s.look(p)
+		}
+	}
+}
+
+// look compares what the gram at p may be part of.
+func (s *scan) look(p int) {
+	t := s.t
+	gram := binary.LittleEndian.Uint32(s.b[p:])
+	h := hash(gram) >> t.shift
+	for _, e := range t.entries[t.heads[h]:t.heads[h+1]] {
+		if e.gram != gram {
+			continue
+		}
+		if e.form < 0 {
+			h := &t.shapes[-1-e.form]
+			h.find(s, p-int(e.off)+1, h)
+			continue
+		}
+		s.compare(&t.forms[e.form], int(e.at), p-int(e.off))
+	}
+}
+
+// compare looks for a form whose byte at stands at b[p].
+func (s *scan) compare(f *form, at, p int) {
+	if p < 0 {
+		return
+	}
+	from, to := p-at, p-at+len(f.text)
+	if from < 0 || to > len(s.b) || string(s.b[from:to]) != f.text {
+		if f.stiff {
+			return
+		}
+		var ok bool
+		if from, to, ok = s.spelled(f, at, p); !ok {
+			return
+		}
+	}
+	if f.left && from > 0 && base64Char(s.b[from-1]) {
+		from--
+	}
+	if f.right && to < len(s.b) && base64Char(s.b[to]) {
+		to++
+		for i := 0; i < 2 && to < len(s.b) && s.b[to] == '='; i++ {
+			to++
+		}
+	}
+	s.add(from, from, to)
+}
+
+func base64Char(c byte) bool { return tokenChars.has(c) || c == '+' || c == '/' }
+
+// spelled looks for a form in any spelling; the window stands at p, and at at in
+// the form. Where a character can be read in several ways all are followed.
+func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
+	var store [3][32]int
+	now, next := append(store[0][:0], p), store[1][:0]
+	for rest := f.text[at:]; rest != ""; {
+		r, n := decode(rest)
+		next = next[:0]
+		for _, q := range now {
+			next = ends(next, s.b, q, rest[:n], r)
+		}
+		if now, next = distinct(next), now; len(now) == 0 {
+			return 0, 0, false
+		}
+		rest = rest[n:]
+	}
+	to = slices.Max(now)
+	now = append(now[:0], p)
+	for rest := f.text[:at]; rest != ""; {
+		c := rest[startOf(rest, len(rest)-1):]
+		r, _ := decode(c)
+		next = next[:0]
+		for _, q := range now {
+			if plain(c[0]) {
+				if q > 0 && s.b[q-1] == c[0] {
+					next = append(next, q-1)
+				}
+				continue
+			}
+			for start := max(0, q-maxSpelling); start < q; start++ {
+				if slices.Contains(ends(store[2][:0], s.b[:q], start, c, r), q) {
+					next = append(next, start)
+				}
+			}
+		}
+		if now, next = distinct(next), now; len(now) == 0 {
+			return 0, 0, false
+		}
+		rest = rest[:len(rest)-len(c)]
+	}
+	return slices.Min(now), to, true
+}
+
+const maxSpelling = 2 * (backslashes + 5) // of a character
+
+func distinct(list []int) []int {
+	if len(list) < 2 {
+		return list
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// words finds the values that count as whole words. The edge of a hit is an edge
+// of a word, too: it will be one when the hit is replaced.
+func (s *scan) words() {
+	b, set, hits := s.b, s.t.wordSet, len(s.spans)
+	hidden := func(p int) bool {
+		i, found := slices.BinarySearchFunc(s.spans[:hits], p, func(a span, p int) int { return cmp.Compare(a.from, p) })
+		return found || i > 0 && s.spans[i-1].to > p
+	}
+	for p := 0; p+shortest <= len(b); p++ {
+		h := wordHash(b[p], b[p+1], b[p+2])
+		if set[h>>6]>>(h&63)&1 == 0 {
+			continue
+		}
+		for _, w := range s.t.words {
+			if !has(b, p, w.text) || p >= s.limit-wordLen {
+				continue
+			}
+			end := p + len(w.text)
+			if !w.part {
+				if p > 0 && wordChar(b[p-1]) && !hidden(p-1) || p == 0 && s.cut && wordChar(s.before) && !s.hidden ||
+					end < len(b) && wordChar(b[end]) && !hidden(end) {
+					continue
+				}
+			}
+			s.spans = append(s.spans, span{p, end})
+		}
+	}
+}
+
+func wordChar(c byte) bool {
+	return c >= 0x80 || c == '_' || tokenChars.has(c) && c != '-'
+}
+
+// next is the state behind the first n bytes.
+func (s *scan) next(n int) state {
+	st := s.state
+	if n > 0 {
+		st.cut, st.before, st.hidden = true, s.b[n-1], false
+	}
+	st.spans = nil
+	for _, a := range s.spans {
+		if n > 0 && a.from < n && a.to >= n {
+			st.hidden = true
+		}
+		if a.to > n {
+			st.spans = append(st.spans, span{max(a.from-n, 0), a.to - n})
+		}
+	}
+	st.pemEnd, st.pemLimit, st.seen = s.pemEnd-n, s.pemLimit-n, s.seen-n
+	return st
+}
+
+// redact appends the first n bytes to dst, without the hits.
+func (s *scan) redact(dst []byte, n int) []byte {
+	p, hidden := 0, s.hidden
+	for _, a := range s.spans {
+		if a.from >= n {
+			break
+		}
+		dst = append(dst, s.b[p:a.from]...)
+		if a.from > 0 || !hidden {
+			dst = append(dst, Redacted...)
+		}
+		p = min(a.to, n)
+	}
+	return append(dst, s.b[p:n]...)
+}
