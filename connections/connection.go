@@ -117,14 +117,15 @@ func plain(v any) any {
 // them, as they stand there and decoded. Sorted, without empty ones.
 func (c *Connection) Secrets() []string {
 	known := make(map[string]struct{})
+	var j judge
 	fields := c.Fields
 	if !c.sealed {
-		fields, _ = sealed(fields, "", true, false).(map[string]any)
+		fields, _ = j.sealed(fields, "", true, false).(map[string]any)
 	}
 	walkSecrets(fields, func(v secrets.Value) {
 		s := v.Reveal()
 		known[s] = struct{}{}
-		for _, part := range credentials(s, true) {
+		for _, part := range j.credentials(s, true) {
 			known[part] = struct{}{}
 		}
 	})

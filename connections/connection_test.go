@@ -23,6 +23,7 @@ func TestResolve(t *testing.T) {
 	fields := map[string]any{
 		"host": "h", "port": 5, "license": "l-123", "password": "pw-1", "token": 7, "list": []any{"a-1", nil, true},
 		"sealed": secrets.New("s-1"), "options": map[string]any{"key": []any{1.5}, "region": "eu"},
+		"headers": map[string]any{"Host": "h-1"},
 	}
 	c, err := connections.Resolve(t.Context(), answer(&connections.Connection{Fields: fields, RefreshAt: at}, nil), ref(t, "@f.a"))
 	if err != nil {
@@ -31,6 +32,7 @@ func TestResolve(t *testing.T) {
 	want := map[string]any{
 		"host": "h", "port": 5, "license": "secret l-123", "password": "secret pw-1", "token": "secret 7", "list": []any{"secret a-1", nil, true},
 		"sealed": "secret s-1", "options": map[string]any{"key": []any{"secret 1.5"}, "region": "eu"},
+		"headers": map[string]any{"Host": "secret h-1"},
 	}
 	if d := cmp.Diff(want, shown(c.Fields)); d != "" {
 		t.Error(d)
@@ -38,7 +40,7 @@ func TestResolve(t *testing.T) {
 	if c.Family != "f" || c.Alias != "a" || !c.RefreshAt.Equal(at) {
 		t.Errorf("it is %v", c)
 	}
-	if d := cmp.Diff([]string{"1.5", "7", "a-1", "l-123", "pw-1", "s-1"}, c.Secrets()); d != "" {
+	if d := cmp.Diff([]string{"1.5", "7", "a-1", "h-1", "l-123", "pw-1", "s-1"}, c.Secrets()); d != "" {
 		t.Error(d)
 	}
 	if fields["password"] != "pw-1" {

@@ -26,12 +26,12 @@
 //     in _password, _secret, _token, _key), and everything below headers,
 //     cookies and credentials;
 //   - every text that holds credentials, whatever its key: a URL or a DSN with
-//     a password, password=... or token=... in a query or a DSN, a private key;
+//     a password, password=... or token=... in a query or a DSN, a private key,
+//     a token that is known by its looks;
 //   - what a placeholder or a vault has filled in, unless its key is plainly
 //     harmless (host, port, database, user, url, region, path, ...) and so are
-//     the variable's name and the URL's path, or it is a truth value or a number of
-//     less than six digits: these would take ordinary text along when it is
-//     redacted.
+//     the variable's name and the URL's path, or it is a truth value or a number
+//     of less than six digits: to redact these would tear up ordinary text.
 //
 // Secret values are texts: a number or truth value under a secret key is the
 // text that the file has.

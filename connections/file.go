@@ -471,6 +471,7 @@ func readScalar(n *yaml.Node, what string) (any, error) {
 
 // filler makes the fields of a connection. Without a lookup it describes.
 type filler struct {
+	judge
 	lookup func(string) (string, bool)
 	ref    Reference
 	parts  []secrets.Value
@@ -512,7 +513,7 @@ func (f *filler) value(v any, key, name string, below bool) (any, error) {
 		return secrets.New(v.text), nil
 	case string:
 		if f.lookup == nil {
-			return describe(v, below), nil
+			return f.describe(v, below), nil
 		}
 		return f.text(v, key, name, below)
 	}
@@ -539,7 +540,7 @@ func (f *filler) text(s, key, name string, below bool) (any, error) {
 		vars = append(vars, variable{varName, value})
 	}
 	text := out.String()
-	if !secretText(key, text, vars != nil, vars, below) {
+	if !f.secretText(key, text, vars != nil, vars, below) {
 		return text, nil
 	}
 	for _, v := range vars {

@@ -283,10 +283,11 @@ func TestBombs(t *testing.T) {
 	}
 	long := strings.Repeat("x", 1<<17)
 	for name, content := range map[string]string{
-		"lists":    level("x", "[%s, %s, %s]"),
-		"mappings": level("x", "{a: %s, b: %s, c: %s}"),
-		"merges":   level("{}", "{<<: [%s, %s, %s]}"),
-		"texts":    "l0: &l0 " + long + "\nconnections: {a: {b: {c: [" + strings.Repeat("*l0, ", 100) + "]}}}",
+		"lists":        level("x", "[%s, %s, %s]"),
+		"mappings":     level("x", "{a: %s, b: %s, c: %s}"),
+		"merges":       level("{}", "{<<: [%s, %s, %s]}"),
+		"empty merges": "l0: &l0 {}\nl1: &l1 {<<: [" + strings.Repeat("*l0, ", 1000) + "]}\nconnections: {a: {b: {c: [" + strings.Repeat("{<<: *l1}, ", 1000) + "]}}}",
+		"texts":        "l0: &l0 " + long + "\nconnections: {a: {b: {c: [" + strings.Repeat("*l0, ", 100) + "]}}}",
 	} {
 		_, err := connections.Parse([]byte(content))
 		if fe := (*connections.FileError)(nil); !errors.As(err, &fe) || !strings.Contains(fe.Reason, "expanded it has more than 100000 values or 4 MiB") {

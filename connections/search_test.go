@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/osiris-pipelines/remote/connections"
@@ -129,6 +130,10 @@ connections:
 	write(t, filepath.Join(root, "project/.env"), "A=1\nB='hunter2\n")
 	_, err = resolve(t, s, "@f.a")
 	if text(err) != "connections: "+filepath.Join(root, "project/.env")+": line 2: its value has no closing quote" {
+		t.Error(err)
+	}
+	write(t, filepath.Join(root, "project/.env"), strings.Repeat("#", 1<<20+1))
+	if _, err := s.Env(); text(err) != "connections: "+filepath.Join(root, "project/.env")+": it is larger than 1 MiB" {
 		t.Error(err)
 	}
 	if _, err := s.Find(); err == nil {

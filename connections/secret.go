@@ -14,12 +14,17 @@ import (
 // The rule that the package comment states: sensitive, credentials and harmless
 // are its three parts, secretText puts them together.
 
+// judge tells what is secret in a connection. The zero judge is ready.
+type judge struct {
+	shapes *secrets.Redactor // knows the looks of tokens; made when it is needed, since that takes its time
+}
+
 // secretText reports whether a text is secret. Filled: it is not in the file,
 // but from a variable (vars), or from a vault. Below: it is under a key that
 // names a secret.
-func secretText(key, text string, filled bool, vars []variable, below bool) bool {
+func (j *judge) secretText(key, text string, filled bool, vars []variable, below bool) bool {
 	switch {
-	case below || sensitive(key), hasCredentials(text):
+	case below || sensitive(key), j.hasCredentials(text):
 		return true
 	case !filled || trivial(text):
 		return false
@@ -121,9 +126,22 @@ func trivial(s string) bool {
 
 // hasCredentials reports whether a text gives away, by its form, that there is
 // a secret in it.
-func hasCredentials(s string) bool {
-	return strings.Contains(s, privateKey) || len(credentials(s, false)) > 0
+func (j *judge) hasCredentials(s string) bool {
+	if strings.Contains(s, privateKey) || len(j.credentials(s, false)) > 0 {
+		return true
+	}
+	if len(s) < shortestToken {
+		return false
+	}
+	if j.shapes == nil {
+		j.shapes = secrets.NewRedactor()
+	}
+	return j.shapes.String(s) != s
 }
+
+// shortestToken is less than any text with a token has that is known by its
+// looks.
+const shortestToken = 12
 
 // privateKey is in the first line of a PEM file that has one.
 const privateKey = "PRIVATE KEY-----"
@@ -132,7 +150,7 @@ const privateKey = "PRIVATE KEY-----"
 // values behind password= and the like, tokens of an Authorization header, and
 // what a JSON document has under secret keys; as they are and decoded. Known: the
 // text is known to be secret, so that looser forms are taken for one, too.
-func credentials(s string, known bool) []string {
+func (j *judge) credentials(s string, known bool) []string {
 	var out []string
 	add := func(part string) {
 		if part == "" || part == secrets.Redacted {
@@ -175,7 +193,7 @@ func credentials(s string, known bool) []string {
 	if t := strings.TrimSpace(s); strings.HasPrefix(t, "{") {
 		var doc map[string]any
 		if json.Unmarshal([]byte(t), &doc) == nil {
-			walkSecrets(sealed(doc, "", false, false), func(v secrets.Value) { add(v.Reveal()) })
+			walkSecrets(j.sealed(doc, "", false, false), func(v secrets.Value) { add(v.Reveal()) })
 		}
 	}
 	return out
@@ -310,7 +328,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 // describe masks a text for a dry run. Its placeholders tell nothing.
-func describe(s string, below bool) string {
+func (j *judge) describe(s string, below bool) string {
 	var literal strings.Builder
 	placeholders := false
 	for rest := s; rest != ""; {
@@ -320,7 +338,7 @@ func describe(s string, below bool) string {
 		rest = after
 	}
 	own := strings.TrimSpace(literal.String())
-	parts := credentials(own, false)
+	parts := j.credentials(own, false)
 	switch {
 	case own == "" || authScheme(own):
 		return s
@@ -336,7 +354,7 @@ func describe(s string, below bool) string {
 			s = strings.ReplaceAll(s, part, secrets.Redacted)
 		}
 		return s
-	case below || hasCredentials(own):
+	case below || j.hasCredentials(own):
 		return secrets.Masked
 	}
 	return s
@@ -348,7 +366,7 @@ func seal(fields map[string]any) (map[string]any, error) {
 	if err := checkTypes(fields, "", 0); err != nil {
 		return nil, err
 	}
-	out, _ := sealed(fields, "", true, false).(map[string]any)
+	out, _ := new(judge).sealed(fields, "", true, false).(map[string]any)
 	return out, nil
 }
 
@@ -377,22 +395,22 @@ func checkTypes(v any, name string, depth int) error {
 	return fmt.Errorf("connections: field %q is a %T; a connection has texts, numbers, truth values, []any and map[string]any", name, v)
 }
 
-func sealed(v any, key string, filled, below bool) any {
+func (j *judge) sealed(v any, key string, filled, below bool) any {
 	switch v := v.(type) {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k, e := range v {
-			out[k] = sealed(e, k, filled, below || sensitive(k))
+			out[k] = j.sealed(e, k, filled, below || sensitive(k))
 		}
 		return out
 	case []any:
 		out := make([]any, len(v))
 		for i, e := range v {
-			out[i] = sealed(e, key, filled, below)
+			out[i] = j.sealed(e, key, filled, below)
 		}
 		return out
 	case string:
-		if secretText(key, v, filled, nil, below) {
+		if j.secretText(key, v, filled, nil, below) {
 			return secrets.New(v)
 		}
 		return v

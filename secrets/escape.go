@@ -33,6 +33,9 @@ func ends(dst []int, b []byte, p int, c string, r rune) []int {
 				dst = append(dst, q)
 			}
 		}
+		if r == ' ' && (has(b, p, "%2B") || has(b, p, "%2b")) { // a plus, escaped
+			dst = append(dst, p+3)
+		}
 	case '+':
 		if r == ' ' {
 			dst = append(dst, p+1)
@@ -211,7 +214,7 @@ func hexValue(b []byte, p, digits int) (v rune, ok bool) {
 	return v, true
 }
 
-const schemes = 12
+const schemes = 11
 
 // spell returns the ways in which the encoders of one scheme write the
 // character c, besides c itself. Together the schemes know the beginnings of
@@ -255,28 +258,30 @@ func spell(scheme int, c string, r rune) []string {
 		}
 		return list
 	case 2:
-		return each("%%25%02X")
+		list := each("%%25%02X")
+		if r == ' ' {
+			list = append(list, "%2B", "%2b")
+		}
+		return list
 	case 3:
 		return escaped(`\`, `\`, "%04x")
 	case 4:
 		return escaped(`\\`, `\\\`, "%04x")
 	case 5:
-		return escaped(`\\\\`, `\\\\\\\`, "%04x")
-	case 6:
 		return escaped(`\`, `\`, "%04X")
-	case 7, 8:
-		list := each([]string{`\x%02x`, `\x%02X`}[scheme-7])
-		if r > 0xff && scheme == 7 {
+	case 6, 7:
+		list := each([]string{`\x%02x`, `\x%02X`}[scheme-6])
+		if r > 0xff && scheme == 6 {
 			list = append(list, fmt.Sprintf(`\U%08x`, r))
 		} else if r >= utf8.RuneSelf {
-			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-7], r))
+			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-6], r))
 		}
 		return list
-	case 9:
+	case 8:
 		return each(`\%03o`)
-	case 10:
+	case 9:
 		return entities(r)
-	case 11:
+	case 10:
 		switch r {
 		case '"':
 			return []string{`""`}

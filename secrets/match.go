@@ -248,21 +248,26 @@ func (w *windows) form(f form) {
 			continue
 		}
 		s := f.text[at : at+windowLen]
-		cost := 1000 * (len(w.grams[gramOf(s)]) + len(w.grams[gramOf(s[1:])]))
+		cost, kinds := 0, 0
 		for i := range len(s) {
 			switch c := s[i]; {
 			case !plain(c):
 				cost += 100000
-			case strings.IndexByte("etaoinsr -_.", c) >= 0:
-				cost += 6
-			case c >= 'a' && c <= 'z', c == '0', c == '1', c == '2':
-				cost += 4
-			case c >= '3' && c <= '9':
-				cost += 2
+			case c >= '0' && c <= '9':
+				cost, kinds = cost+5, kinds|1
+			case strings.IndexByte("etaoinsr-_.", c) >= 0:
+				cost, kinds = cost+6, kinds|2
+			case c >= 'a' && c <= 'z':
+				cost, kinds = cost+4, kinds|2
 			default:
-				cost++
+				cost, kinds = cost+3, kinds|4
 			}
 		}
+		cost += 20 * (3 - bits.OnesCount(uint(kinds))) // text mixes them rarely
+		if cost >= least {
+			continue
+		}
+		cost += 1000 * (len(w.grams[gramOf(s)]) + len(w.grams[gramOf(s[1:])]))
 		if cost < least {
 			best, least = at, cost
 		}
@@ -404,14 +409,21 @@ func (s *scan) filter() {
 		h5 := hash(binary.LittleEndian.Uint32(c[10:])) >> shift
 		h6 := hash(binary.LittleEndian.Uint32(c[12:])) >> shift
 		h7 := hash(binary.LittleEndian.Uint32(c[14:])) >> shift
-		m := f[h0>>6]>>(h0&63)&1 | f[h1>>6]>>(h1&63)&1<<1 | f[h2>>6]>>(h2&63)&1<<2 | f[h3>>6]>>(h3&63)&1<<3 |
-			f[h4>>6]>>(h4&63)&1<<4 | f[h5>>6]>>(h5&63)&1<<5 | f[h6>>6]>>(h6&63)&1<<6 | f[h7>>6]>>(h7&63)&1<<7
-		for ; m != 0; m &= m - 1 {
-			s.look(p + 2*bits.TrailingZeros64(m))
+		m := f[h0>>6]>>(h0&63) | f[h1>>6]>>(h1&63) | f[h2>>6]>>(h2&63) | f[h3>>6]>>(h3&63) |
+			f[h4>>6]>>(h4&63) | f[h5>>6]>>(h5&63) | f[h6>>6]>>(h6&63) | f[h7>>6]>>(h7&63)
+		if m&1 != 0 {
+			s.lookAll(p, p+16)
 		}
 	}
-	for ; len(b)-p >= 4; p += 2 {
-		if h := hash(binary.LittleEndian.Uint32(b[p:])) >> shift; f[h>>6]>>(h&63)&1 != 0 {
+	s.lookAll(p, len(b))
+}
+
+// lookAll looks at every second place from..to that passes the filter.
+func (s *scan) lookAll(from, to int) {
+	b, f := s.b, s.t.filter
+	const shift = 32 - filterBits
+	for p := from; p < to && len(b)-p >= 4; p += 2 {
+		if h := hash(binary.LittleEndian.Uint32(b[p:])) >> shift; f[h>>6]&(1<<(h&63)) != 0 {
 			s.look(p)
 		}
 	}
@@ -442,7 +454,7 @@ func (s *scan) compare(f *form, at, p int) {
 	}
 	from, to := p-at, p-at+len(f.text)
 	if from < 0 || to > len(s.b) || string(s.b[from:to]) != f.text {
-		if f.stiff {
+		if f.stiff || s.hopeless(f, at, p) {
 			return
 		}
 		var ok bool
@@ -463,6 +475,35 @@ func (s *scan) compare(f *form, at, p int) {
 }
 
 func base64Char(c byte) bool { return tokenChars.has(c) || c == '+' || c == '/' }
+
+// hopeless reports whether a form cannot stand there in any spelling, as far as
+// that is seen without trying all of them.
+func (s *scan) hopeless(f *form, at, p int) bool {
+	twoWays := false
+	i, q := at, p
+	for i < len(f.text) && q < len(s.b) && f.text[i] == s.b[q] {
+		twoWays = twoWays || escape(f.text[i])
+		i, q = i+1, q+1
+	}
+	if i < len(f.text) && !twoWays && (q == len(s.b) || plain(f.text[i]) || !escape(s.b[q])) {
+		// Bytes of a character may have been the same.
+		return q == len(s.b) || f.text[i] < utf8.RuneSelf || s.b[q] >= utf8.RuneSelf
+	}
+	special := false
+	for i, q = at-1, p-1; i >= 0 && q >= 0 && f.text[i] == s.b[q]; i, q = i-1, q-1 {
+		special = special || !plain(f.text[i])
+	}
+	return i >= 0 && (q < 0 || plain(f.text[i]) && !special)
+}
+
+// escape reports whether c may start the spelling of another character.
+func escape(c byte) bool {
+	switch c {
+	case '%', '+', '\\', '"', '\'', '&':
+		return true
+	}
+	return false
+}
 
 // spelled looks for a form in any spelling; the window stands at p, and at at in
 // the form. Where a character can be read in several ways all are followed.

@@ -222,11 +222,8 @@ func (l *learner) learn(v string) {
 			}
 		}
 	}
-	if scheme, rest, ok := strings.Cut(trimmed, " "); ok {
-		switch strings.ToLower(scheme) {
-		case "bearer", "basic", "token", "apikey", "custom", "digest":
-			l.value(strings.TrimSpace(rest))
-		}
+	if word, rest, ok := strings.Cut(trimmed, " "); ok && scheme(word) {
+		l.value(strings.TrimSpace(rest))
 	}
 	if strings.HasPrefix(trimmed, "{") {
 		var object map[string]any

@@ -39,7 +39,11 @@ func (k class) has(c byte) bool {
 	case k == jwtChars:
 		return c == '.' || c == '='
 	}
-	return c > ' ' && c < 0x7f && strings.IndexByte("\"'`\\,;*&<>()[]{}", c) < 0
+	switch c {
+	case '"', '\'', '`', '\\', ',', ';', '*', '&', '<', '>', '(', ')', '[', ']', '{', '}':
+		return false
+	}
+	return c > ' ' && c < 0x7f
 }
 
 const (
@@ -179,13 +183,17 @@ func secretless(p []byte) bool {
 }
 
 // apart reports whether c ends a URL or DSN in text.
-func apart(c byte) bool { return c <= ' ' || strings.IndexByte("\"'`<>", c) >= 0 }
+func apart(c byte) bool {
+	return c <= ' ' || c == '"' || c == '\'' || c == '`' || c == '<' || c == '>'
+}
 
 // schemeChar reports whether a URL's scheme may end with c.
 func schemeChar(c byte) bool { return tokenChars.has(c) && c != '-' && c != '_' }
 
 // userChar reports whether userinfo may start with c.
-func userChar(c byte) bool { return c < 0x7f && !apart(c) && strings.IndexByte("/@?#", c) < 0 }
+func userChar(c byte) bool {
+	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#'
+}
 
 // userinfo is the password in scheme://user:password@host.
 func (s *scan) userinfo(at int, h *shape) {
@@ -195,7 +203,7 @@ func (s *scan) userinfo(at int, h *shape) {
 	}
 	p := user
 	for ; ; p++ {
-		if p == len(s.b) || p-user > maxUser || apart(s.b[p]) || strings.IndexByte("/@?#", s.b[p]) >= 0 {
+		if p == len(s.b) || p-user > maxUser || apart(s.b[p]) || s.b[p] < 0x7f && !userChar(s.b[p]) {
 			return
 		}
 		if s.b[p] == ':' {
@@ -326,17 +334,24 @@ func (s *scan) authorization(at int, h *shape) {
 		return
 	}
 	end := s.runEnd(from, headerChars)
-	if end-from < 16 && end < len(s.b) && s.b[end] == ' ' {
-		// A word and a blank: the scheme, if something follows.
-		next := s.blanks(end)
-		if has(s.b, next, Redacted) {
-			return
-		}
-		if last := s.runEnd(next, headerChars); last > next {
-			from, end = next, last
-		}
+	next := s.blanks(end)
+	last := s.runEnd(next, headerChars)
+	switch known := end-from <= len("negotiate") && scheme(string(s.b[from:end])); {
+	case known && (next > end || has(s.b, end, "*")):
+		from, end = next, last
+	case next > end:
+		end = last
 	}
 	if end > from {
 		s.addRun(at, from, end, headerChars)
 	}
+}
+
+// scheme reports whether a word is how the value of an Authorization header starts.
+func scheme(word string) bool {
+	switch strings.ToLower(word) {
+	case "basic", "bearer", "digest", "token", "apikey", "negotiate":
+		return true
+	}
+	return false
 }
