@@ -502,6 +502,9 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			if result.Status != "success" {
 				return nil, &protocolError{fmt.Errorf("step %q has the result %.40q, which is neither success nor an error", req.StepID, result.Status)}
 			}
+			if result.StepID != "" && result.StepID != req.StepID {
+				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
+			}
 			return result, nil
 		},
 	}

@@ -146,9 +146,24 @@ func skipValue(b []byte, i int) int {
 	return len(b)
 }
 
+// isHosts reports whether a line of this name, of no step, is the host's alone to
+// write: what became of the run and its sandbox is not for the worker to say.
+// That of the reference implementation has others.
+func isHosts(name, kind string) bool {
+	switch name {
+	case "run_complete", "run_error", "run_end", "collect_start", "collect_complete", "collect_error",
+		"worker_started", "worker_restarted", "worker_silent", "lines_dropped",
+		"sandbox_created", "sandbox_inputs_uploaded", "sandbox_waiting", "sandbox_admitted", "retry", "lease_in_danger", "lease_lost":
+		return kind == eventKey
+	case "execution_duration", "artifacts_bytes_total", "artifacts_files_total", "artifacts_copy_ms":
+		return kind == metricKey
+	}
+	return false
+}
+
 // checkLine refuses a line in which a worker says what is not its own to say:
-// lines of another session, and those of the run, which the host writes. essential
-// reports whether what became of a step hangs on the line.
+// lines of another session, of steps that there are not, and those of the host.
+// essential reports whether it tells what became of a step.
 func (l *link) checkLine(line []byte, kind string) (essential bool, err error) {
 	if l.steps == nil {
 		l.steps = make(map[string]bool)
@@ -162,7 +177,11 @@ func (l *link) checkLine(line []byte, kind string) (essential bool, err error) {
 		return false, fmt.Errorf("%s: %w", kind, err)
 	case string(h.session) != l.session.id:
 		return false, fmt.Errorf("%s %.40q is of the session %.200q", kind, h.name, h.session)
-	case len(h.stepID) == 0 && kind == metricKey && string(h.name) == "steps_completed":
+	case len(h.stepID) == 0:
+		if isHosts(string(h.name), kind) {
+			return false, fmt.Errorf("%s %q is the host's to write", kind, h.name)
+		}
+		return false, nil
 	case !l.steps[string(h.stepID)]:
 		return false, fmt.Errorf("%s %.40q is of the step %.200q, which the run has not got", kind, h.name, h.stepID)
 	}
