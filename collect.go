@@ -246,8 +246,14 @@ func (c collecting) read(r io.Reader) (*sealed, error) {
 			}
 			continue
 		}
-		if err := want('['); err != nil {
-			return nil, err
+		next()
+		switch t, err := dec.Token(); {
+		case err != nil:
+			return nil, fail(err)
+		case t == nil: // null
+			continue
+		case t != json.Delim('['):
+			return nil, broken(fmt.Errorf("%s is no list", key))
 		}
 		for next(); dec.More(); next() {
 			if key == "skipped" {

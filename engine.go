@@ -497,7 +497,11 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
 			result, err := w.step(ctx, req)
 			if err != nil {
-				return partial(err), stepError(ctx, p.Plan.Steps[i], err)
+				part := partial(err)
+				if part != nil {
+					part.Metrics = l.session.fewMetrics(req.StepID, part.Metrics)
+				}
+				return part, stepError(ctx, p.Plan.Steps[i], err)
 			}
 			if result.Status != "success" {
 				return nil, &protocolError{fmt.Errorf("step %q has the result %.40q, which is neither success nor an error", req.StepID, result.Status)}
@@ -505,6 +509,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			if result.StepID != "" && result.StepID != req.StepID {
 				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
 			}
+			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
 			return result, nil
 		},
 	}

@@ -3,6 +3,8 @@ package remote
 import (
 	"cmp"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/osiris-pipelines/remote/rpc"
 )
@@ -95,4 +97,25 @@ func (e *engine) lineLimit(p *PreparedRun) lineLimit {
 		lines: int64(cmp.Or(e.cfg.MaxEvents, defaultMaxEvents)), bytes: cmp.Or(e.cfg.MaxEventBytes, defaultMaxEventBytes),
 		essential: int64(3 * len(p.Plan.Steps) * (1 + min(e.restarts(p), 100))),
 	}
+}
+
+// maxStepMetrics is how many metrics of a step are kept in its result: results
+// of all steps are in memory until the run is collected.
+const maxStepMetrics = 1000
+
+// fewMetrics leaves so many of a step's metrics, the first by name, and those
+// that are counted over all steps.
+func (s *session) fewMetrics(stepID string, all map[string]float64) map[string]float64 {
+	if len(all) <= maxStepMetrics {
+		return all
+	}
+	few := make(map[string]float64, maxStepMetrics)
+	names := slices.Concat([]string{"rows_read", "rows_written"}, slices.Sorted(maps.Keys(all)))
+	for _, name := range names {
+		if v, ok := all[name]; ok && len(few) < maxStepMetrics {
+			few[clip(name, maxReason/16)] = v
+		}
+	}
+	s.logf(slog.LevelWarn, "the result of step %q has %d metrics; %d are kept", stepID, len(all), len(few))
+	return few
 }

@@ -60,14 +60,6 @@ type attack struct {
 	check func(t *testing.T, ec *remote.ExecutionContext, result *remote.ExecResult, got *remote.CollectedArtifacts, err error)
 }
 
-// counts of the attacks by number.
-func count(reduced, full int) int {
-	if stressed() {
-		return full
-	}
-	return reduced
-}
-
 func artifact(name, content string) rpc.Artifact {
 	sum := sha256.Sum256([]byte(content))
 	return rpc.Artifact{Path: name, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]), StepID: "a"}
@@ -85,7 +77,15 @@ func data(typ rpc.FrameType, data string) func(*hostile, string) {
 
 const evil = "\x1b[2J\x1b]0;owned\a\r\u009b31m\u202egnp.exe\x7f\nFAKE level=ERROR line"
 
-func attacks() []attack {
+// attacks are all there are; full asks for as many files and events as can be
+// meant seriously.
+func attacks(full bool) []attack {
+	count := func(reduced, all int) int {
+		if full {
+			return all
+		}
+		return reduced
+	}
 	const head = `{"ts":"2026-01-02T03:04:05.000006Z","session":"SESSION"`
 	protocol := []error{remote.ErrProtocol}
 	message := []error{remote.ErrProtocol, rpc.ErrMessage}
@@ -177,6 +177,20 @@ func attacks() []attack {
 		}, silent: true, want: lost},
 		{name: "frame_offset", step: func(h *hostile, _ string) { h.raw(rpc.AppendFrame(nil, rpc.FrameEvent, h.at+1, []byte("{}"))) }, silent: true, want: lost},
 		{name: "no_frame", step: func(h *hostile, _ string) { h.raw(bytes.Repeat([]byte("x"), 1<<20)) }, silent: true, want: lost},
+		{name: "journal_pipe", kinds: "local", step: func(h *hostile, _ string) {
+			const next = "00000000000000000000.journal"
+			_ = h.fs.RemoveAll(filepath.Join(h.dir, "journal"))
+			_ = h.fs.MkdirAll(filepath.Join(h.dir, "journal"))
+			for _, name := range []string{"journal/" + next, "tail", worker.DeathFile, worker.ProcessesFile} {
+				_ = h.fs.RemoveAll(filepath.Join(h.dir, name))
+				_ = mkfifo(filepath.Join(h.dir, name))
+			}
+			os.Exit(1)
+		}, silent: true, want: []error{remote.ErrWorkerCrash}},
+		{name: "pipe", kinds: "local", parting: func(h *hostile) {
+			_ = h.fs.RemoveAll(h.path("a/f"))
+			_ = mkfifo(h.path("a/f"))
+		}, sealed: only(artifact("a/f", "x")), want: notBelieved},
 		{name: "frame_unknown", step: func(h *hostile, _ string) { h.frame(99, "{}") }, want: message},
 		{name: "frame_to_worker", step: func(h *hostile, _ string) { h.frame(rpc.FrameAck, `{"offset":9223372036854775807}`) }, want: message},
 		{name: "arrow_rows", step: func(h *hostile, _ string) {
@@ -373,17 +387,25 @@ func hostileMain() {
 	}
 }
 
-const hostileSession = "hostile."
+// How sessions with a hostile worker are named, before the attack.
+const (
+	hostileSession = "hostile."
+	fullSession    = "hostile_full."
+)
 
 // attackOf finds the attack in the name of a run's folder.
 func attackOf(dir string) (attack, bool) {
-	_, name, ok := strings.Cut(filepath.Base(dir), hostileSession)
-	if name, _, ok = strings.Cut(name, "-"); !ok {
-		return attack{}, false
+	prefix := hostileSession
+	if strings.Contains(filepath.Base(dir), fullSession) {
+		prefix = fullSession
 	}
-	for _, a := range attacks() {
-		if a.name == name {
-			return a, true
+	_, name, ok := strings.Cut(filepath.Base(dir), prefix)
+	name, _, _ = strings.Cut(name, "-")
+	if ok {
+		for _, a := range attacks(prefix == fullSession) {
+			if a.name == name {
+				return a, true
+			}
 		}
 	}
 	return attack{}, false
@@ -578,7 +600,7 @@ func TestHostileWorker(t *testing.T) {
 			if kind != "local" {
 				server = newServer(t, kind, nil)
 			}
-			for _, a := range attacks() {
+			for _, a := range attacks(stressed()) {
 				if a.kinds == "" || strings.Contains(a.kinds, kind) {
 					t.Run(a.name, func(t *testing.T) { a.run(t, kind, server) })
 				}
@@ -609,7 +631,11 @@ func (a attack) run(t *testing.T, kind string, server *mock.Server) {
 		}
 	}
 	before := tree(t, outer)
-	ec := &remote.ExecutionContext{SessionID: hostileSession + a.name, LogsDir: filepath.Join(outer, "in", hostileSession+a.name)}
+	id := hostileSession + a.name
+	if stressed() {
+		id = fullSession + a.name
+	}
+	ec := &remote.ExecutionContext{SessionID: id, LogsDir: filepath.Join(outer, "in", id)}
 	ec.OnEvent = func(context.Context, remote.Event) error { return nil }
 	m := &remote.Manifest{
 		Pipeline: map[string]any{"id": "p"},
@@ -618,6 +644,7 @@ func (a attack) run(t *testing.T, kind string, server *mock.Server) {
 	var result *remote.ExecResult
 	var got *remote.CollectedArtifacts
 	peak := peakHeap(func() { result, got, err = remote.Run(t.Context(), adapter, m, ec) })
+	t.Logf("peak %d MiB, error %.200v", peak>>20, err)
 	if peak > heapBound {
 		t.Errorf("the host took %d MiB, at most %d are allowed", peak>>20, heapBound>>20)
 	}
@@ -634,6 +661,13 @@ func (a attack) run(t *testing.T, kind string, server *mock.Server) {
 			t.Errorf("an error of %d bytes", len(text))
 		}
 		printable(t, ec, result, got, err)
+	}
+	if errors.Is(err, remote.ErrOwnershipLost) { // then the sandbox is another's
+		for _, s := range server.Alive() {
+			if err := server.Kill(s.ID); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	if a.check != nil {
 		a.check(t, ec, result, got, err)

@@ -629,7 +629,7 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 		}
 		l.handling.Unlock()
 		switch {
-		case errors.Is(err, ErrOwnershipLost):
+		case errors.Is(err, ErrOwnershipLost), errors.As(err, new(*protocolError)):
 			return false, err
 		case err != nil:
 			return false, &protocolError{err}
