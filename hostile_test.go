@@ -186,7 +186,7 @@ func attacks(full bool) []attack {
 				_ = mkfifo(filepath.Join(h.dir, name))
 			}
 			os.Exit(1)
-		}, silent: true, want: []error{remote.ErrWorkerCrash}},
+		}, silent: true, want: lost},
 		{name: "pipe", kinds: "local", parting: func(h *hostile) {
 			_ = h.fs.RemoveAll(h.path("a/f"))
 			_ = mkfifo(h.path("a/f"))
@@ -584,7 +584,7 @@ func (h *hostile) pour(s string) {
 // what it had before: garbage, the session's buffers, two frames of 1 MiB each
 // way, 16 MiB that wait for sinks. On the embedded server the sandbox is in the
 // same process.
-const heapBound = 192 << 20
+const heapBound = 128 << 20
 
 // TestHostileWorker has a worker that means harm, as a process of its own and in
 // a sandbox behind E2B's protocol. The host gives an error of a known kind, stays
@@ -601,15 +601,21 @@ func TestHostileWorker(t *testing.T) {
 				server = newServer(t, kind, nil)
 			}
 			for _, a := range attacks(stressed()) {
-				if a.kinds == "" || strings.Contains(a.kinds, kind) {
-					t.Run(a.name, func(t *testing.T) { a.run(t, kind, server) })
+				if a.kinds == "" && (kind == "local" || stressed() || !a.aboveLink()) || a.kinds == kind {
+					t.Run(a.name, func(t *testing.T) { a.run(t, server) })
 				}
 			}
 		})
 	}
 }
 
-func (a attack) run(t *testing.T, kind string, server *mock.Server) {
+// aboveLink reports whether an attack is only of frames that arrive well: how they
+// come makes no difference.
+func (a attack) aboveLink() bool {
+	return (a.step != nil || a.result != "") && a.check == nil && a.parting == nil && a.sealed == nil && !a.silent
+}
+
+func (a attack) run(t *testing.T, server *mock.Server) {
 	cfg := remote.Config{Timeout: time.Minute, Restarts: 1}
 	if a.cfg != nil {
 		a.cfg(&cfg)
