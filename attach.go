@@ -513,7 +513,7 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 		if err != nil {
 			return nil, nil, fmt.Errorf("remote: attach: %s: %w", fetchedFile, err)
 		}
-		r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
+		r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.More
 	}
 	r.place, err = a.find(ctx, c, p.SandboxConfig)
 	if errors.Is(err, ErrSandboxGone) {

@@ -61,6 +61,7 @@ type checkpoint struct {
 	Sandboxes     []sandboxRecord  `json:"sandboxes"`
 	Files         map[string]int64 `json:"files"`                // lengths in bytes of what belongs to this state
 	Seq           int64            `json:"seq"`                  // of the last event or metric in them
+	Tally         lineTally        `json:"tally"`                // of the worker's lines in them
 	Restarts      int              `json:"restarts,omitempty"`   // of the worker so far
 	Restarting    bool             `json:"restarting,omitempty"` // there may be a worker whose pid is not here
 	Result        *ExecResult      `json:"result,omitempty"`
@@ -167,7 +168,7 @@ func (s *session) mark() {
 	for name, f := range s.files() {
 		s.check.Files[name] = f.size
 	}
-	s.check.Seq = s.seq
+	s.check.Seq, s.check.Tally = s.seq, s.tally
 }
 
 // reached saves that everything of the journal before an offset is in the
@@ -254,7 +255,7 @@ func (s *session) answered(stepID string, resp *rpc.Response) {
 	}
 	b, err := json.Marshal(stepAnswer{stepID, resp})
 	if err == nil {
-		err = s.answers.line(b)
+		err = s.answers.line(rpc.EscapeControls(b))
 	}
 	s.keep(err)
 }
@@ -355,12 +356,12 @@ func isOfRun(line []byte, name string) bool {
 	if !bytes.Contains(line, []byte(name)) {
 		return false
 	}
-	var l struct {
-		Event  string `json:"event"`
-		Metric string `json:"metric"`
-		StepID string `json:"step_id"`
+	for _, kind := range [...]string{eventKey, metricKey} {
+		if h, err := parseHead(line, kind); err == nil && len(h.stepID) == 0 && string(h.name) == name {
+			return true
+		}
 	}
-	return json.Unmarshal(line, &l) == nil && l.StepID == "" && (l.Event == name || l.Metric == name)
+	return false
 }
 
 // readFrom reads a file from an offset on. One that does not exist is empty.
@@ -395,7 +396,7 @@ func (s *session) cutTo(c *checkpoint, sizes map[string]int64, seq int64) (*step
 		}
 	}
 	c.Files, c.Seq = sizes, seq
-	s.seq = seq
+	s.seq, s.tally = seq, c.Tally
 	return answers, nil
 }
 
@@ -426,12 +427,8 @@ func (s *session) startedSteps() (map[string]bool, error) {
 	for r := bufio.NewReader(f); ; {
 		line, err := r.ReadBytes('\n')
 		if bytes.Contains(line, []byte(`"step_start"`)) {
-			var e struct {
-				Event  string `json:"event"`
-				StepID string `json:"step_id"`
-			}
-			if json.Unmarshal(line, &e) == nil && e.Event == "step_start" {
-				started[e.StepID] = true
+			if h, err := parseHead(line, eventKey); err == nil && string(h.name) == "step_start" {
+				started[string(h.stepID)] = true
 			}
 		}
 		if err == io.EOF {
@@ -523,7 +520,7 @@ func (s *session) saveFetched(r *run) error {
 	if s.check == nil {
 		return nil
 	}
-	if err := writeJSON(s.path(fetchedFile), fetchedArtifacts{r.artifacts, r.skipped}); err != nil {
+	if err := writeJSON(s.path(fetchedFile), fetchedArtifacts{r.artifacts, r.skipped, r.skippedMore}); err != nil {
 		return fmt.Errorf("remote: session directory: %w", err)
 	}
 	return s.save(func(c *checkpoint) { c.Phase = phaseFetched })
@@ -533,4 +530,5 @@ func (s *session) saveFetched(r *run) error {
 type fetchedArtifacts struct {
 	Artifacts []Artifact        `json:"artifacts"`
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
+	More      int               `json:"skipped_more,omitempty"`
 }

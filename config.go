@@ -117,6 +117,24 @@ type Config struct {
 	Heartbeat  time.Duration // between signs of life; zero means 1 s
 	MaxJournal int64         // reserved bytes of events the host has not read; zero means 256 MiB
 
+	// MaxEvents is how many lines of events, metrics and log a run's worker may
+	// write to the session's files, all together, and MaxEventBytes how many bytes
+	// they may have. What is beyond is dropped, and counted in
+	// [ExecResult].DroppedLines; only what became of steps is still told. Zero means
+	// 5,000,000 lines, five times what the largest runs write that are measured,
+	// and 2 GiB.
+	MaxEvents     int
+	MaxEventBytes int64
+
+	// MaxArtifacts is how many files and directories Collect brings home at most,
+	// and MaxArtifactBytes how many bytes they may have together. What is beyond
+	// is in [CollectedArtifacts].Skipped, but for files that
+	// [ExecutionContext].Outputs names: they count and are not left behind for
+	// their number. Zero means 100,000 files, which are some minutes over the
+	// internet, and 16 GiB.
+	MaxArtifacts     int
+	MaxArtifactBytes int64
+
 	// OpenSandbox makes the sandbox of a run in place of E2B. Package mock has
 	// one, for tests.
 	OpenSandbox OpenSandbox
@@ -170,6 +188,11 @@ const (
 	defaultLease    = 5 * time.Minute
 	defaultTemplate = "base"
 	defaultTimeout  = 300 * time.Second
+
+	defaultMaxEvents        = 5_000_000
+	defaultMaxEventBytes    = 2 << 30
+	defaultMaxArtifacts     = 100_000
+	defaultMaxArtifactBytes = 16 << 30
 )
 
 // maxVariable is how long a variable and its name may be together, so that
@@ -211,6 +234,14 @@ func (c Config) validate() error {
 		return invalid("Heartbeat is %s", c.Heartbeat)
 	case c.MaxJournal < 0:
 		return invalid("MaxJournal is %d", c.MaxJournal)
+	case c.MaxEvents < 0:
+		return invalid("MaxEvents is %d", c.MaxEvents)
+	case c.MaxEventBytes < 0:
+		return invalid("MaxEventBytes is %d", c.MaxEventBytes)
+	case c.MaxArtifacts < 0:
+		return invalid("MaxArtifacts is %d", c.MaxArtifacts)
+	case c.MaxArtifactBytes < 0:
+		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
 	case c.GPU != 0:
 		return fmt.Errorf("remote: %w: %w: Config.GPU is %d, and E2B has no machines with GPUs", ErrInvalid, ErrUnsupported, c.GPU)
 	case c.Spot:

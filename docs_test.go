@@ -73,7 +73,7 @@ func TestSessionDocumented(t *testing.T) {
 		t.Helper()
 		for _, e := range events(t, ec, "") {
 			name, _ := e["event"].(string)
-			if name == "inputs_seen" || name == "crash" { // a test driver's own
+			if name == "inputs_seen" || name == "crash" || name == "flood" { // a test driver's own
 				continue
 			}
 			seen[name] = true
@@ -103,7 +103,7 @@ func TestSessionDocumented(t *testing.T) {
 	}
 	run := func(t *testing.T, m *remote.Manifest, opts *mock.Options) {
 		t.Helper()
-		cfg := remote.Config{Heartbeat: time.Millisecond, Restarts: 1}
+		cfg := remote.Config{Heartbeat: time.Millisecond, Restarts: 1, MaxEvents: 1000}
 		if opts != nil {
 			cfg.Drivers = opts.Drivers
 		}
@@ -122,6 +122,7 @@ func TestSessionDocumented(t *testing.T) {
 	crashed := one("test.crash")
 	crashed.Steps[0].Repeatable, crashed.Steps[0].Config = true, map[string]any{"crashes": 1}
 	run(t, crashed, nil)
+	run(t, flood(2000), nil)
 	run(t, join(), &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
 		if c.Op == mock.OpDownload {
 			return errors.New("no")

@@ -1,15 +1,12 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path"
@@ -81,7 +78,7 @@ type run struct {
 	creates   []sandboxRecord // of hosts that died before they were answered
 	place     *place          // nil when nothing was made, or all is removed
 	sandboxID string
-	sealed    *rpc.SealResult // nil: to be asked for
+	sealed    *sealed // nil: to be asked for
 	steps     []StepResult
 	stopped   []StopStage
 	removal   *StopStage // of the place, once that was tried
@@ -90,6 +87,8 @@ type run struct {
 	artifacts []Artifact
 	skipped   []SkippedArtifact
 	collected *CollectedArtifacts
+
+	skippedMore int // without a name
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
@@ -325,7 +324,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		}
 	}
 	r.secrets, s.redact = how.secrets, how.secrets.redact
-	s.failed = cancel
+	s.failed, s.limit = cancel, e.lineLimit(p)
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	witness := &witness{session: s}
 	runErr := how.work(witness.watch(ctx), r, s)
@@ -516,11 +515,19 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
 			result, err := w.step(ctx, req)
 			if err != nil {
-				return partial(err), stepError(ctx, p.Plan.Steps[i], err)
+				part := partial(err)
+				if part != nil {
+					part.Metrics = l.session.fewMetrics(req.StepID, part.Metrics)
+				}
+				return part, stepError(ctx, p.Plan.Steps[i], err)
 			}
 			if result.Status != "success" {
 				return nil, &protocolError{fmt.Errorf("step %q has the result %.40q, which is neither success nor an error", req.StepID, result.Status)}
 			}
+			if result.StepID != "" && result.StepID != req.StepID {
+				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
+			}
+			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
 			return result, nil
 		},
 	}
@@ -646,7 +653,7 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
 	if l.ended() { // at the word of a host that has died
-		sealed, err := seal(ctx, l.place)
+		sealed, err := seal(ctx, l.place, e.collecting(r))
 		r.sealed = sealed
 		return err
 	}
@@ -654,13 +661,15 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	defer extending.Wait()
 	// What it fails to do, or does late, is no fault of the run.
 	extending.Go(func() { l.lease.release(ctx, l.session) })
-	var sealed rpc.SealResult
-	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &sealed)
-	if err == nil && sealed.Artifacts == nil {
+	var list rpc.SealResult
+	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &list)
+	if err == nil && list.Artifacts == nil {
 		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
 	}
 	if err == nil {
-		r.sealed = &sealed
+		if r.sealed, err = e.collecting(r).choose(&list); err != nil {
+			return fmt.Errorf("remote: seal artifacts: %w", err)
+		}
 	} else if !errors.As(err, new(*rpc.Error)) {
 		return err
 	} else {
@@ -715,6 +724,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if err := e.writeRunCard(r, s); err != nil && runErr == nil {
 		runErr = err
 	}
+	droppedLines, droppedBytes := s.dropped()
 	s.event("cleanup_complete", map[string]any{"steps_executed": completed, "total_rows": rows})
 	if runErr == nil && completed != len(r.steps) {
 		runErr = fmt.Errorf("remote: %w: %d of %d steps completed", ErrStepFailed, completed, len(r.steps))
@@ -743,7 +753,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = err
 	}
 
-	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped}
+	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped, DroppedLines: droppedLines, DroppedBytes: droppedBytes}
 	r.status = status{
 		SandboxID: r.sandboxID, StepsCompleted: completed, StepsTotal: len(r.steps), OK: runErr == nil,
 		SessionPath: r.ec.LogsDir,
@@ -791,8 +801,8 @@ func (e *engine) writeRunCard(r *run, s *session) error {
 			Artifacts: []string{}, HasDFInMemory: step.RowsOut > 0, SpillPaths: []string{},
 		}
 		if r.sealed != nil {
-			for _, a := range r.sealed.Artifacts {
-				if a.StepID == step.StepID {
+			for _, a := range r.sealed.artifacts {
+				if folderOf(a.Path) == step.StepID {
 					c.Artifacts = append(c.Artifacts, "artifacts/"+a.Path)
 				}
 			}
@@ -908,14 +918,14 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		return got, err
 	}
 	if r.fetched {
-		got.Artifacts, got.Skipped = r.artifacts, r.skipped
+		got.Artifacts, got.Skipped, got.SkippedMore = r.artifacts, r.skipped, r.skippedMore
 	}
 	if pl := r.place; pl != nil {
 		witness := &witness{session: s}
 		defer witness.stop()
 		ctx := witness.watch(ctx)
 		pl.lease.hold(ctx, s)
-		if err := r.fetch(ctx, got); err != nil {
+		if err := r.fetch(ctx, got, e.collecting(r)); err != nil {
 			pl.lease.release(ctx, s)
 			return fail(err)
 		}
@@ -941,7 +951,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	s.metric("artifacts_files_total", float64(len(got.Artifacts)), "files")
 	s.metric("artifacts_copy_ms", milliseconds(time.Since(start)), "ms")
 	s.event("collect_complete", map[string]any{
-		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped),
+		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped) + got.SkippedMore,
 	})
 	now := time.Now().UTC()
 	s.event("run_end", map[string]any{
@@ -963,15 +973,15 @@ var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not 
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
-func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting) error {
 	if r.fetched {
 		return nil
 	}
 	if !r.place.started {
-		r.sealed = &rpc.SealResult{} // nothing can have been left
+		r.sealed = &sealed{} // nothing can have been left
 	}
 	if r.sealed == nil {
-		sealed, err := seal(ctx, r.place)
+		sealed, err := seal(ctx, r.place, limit)
 		if err != nil {
 			return err
 		}
@@ -983,7 +993,7 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts) error {
 	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
 		return err
 	}
-	r.fetched, r.artifacts, r.skipped = true, got.Artifacts, got.Skipped
+	r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.SkippedMore
 	return nil
 }
 
@@ -998,134 +1008,6 @@ func fileSize(name string) int64 {
 		return 0
 	}
 	return info.Size()
-}
-
-// Limits of what a sandbox may announce as its artifacts.
-const (
-	maxSealBytes = 32 << 20
-	maxArtifacts = 100_000
-)
-
-// seal lists the artifacts by a process of its own, since the worker is gone.
-func seal(ctx context.Context, pl *place) (*rpc.SealResult, error) {
-	b, err := printed(ctx, pl, "seal", maxSealBytes)
-	if err != nil {
-		return nil, fmt.Errorf("seal artifacts: %w", err)
-	}
-	// What is short as text can be large in memory.
-	if bytes.Count(b, []byte{'{'}) > 4*maxArtifacts {
-		return nil, fmt.Errorf("seal artifacts: the run left more than %d files", maxArtifacts)
-	}
-	var sealed rpc.SealResult
-	if err := json.Unmarshal(b, &sealed); err != nil {
-		return nil, fmt.Errorf("seal artifacts: %w", err)
-	}
-	if sealed.Artifacts == nil {
-		return nil, errors.New("seal artifacts: the list has no artifacts")
-	}
-	return &sealed, nil
-}
-
-// printed returns what a command of the worker's program prints about the run's
-// folder.
-func printed(ctx context.Context, pl *place, command string, limit int64) ([]byte, error) {
-	stderr := &lastLines{}
-	b, status, err := capture(ctx, pl.sandbox, Command{
-		Path: pl.program, Args: []string{worker.Arg, command, "-dir", pl.dir}, Stderr: stderr,
-	}, limit+1)
-	switch {
-	case int64(len(b)) > limit:
-		return nil, fmt.Errorf("the answer is larger than %d MiB", limit>>20)
-	case err != nil:
-		return nil, err
-	case status != (ExitStatus{}):
-		return nil, fmt.Errorf("%s: %s", status, stderr)
-	}
-	return b, nil
-}
-
-// download brings the artifacts into a directory of their own on the same disk,
-// verifies them, and moves each into place. What the sandbox says of them is
-// not believed.
-func download(ctx context.Context, pl *place, sealed *rpc.SealResult, got *CollectedArtifacts) error {
-	if len(sealed.Artifacts) > maxArtifacts {
-		return fmt.Errorf("the run left %d files, limit is %d", len(sealed.Artifacts), maxArtifacts)
-	}
-	got.Artifacts = []Artifact{}
-	got.Skipped = nil
-	for _, skip := range sealed.Skipped {
-		got.Skipped = append(got.Skipped, SkippedArtifact{
-			Path: strings.ToValidUTF8(skip.Path, "\uFFFD"), Reason: strings.ToValidUTF8(skip.Reason, "\uFFFD"),
-		})
-	}
-	staging, err := os.MkdirTemp(got.ArtifactsDir, ".collect-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(staging)
-	seen := make(map[string]bool, len(sealed.Artifacts))
-	for _, a := range sealed.Artifacts {
-		if !filepath.IsLocal(filepath.FromSlash(a.Path)) || path.Clean(a.Path) != a.Path || seen[a.Path] ||
-			a.Path == systemArtifacts || strings.HasPrefix(a.Path, systemArtifacts+"/") || a.Size < 0 {
-			return fmt.Errorf("the sandbox announces the artifact %.200q, which no run can leave", a.Path)
-		}
-		seen[a.Path] = true
-	}
-	var group errgroup.Group // what fails keeps nothing else from coming home
-	group.SetLimit(8)
-	var mu sync.Mutex
-	for i, a := range sealed.Artifacts {
-		local := filepath.FromSlash(a.Path)
-		group.Go(func() error {
-			part := filepath.Join(staging, fmt.Sprint(i))
-			if err := fetch(ctx, pl, a, part); err != nil {
-				return fmt.Errorf("artifact %q: %w", a.Path, err)
-			}
-			final := filepath.Join(got.ArtifactsDir, local)
-			if err := os.MkdirAll(filepath.Dir(final), 0o750); err != nil {
-				return fmt.Errorf("artifact %q: %w", a.Path, cause(err))
-			}
-			if err := os.Rename(part, final); err != nil {
-				return fmt.Errorf("artifact %q: %w", a.Path, err)
-			}
-			stepID, _, _ := strings.Cut(a.Path, "/")
-			mu.Lock()
-			defer mu.Unlock()
-			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: stepID})
-			return nil
-		})
-	}
-	err = group.Wait()
-	slices.SortFunc(got.Artifacts, func(a, b Artifact) int { return strings.Compare(a.Path, b.Path) })
-	return err
-}
-
-// fetch downloads one artifact and verifies it.
-func fetch(ctx context.Context, pl *place, a rpc.Artifact, name string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	body, err := pl.sandbox.Download(ctx, path.Join(filepath.ToSlash(pl.dir), "artifacts", a.Path))
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(body, a.Size+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if n != a.Size {
-		return fmt.Errorf("it was sealed with %d bytes, and has another size now", a.Size)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != a.SHA256 {
-		return fmt.Errorf("its sha256 is %s, it was sealed with %.64s", got, a.SHA256)
-	}
-	return nil
 }
 
 // remove kills what is left of a run, however it went.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -34,6 +35,11 @@ var (
 	// [rpc.ErrJournalTrimmed], [rpc.ErrFrameCorrupt] or another one of package
 	// rpc.
 	ErrJournalLost = errors.New("journal cannot be read on")
+
+	// ErrProtocol: the worker, or the sandbox, has sent what no worker sends, as an
+	// answer to nothing, a line of another session, or an artifact outside its
+	// directory.
+	ErrProtocol = errors.New("protocol violation")
 
 	// ErrAlreadyExecuted: Execute was called twice for one session.
 	ErrAlreadyExecuted = errors.New("session was executed already")
@@ -120,7 +126,11 @@ type StepError struct {
 	Err       error  // one of the errors above, or nil
 }
 
-func (e *StepError) Error() string { return fmt.Sprintf("remote: step %q: %s", e.StepID, e.Message) }
+// Error is text that can be printed: what a terminal would obey is escaped.
+// Message and Traceback are as the worker has sent them.
+func (e *StepError) Error() string {
+	return rpc.Printable(fmt.Sprintf("remote: step %q: %s", e.StepID, e.Message))
+}
 
 // Unwrap returns ErrStepFailed and the kind of failure.
 func (e *StepError) Unwrap() []error {
@@ -145,6 +155,7 @@ type WorkerCrashError struct {
 	Err             error       // what went wrong on the way to it; may be nil
 }
 
+// Error is text that can be printed, as that of a [StepError].
 func (e *WorkerCrashError) Error() string {
 	var b strings.Builder
 	b.WriteString("remote: worker crashed")
@@ -166,7 +177,7 @@ func (e *WorkerCrashError) Error() string {
 	if e.Stderr != "" {
 		fmt.Fprintf(&b, "; its last words: %s", e.Stderr)
 	}
-	return b.String()
+	return rpc.Printable(b.String())
 }
 
 // Unwrap returns ErrWorkerCrash and the underlying error.

@@ -226,7 +226,7 @@ func (l *link) setDeath(d *rpc.Death) {
 	}
 	for _, p := range d.Prints {
 		for line := range strings.Lines(p.Text) {
-			l.session.logged(rpc.Log{
+			l.session.workerLog(rpc.Log{
 				Time: d.Time, Level: slog.LevelInfo.String(), Stream: p.Stream,
 				Message: clip(strings.ToValidUTF8(strings.TrimRight(line, "\r\n"), "\uFFFD"), maxReason),
 			})

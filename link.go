@@ -86,6 +86,8 @@ type link struct {
 	farewell *rpc.Close
 	lost     []string // steps that were running when everything was over
 
+	steps map[string]bool // of the plan, for checkLine; guarded by handling
+
 	// Of steps that a host before this one has asked for.
 	inherited stepAnswers     // and the answers
 	settled   map[string]bool // steps whose answers came to another host's request
@@ -467,11 +469,13 @@ func (l *link) readJournal() error {
 	}
 }
 
-// protocolError is something a worker must not send.
+// protocolError is something a worker must not send. It matches [ErrProtocol].
 type protocolError struct{ err error }
 
-func (e *protocolError) Error() string { return "remote: worker: " + e.err.Error() }
-func (e *protocolError) Unwrap() error { return e.err }
+func (e *protocolError) Error() string {
+	return fmt.Sprintf("remote: worker: %v: %s", ErrProtocol, rpc.Printable(e.err.Error()))
+}
+func (e *protocolError) Unwrap() []error { return []error{ErrProtocol, e.err} }
 
 // openStepsLocked returns the steps that wait for their answers.
 func (l *link) openStepsLocked() []string {
@@ -488,7 +492,7 @@ func (l *link) openStepsLocked() []string {
 // tailError is why a tail ended early, in its own words.
 type tailError struct{ text string }
 
-func (e *tailError) Error() string { return e.text }
+func (e *tailError) Error() string { return rpc.Printable(e.text) }
 
 // readTail starts a tail at the cursor and reads it to its end. It reports
 // whether that was the close frame.
@@ -626,7 +630,7 @@ func (l *link) readFrames(frames *rpc.FrameReader) (closed bool, err error) {
 		}
 		l.handling.Unlock()
 		switch {
-		case errors.Is(err, ErrOwnershipLost):
+		case errors.Is(err, ErrOwnershipLost), errors.As(err, new(*protocolError)):
 			return false, err
 		case err != nil:
 			return false, &protocolError{err}
@@ -661,15 +665,22 @@ func (l *link) handle(f rpc.Frame) error {
 	}
 	switch f.Type {
 	case rpc.FrameEvent:
-		l.session.workerEvent(data)
+		essential, err := l.checkLine(data, eventKey)
+		if err != nil {
+			return err
+		}
+		l.session.workerEvent(data, essential)
 	case rpc.FrameMetric:
+		if _, err := l.checkLine(data, metricKey); err != nil {
+			return err
+		}
 		l.session.workerMetric(data)
 	case rpc.FrameLog:
 		var m rpc.Log
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
-		l.session.logged(m)
+		l.session.workerLog(m)
 	case rpc.FrameHeartbeat:
 		var m rpc.Heartbeat
 		if err := json.Unmarshal(data, &m); err != nil {
@@ -679,9 +690,7 @@ func (l *link) handle(f rpc.Frame) error {
 			return l.disown(m.Epoch)
 		}
 		l.arrived(m.OpenSteps)
-		l.session.metric("worker_rss_bytes", float64(m.RSSBytes), "bytes")
-		l.session.metric("worker_cpu_seconds", m.CPUSeconds, "seconds")
-		l.session.metric("worker_open_steps", float64(len(m.OpenSteps)), "")
+		l.session.heartbeat(m)
 	case rpc.FrameClose:
 		var m rpc.Close
 		if err := json.Unmarshal(data, &m); err != nil {
@@ -1049,7 +1058,7 @@ func (l *lastLines) endLine() {
 		if stream == "" {
 			stream = "stderr"
 		}
-		l.session.logged(rpc.Log{Time: time.Now(), Level: slog.LevelInfo.String(), Message: line, Stream: stream})
+		l.session.workerLog(rpc.Log{Time: time.Now(), Level: slog.LevelInfo.String(), Message: line, Stream: stream})
 	}
 	if len(line) > keepLineLen {
 		line = line[:keepLineLen]

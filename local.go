@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/osiris-pipelines/remote/internal/inproc"
@@ -179,7 +180,7 @@ func (sb *localSandbox) Download(ctx context.Context, name string) (io.ReadClose
 	if err := sb.check(ctx); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(name)
+	f, err := sb.open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +188,36 @@ func (sb *localSandbox) Download(ctx context.Context, name string) (io.ReadClose
 		io.Reader
 		io.Closer
 	}{&contextReader{ctx, f}, f}, nil
+}
+
+// open opens a regular file of the run's folder, and nothing that a driver has put
+// in its place: by a link the host would read a file of its own, and a pipe
+// would hold it up.
+func (sb *localSandbox) open(name string) (*os.File, error) {
+	rel, err := filepath.Rel(sb.dir, name)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(sb.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	before, err := root.Lstat(rel)
+	if err != nil {
+		return nil, err
+	}
+	if !before.Mode().IsRegular() {
+		return nil, fmt.Errorf("open %s: %w: it is no regular file", name, ErrProtocol)
+	}
+	f, err := root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
+		return nil, errors.Join(fmt.Errorf("open %s: %w: it has become another file", name, ErrProtocol), err, f.Close())
+	}
+	return f, nil
 }
 
 func (sb *localSandbox) Size(ctx context.Context, name string) (int64, error) {

@@ -28,6 +28,7 @@ import (
 
 // TestMain lets the test binary be its own worker, as a user's program is.
 func TestMain(m *testing.M) {
+	hostileMain()
 	worker.Main(testDrivers())
 	barePeer()
 	directWorker()

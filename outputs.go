@@ -50,6 +50,9 @@ func placeOutputs(ctx context.Context, ec *ExecutionContext, got *CollectedArtif
 			continue
 		}
 		to := hostPath(ec, ec.Outputs[name])
+		if j := slices.IndexFunc(got.Skipped, func(s SkippedArtifact) bool { return s.Path == name }); i < 0 && j >= 0 {
+			return fmt.Errorf("the artifact %q to copy to %s was not brought home: %s", name, to, got.Skipped[j].Reason)
+		}
 		if i < 0 {
 			return fmt.Errorf("the run left no artifact %q to copy to %s; it left %s", name, to, artifactNames(got.Artifacts))
 		}

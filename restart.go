@@ -135,8 +135,14 @@ func notRestarted(crash *WorkerCrashError, why error) error {
 }
 
 // another starts another worker, in as many tries as are left.
-func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashError) error {
+func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashError) (err error) {
 	var last error
+	first := dead
+	defer func() {
+		if err != nil && dead != first { // which the restarter has, and closes
+			dead.close()
+		}
+	}()
 	for {
 		if w.tries >= w.limit {
 			err := fmt.Errorf("given up after %d restarts (Config.Restarts)", w.tries)
@@ -167,7 +173,7 @@ func (w *restarter) another(ctx context.Context, dead *link, crash *WorkerCrashE
 		case l == nil: // and whether one runs all the same is not known
 			return fmt.Errorf("not restarted: %w", err)
 		case ctx.Err() != nil || errors.Is(err, ErrSandboxGone) || errors.Is(err, ErrOwnershipLost):
-			l.close()
+			dead = l
 			return fmt.Errorf("not restarted: %w", err)
 		}
 		w.session.logf(slog.LevelWarn, "restart %d of the worker: %v", w.tries, err)
@@ -198,13 +204,14 @@ func (l *link) putDown(ctx context.Context) error {
 	return nil
 }
 
-// maxRecoverBytes bounds what a sandbox says of what a worker has left.
-const maxRecoverBytes = 32 << 20
+// maxRecoverBytes bounds what a sandbox says of what a worker has left of so many
+// steps: each is named three times at most, with a reason.
+func maxRecoverBytes(steps int) int64 { return 64<<10 + 32<<10*int64(steps) }
 
 // survey looks at what a dead worker has left, and returns the steps that have to
 // run again. The error says what forbids to go on.
 func (w *restarter) survey(ctx context.Context, dead *link) (repeated []string, err error) {
-	b, err := printed(ctx, w.r.place, "recover", maxRecoverBytes)
+	b, err := printed(ctx, w.r.place, "recover", maxRecoverBytes(len(w.r.prepared.Plan.Steps)))
 	if err != nil {
 		return nil, err
 	}

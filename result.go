@@ -11,6 +11,12 @@ type ExecResult struct {
 	ErrorMessage    string       `json:"error_message,omitempty"` // the first failure
 	StepResults     []StepResult `json:"step_results"`            // in the manifest's order, one for every step
 
+	// DroppedLines and DroppedBytes are what the worker wrote of events, metrics
+	// and log beyond [Config].MaxEvents and MaxEventBytes: they are in no file,
+	// and the event lines_dropped says so.
+	DroppedLines int64 `json:"dropped_lines,omitempty"`
+	DroppedBytes int64 `json:"dropped_bytes,omitempty"`
+
 	// Stopped says, of a run that was cancelled or ran too long, how it was
 	// stopped and what was seen to be gone, in the order of what was tried.
 	// Empty for any other run.
@@ -71,6 +77,10 @@ type CollectedArtifacts struct {
 	Artifacts []Artifact        `json:"artifacts"` // verified, sorted by path
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
 	Metadata  CollectMetadata   `json:"metadata"`
+
+	// SkippedMore is how many more were skipped than Skipped names, which has the
+	// first 10,000.
+	SkippedMore int `json:"skipped_more,omitempty"`
 }
 
 // Artifact is a file that the run left behind.

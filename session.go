@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/secrets"
@@ -53,6 +54,9 @@ type session struct {
 	marking bool        // see startMarking
 	out     *delivery   // nil when nobody is told
 	err     error       // first failure to write
+
+	limit lineLimit // of what the worker may write
+	tally lineTally // of what it has
 
 	failed func(error) // told of err once; may be nil
 
@@ -150,22 +154,22 @@ func (s *session) note(name string, fields map[string]any) {
 func (s *session) metric(name string, value float64, unit string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hostMetric(name, value, unit)
+}
+
+func (s *session) hostMetric(name string, value float64, unit string) {
 	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
 	s.metricLine(line.AppendMetric(nil, value, unit))
 }
 
 // workerEvent records a line that the worker wrote. It copies it.
-func (s *session) workerEvent(line []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.eventLine(line)
+func (s *session) workerEvent(line []byte, essential bool) {
+	s.admit(1, len(line)+1, essential, func() { s.eventLine(line) })
 }
 
 // workerMetric records a line that the worker wrote. It copies it.
 func (s *session) workerMetric(line []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.metricLine(line)
+	s.admit(1, len(line)+1, false, func() { s.metricLine(line) })
 }
 
 func (s *session) eventLine(line []byte) {
@@ -186,14 +190,21 @@ func (s *session) metricLine(line []byte) {
 	}
 }
 
-// logged writes a record of the worker's to osiris.log, in the form of slog's
-// text handler.
-func (s *session) logged(l rpc.Log) {
+// workerLog records what the worker has logged or printed.
+func (s *session) workerLog(l rpc.Log) {
+	if line := logLine(l, s.redact); line != nil {
+		s.admit(1, len(line)+1, false, func() { s.keep(s.log.line(line)) })
+	}
+}
+
+// logLine returns a record as a line of osiris.log, redacted, in the form of
+// slog's text handler; nil when it cannot be written.
+func logLine(l rpc.Log, redact *secrets.Redactor) []byte {
 	var level slog.Level
 	if level.UnmarshalText([]byte(l.Level)) != nil {
 		level = slog.LevelInfo
 	}
-	r := slog.NewRecord(l.Time, level, s.redact.String(l.Message), 0)
+	r := slog.NewRecord(l.Time, level, redact.String(l.Message), 0)
 	if l.StepID != "" {
 		r.AddAttrs(slog.String("step", l.StepID))
 	}
@@ -201,23 +212,32 @@ func (s *session) logged(l rpc.Log) {
 		r.AddAttrs(slog.String("stream", l.Stream))
 	}
 	for _, k := range slices.Sorted(maps.Keys(l.Attrs)) {
-		r.AddAttrs(slog.Any(k, l.Attrs[k]))
+		name := k
+		switch k {
+		case slog.TimeKey, slog.LevelKey, slog.MessageKey, "step", "stream": // else it could pass for that
+			name = "attr." + k
+		}
+		r.AddAttrs(slog.Any(name, l.Attrs[k]))
 	}
 	var b bytes.Buffer
 	if err := slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug - 100}).Handle(context.Background(), r); err != nil {
-		return
+		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keep(s.log.line(s.redact.Bytes(bytes.TrimRight(b.Bytes(), "\n"))))
+	return redact.Bytes(bytes.TrimRight(b.Bytes(), "\n"))
 }
 
 // logf logs what the host itself has to say, to osiris.log and the user's
 // logger.
 func (s *session) logf(level slog.Level, format string, args ...any) {
 	text := s.redact.String(fmt.Sprintf(format, args...))
-	s.logger.Log(context.Background(), level, text, "session", s.id)
-	s.logged(rpc.Log{Time: time.Now(), Level: level.String(), Message: text})
+	s.logger.Log(context.Background(), level, rpc.Printable(text), "session", s.id) // not every handler escapes it
+	line := logLine(rpc.Log{Time: time.Now(), Level: level.String(), Message: text}, s.redact)
+	if line == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(s.log.line(line))
 }
 
 // keep keeps the first failure to write.
@@ -298,7 +318,7 @@ func writeJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(name, append(b, '\n'))
+	return writeFile(name, append(rpc.EscapeControls(b), '\n'))
 }
 
 // materialize writes the manifest and the configs of a run.
@@ -381,6 +401,7 @@ func (s *session) writeStatus(st status) error {
 func (s *session) retract(st status) {
 	name := s.path(statusFile)
 	b, err := json.MarshalIndent(st, "", "  ")
+	b = rpc.EscapeControls(b)
 	var f *os.File
 	if err == nil {
 		f, err = os.OpenFile(name, os.O_WRONLY, 0)
@@ -420,6 +441,7 @@ type delivery struct {
 	cancel  context.CancelFunc
 	ctx     context.Context
 	items   chan item
+	room    *semaphore.Weighted // bytes of lines that wait; a line never has more than there is
 	done    chan struct{}
 	once    sync.Once    // closes items
 	failed  func(error)  // told once
@@ -437,8 +459,15 @@ type item struct {
 	metric bool
 }
 
-// sinkBuffer is how many items may wait for the sinks.
-const sinkBuffer = 256
+// bytes is what the item takes of delivery.room.
+func (it item) bytes() int64 { return min(int64(len(it.line)), sinkBytes) }
+
+// sinkBuffer is how many items may wait for the sinks, and sinkBytes how many
+// bytes they may have: lines are of up to 1 MiB.
+const (
+	sinkBuffer = 256
+	sinkBytes  = 16 << 20
+)
 
 // sinkGrace is how long the sinks have for what is left at the end.
 const sinkGrace = 10 * time.Second
@@ -449,7 +478,7 @@ func startDelivery(ctx context.Context, ec *ExecutionContext, failed func(error)
 	if ec.OnEvent == nil && ec.OnMetric == nil {
 		return nil
 	}
-	d := &delivery{ec: ec, items: make(chan item, sinkBuffer), done: make(chan struct{}), failed: failed}
+	d := &delivery{ec: ec, items: make(chan item, sinkBuffer), room: semaphore.NewWeighted(sinkBytes), done: make(chan struct{}), failed: failed}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	d.watch.Go(func() { d.hurry(ctx) })
 	go d.run()
@@ -482,6 +511,9 @@ func (d *delivery) hurry(run context.Context) {
 
 // send queues an item, and blocks while the queue is full. It copies the line.
 func (d *delivery) send(it item) {
+	if d.room.Acquire(d.ctx, it.bytes()) != nil {
+		return // nobody listens any more
+	}
 	it.line = bytes.Clone(it.line)
 	select {
 	case d.items <- it:
@@ -504,6 +536,7 @@ func (d *delivery) run() {
 			close(it.barrier)
 			continue
 		}
+		d.room.Release(it.bytes())
 		if d.err != nil {
 			continue
 		}
@@ -552,33 +585,30 @@ func (d *delivery) tell(it item) (err error) {
 	if err := d.ctx.Err(); err != nil {
 		return fmt.Errorf("it did not return in %s; %d items were not delivered", sinkGrace, len(d.items)+1)
 	}
-	var line struct {
-		TS      string   `json:"ts"`
-		Session string   `json:"session"`
-		Event   string   `json:"event"`
-		Metric  string   `json:"metric"`
-		Value   *float64 `json:"value"`
-		Unit    string   `json:"unit"`
-		StepID  string   `json:"step_id"`
+	kind := eventKey
+	if it.metric {
+		kind = metricKey
 	}
-	// A field of another type than ours is the worker's to send, and stays in
-	// Line.
-	_ = json.Unmarshal(it.line, &line)
-	ts, _ := time.Parse(time.RFC3339Nano, line.TS)
+	line, err := parseHead(it.line, kind)
+	if err != nil { // what a worker writes was looked at before
+		return err
+	}
+	ts, _ := time.Parse(time.RFC3339Nano, string(line.ts))
 	if it.metric {
 		if d.ec.OnMetric == nil {
 			return nil
 		}
-		m := Metric{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Metric, Unit: line.Unit, StepID: line.StepID, Line: it.line}
-		if line.Value != nil {
-			m.Value = *line.Value
-		}
-		return d.ec.OnMetric(d.ctx, m)
+		return d.ec.OnMetric(d.ctx, Metric{
+			Seq: it.seq, Time: ts, Session: string(line.session), Name: string(line.name),
+			Value: line.value, Unit: string(line.unit), StepID: string(line.stepID), Line: it.line,
+		})
 	}
 	if d.ec.OnEvent == nil {
 		return nil
 	}
-	return d.ec.OnEvent(d.ctx, Event{Seq: it.seq, Time: ts, Session: line.Session, Name: line.Event, StepID: line.StepID, Line: it.line})
+	return d.ec.OnEvent(d.ctx, Event{
+		Seq: it.seq, Time: ts, Session: string(line.session), Name: string(line.name), StepID: string(line.stepID), Line: it.line,
+	})
 }
 
 // drain waits until the sinks have what there is so far, and returns their

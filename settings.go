@@ -75,6 +75,14 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*textValue)(&c.OnFailure) }},
 		{Key: "restarts", Flag: "e2b-restarts", Default: "0", Usage: "`times` that a worker which dies is started again, to go on with the run",
 			field: func(c *Config) settingValue { return (*countValue)(&c.Restarts) }},
+		{Key: "max_events", Default: strconv.Itoa(defaultMaxEvents), Usage: "`lines` of events, metrics and log that a run may write; what is beyond is dropped",
+			field: func(c *Config) settingValue { return (*countValue)(&c.MaxEvents) }},
+		{Key: "max_event_bytes", Default: strconv.FormatInt(defaultMaxEventBytes, 10), Usage: "`bytes` of them",
+			field: func(c *Config) settingValue { return (*bytesValue)(&c.MaxEventBytes) }},
+		{Key: "max_artifacts", Default: strconv.Itoa(defaultMaxArtifacts), Usage: "`files` that a run may bring home; what is beyond is skipped",
+			field: func(c *Config) settingValue { return (*countValue)(&c.MaxArtifacts) }},
+		{Key: "max_artifact_bytes", Default: strconv.FormatInt(defaultMaxArtifactBytes, 10), Usage: "`bytes` of them",
+			field: func(c *Config) settingValue { return (*bytesValue)(&c.MaxArtifactBytes) }},
 		{Key: "root", Default: "/tmp/osiris", Usage: "directory in the sandbox under which a run gets its folder",
 			field: func(c *Config) settingValue { return (*textValue)(&c.Root) }},
 		{Key: "api_key", Default: "E2B_API_KEY", Usage: "of the E2B account",
@@ -238,6 +246,21 @@ func (v *countValue) Set(s string) error {
 		return errors.New("want a whole number, 0 or more")
 	}
 	*v = countValue(n)
+	return nil
+}
+
+type bytesValue int64
+
+func (v *bytesValue) plain() any                        { return int64(*v) }
+func (v *bytesValue) String() string                    { return strconv.FormatInt(int64(*v), 10) }
+func (v *bytesValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *bytesValue) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return errors.New("want a whole number of bytes, 0 or more")
+	}
+	*v = bytesValue(n)
 	return nil
 }
 

@@ -294,11 +294,7 @@ func appendValue(dst []byte, v any, depth int) []byte {
 	if !utf8.Valid(text) {
 		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
 	}
-	if bytes.Contains(text, []byte("\u2028")) || bytes.Contains(text, []byte("\u2029")) {
-		text = bytes.ReplaceAll(text, []byte("\u2028"), []byte(`\u2028`))
-		text = bytes.ReplaceAll(text, []byte("\u2029"), []byte(`\u2029`))
-	}
-	return append(dst, text...)
+	return append(dst, EscapeControls(text)...)
 }
 
 // errorText returns the text of an error; a method that panics, as on a nil
@@ -349,7 +345,7 @@ func isPlain(b []byte) bool {
 		return plain8(uint64(binary.LittleEndian.Uint32(b)) | uint64(binary.LittleEndian.Uint32(b[n-4:]))<<32)
 	}
 	for _, c := range b {
-		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+		if c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
 			return false
 		}
 	}
@@ -358,11 +354,10 @@ func isPlain(b []byte) bool {
 
 // plain8 is isPlain for eight bytes.
 func plain8(x uint64) bool {
-	return ((x-lowBits*' ')|((x^lowBits*'"')-lowBits)|((x^lowBits*'\\')-lowBits)|x)&highBits == 0
+	return ((x-lowBits*' ')|((x^lowBits*'"')-lowBits)|((x^lowBits*'\\')-lowBits)|x|(x+lowBits))&highBits == 0
 }
 
 func appendEscaped(dst []byte, s string) []byte {
-	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
 	for _, r := range s {
 		switch {
@@ -374,11 +369,8 @@ func appendEscaped(dst []byte, s string) []byte {
 			dst = append(dst, '\\', 'r')
 		case r == '\t':
 			dst = append(dst, '\\', 't')
-		case r < ' ':
-			dst = append(dst, '\\', 'u', '0', '0', hex[r>>4], hex[r&15])
-		case r == '\u2028' || r == '\u2029': // line ends to some readers of JSON lines
-			dst = append(dst, `\u202`...)
-			dst = append(dst, hex[r&15])
+		case isUnsafe(r): // also what JSON lets stand, and a terminal obeys
+			dst = append(dst, '\\', 'u', hexDigits[r>>12], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 		default:
 			dst = utf8.AppendRune(dst, r)
 		}

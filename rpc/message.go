@@ -106,7 +106,8 @@ type ErrorData struct {
 	Metrics    map[string]float64 `json:"metrics,omitempty"`
 }
 
-func (e *Error) Error() string { return e.Message }
+// Error returns the message as [Printable] text; Message has it as it came.
+func (e *Error) Error() string { return Printable(e.Message) }
 
 // Is reports whether target is an *Error with the same code.
 func (e *Error) Is(target error) bool {
@@ -342,8 +343,9 @@ func envelope(typ FrameType) (prefix string, ok bool) {
 }
 
 // Data returns the data of an event, metric, log, heartbeat or close frame: a
-// JSON object on one line, in UTF-8. It aliases the payload where it can. The
-// error matches [ErrMessage].
+// JSON object on one line, in UTF-8, without characters that a terminal obeys
+// ([EscapeControls]). It aliases the payload where it can. The error matches
+// [ErrMessage].
 func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
 	prefix, ok := envelope(typ)
 	if !ok {
@@ -352,7 +354,7 @@ func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
 	// What our own worker writes: one pass to validate, nothing decoded.
 	if n := len(payload) - 1; n > len(prefix) && string(payload[:len(prefix)]) == prefix && payload[n] == '}' {
 		if data := payload[len(prefix):n:n]; isObject(data) {
-			return data, nil
+			return EscapeControls(data), nil
 		}
 	}
 	// Another order, more keys, or spaces between them.
@@ -377,7 +379,7 @@ func Data(typ FrameType, payload []byte) (json.RawMessage, error) {
 	if !isObject(data) {
 		return nil, fmt.Errorf("rpc: %w: the data of a %s is not an object in UTF-8", ErrMessage, typ)
 	}
-	return data, nil
+	return EscapeControls(data), nil
 }
 
 // DecodeRequest decodes and checks a request. The error matches [ErrMessage].

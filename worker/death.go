@@ -49,7 +49,7 @@ func writeRecord(fsys FS, dir, name string, v any) error {
 
 // readRecord reads a JSON document of the run's folder.
 func readRecord(fsys FS, dir, name string, v any) error {
-	f, err := fsys.Open(filepath.Join(dir, name))
+	f, err := openRegular(fsys, filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}

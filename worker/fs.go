@@ -85,6 +85,21 @@ func (OSFS) Stat(name string) (fs.FileInfo, error) { return os.Lstat(name) }
 // ReadDir implements [FS].
 func (OSFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 
+var errNotRegular = errors.New("it is not a regular file")
+
+// openRegular opens a file of the run's folder. A driver may have put a pipe in
+// its place, which would hold up whoever opens it, also the host on its machine.
+func openRegular(fsys FS, name string) (File, error) {
+	info, err := fsys.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	}
+	return fsys.Open(name)
+}
+
 func osFile(f *os.File, err error) (File, error) {
 	if err != nil {
 		return nil, err // not a nil *os.File in a non-nil File

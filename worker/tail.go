@@ -124,7 +124,7 @@ func claimTail(fsys FS, dir, id string) error {
 // isTail reports whether a tail is still the one of its run: also when that
 // cannot be told.
 func isTail(fsys FS, dir, id string) bool {
-	f, err := fsys.Open(filepath.Join(dir, tailFile))
+	f, err := openRegular(fsys, filepath.Join(dir, tailFile))
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist) // the run's folder is gone
 	}

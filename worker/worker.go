@@ -760,7 +760,14 @@ func (s journalStore) Append(name string, size int64) (rpc.SegmentWriter, error)
 }
 
 func (s journalStore) Open(name string) (rpc.SegmentReader, error) {
-	return s.fs.Open(filepath.Join(s.dir, name))
+	f, err := openRegular(s.fs, filepath.Join(s.dir, name))
+	if errors.Is(err, errNotRegular) {
+		return nil, fmt.Errorf("%w: %w", rpc.ErrFrameCorrupt, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (s journalStore) Remove(name string) error { return s.fs.RemoveAll(filepath.Join(s.dir, name)) }

@@ -1,0 +1,479 @@
+package remote
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// Limits of what a sandbox may say of its artifacts.
+const (
+	maxSealBytes = 1 << 30 // of the list; some 200 bytes a file
+	maxSealEntry = 1 << 20 // of one entry of it
+	maxSkipped   = 10_000  // that are named
+	maxPathDepth = 64
+	maxPathBytes = 1024
+	maxNameBytes = 255 // of one element, as of most file systems
+)
+
+// collecting is what a run may bring home.
+type collecting struct {
+	steps  map[string]bool   // of the run
+	wanted map[string]string // ExecutionContext.Outputs
+	files  int               // at most, directories among them
+	bytes  int64
+	goos   string // of this machine
+}
+
+func (e *engine) collecting(r *run) collecting {
+	c := collecting{
+		steps: make(map[string]bool), wanted: r.ec.Outputs, goos: runtime.GOOS,
+		files: cmp.Or(e.cfg.MaxArtifacts, defaultMaxArtifacts), bytes: cmp.Or(e.cfg.MaxArtifactBytes, defaultMaxArtifactBytes),
+	}
+	for _, step := range r.prepared.Plan.Steps {
+		c.steps[step.ID] = true
+	}
+	return c
+}
+
+// sealed is what a run has left, as far as it is brought home: names that this
+// machine can have, and no more than it wants. Sizes and checksums are the
+// sandbox's word.
+type sealed struct {
+	artifacts []rpc.Artifact
+	skipped   []SkippedArtifact
+	more      int // skipped without a name
+}
+
+// chooser makes a sealed of a list, an entry after the other.
+type chooser struct {
+	collecting
+	sealed
+
+	seen    map[string]bool // files (true) and directories of artifacts
+	entries int
+	total   int64
+}
+
+func (c collecting) chooser() *chooser {
+	return &chooser{collecting: c, seen: make(map[string]bool)}
+}
+
+func (c *chooser) skip(name, reason string) {
+	if len(c.skipped) >= maxSkipped {
+		c.more++
+		return
+	}
+	c.skipped = append(c.skipped, SkippedArtifact{
+		Path:   strings.ToValidUTF8(clip(name, maxPathBytes), "\uFFFD"),
+		Reason: strings.ToValidUTF8(clip(reason, maxPathBytes), "\uFFFD"),
+	})
+}
+
+// add takes an entry, or skips it. The error is for what no run can leave.
+func (c *chooser) add(a rpc.Artifact) error {
+	_, known := c.seen[a.Path]
+	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts {
+		return impossible(a)
+	}
+	if why := c.unfit(a.Path); why != "" {
+		c.skip(a.Path, why)
+		return nil
+	}
+	_, wanted := c.wanted[a.Path]
+	cost := 1 // and the directories that nothing else is in
+	for dir := path.Dir(a.Path); dir != "."; dir = path.Dir(dir) {
+		if file, known := c.seen[dir]; file {
+			return impossible(a)
+		} else if known {
+			break
+		}
+		cost++
+	}
+	switch {
+	case c.entries+cost > c.files && !wanted:
+		c.skip(a.Path, fmt.Sprintf("there are more than %d files and directories (Config.MaxArtifacts)", c.files))
+		return nil
+	case a.Size > c.bytes-c.total:
+		c.skip(a.Path, fmt.Sprintf("with its %d bytes there are more than %d (Config.MaxArtifactBytes)", a.Size, c.bytes))
+		return nil
+	}
+	for dir := path.Dir(a.Path); dir != "."; dir = path.Dir(dir) {
+		c.seen[dir] = false
+	}
+	c.seen[a.Path] = true
+	c.entries += cost
+	c.total += a.Size
+	a.SHA256 = clip(a.SHA256, 2*sha256.Size)
+	c.artifacts = append(c.artifacts, rpc.Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256})
+	return nil
+}
+
+func impossible(a rpc.Artifact) error {
+	return fmt.Errorf("%w: the sandbox announces the artifact %.200q of %d bytes, which no run can leave", ErrProtocol, a.Path, a.Size)
+}
+
+// isInside reports whether a path can be that of a file in a directory of any
+// system: what is not is no name, but a way out.
+func isInside(name string) bool {
+	return name != "" && name != "." && name[0] != '/' && path.Clean(name) == name &&
+		name != ".." && !strings.HasPrefix(name, "../") && !strings.ContainsRune(name, 0)
+}
+
+// folderOf is the first element of a path.
+func folderOf(name string) string {
+	folder, _, _ := strings.Cut(name, "/")
+	return folder
+}
+
+// unfit says why a file that a run may have left cannot be here; empty when it
+// can.
+func (c *collecting) unfit(name string) string {
+	folder, rest, _ := strings.Cut(name, "/")
+	switch {
+	case !c.steps[folder] || rest == "":
+		return "it is not in the folder of a step"
+	case !utf8.ValidString(name):
+		return "its name is not UTF-8"
+	case rpc.Printable(name) != name || strings.ContainsAny(name, "\n\t"):
+		return "its name has control characters"
+	case len(name) > maxPathBytes || strings.Count(name, "/") >= maxPathDepth:
+		return "its path is too long"
+	case c.goos == "windows" && (strings.ContainsAny(name, `\:*?"<>|`) || !filepath.IsLocal(filepath.FromSlash(name))):
+		return "Windows cannot have a file of this name"
+	}
+	for element := range strings.SplitSeq(name, "/") {
+		switch {
+		case len(element) > maxNameBytes:
+			return "its name is too long"
+		case c.goos == "windows" && (strings.HasSuffix(element, ".") || strings.HasSuffix(element, " ") || isDevice(element)):
+			return "Windows cannot have a file of this name"
+		}
+	}
+	return ""
+}
+
+// isDevice reports whether Windows takes a name for a device, also with an
+// extension.
+func isDevice(name string) bool {
+	name, _, _ = strings.Cut(name, ".")
+	name = strings.ToUpper(strings.TrimRight(name, " "))
+	switch name {
+	case "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$":
+		return true
+	}
+	digit, ok := strings.CutPrefix(name, "COM")
+	if !ok {
+		digit, ok = strings.CutPrefix(name, "LPT")
+	}
+	return ok && slices.Contains([]string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "¹", "²", "³"}, digit)
+}
+
+// choose takes a list that is in memory.
+func (c collecting) choose(list *rpc.SealResult) (*sealed, error) {
+	to := c.chooser()
+	for _, s := range list.Skipped {
+		to.skip(s.Path, s.Reason)
+	}
+	for _, a := range list.Artifacts {
+		if err := to.add(a); err != nil {
+			return nil, err
+		}
+	}
+	return &to.sealed, nil
+}
+
+// read takes a list as it comes, so that its length costs no memory.
+func (c collecting) read(r io.Reader) (*sealed, error) {
+	to := c.chooser()
+	broken := func(err error) error { return fmt.Errorf("%w: list of artifacts: %w", ErrProtocol, err) }
+	in := &budgetReader{r: io.LimitReader(r, maxSealBytes+1), total: maxSealBytes}
+	dec := json.NewDecoder(in)
+	fail := func(err error) error {
+		if in.err != nil { // of the connection
+			return in.err
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return broken(err)
+	}
+	next := func() { in.left = maxSealEntry }
+	want := func(delim json.Delim) error {
+		next()
+		t, err := dec.Token()
+		if err == nil && t != delim {
+			err = fmt.Errorf("it has %.20q where %s should be", fmt.Sprint(t), delim)
+		}
+		if err != nil {
+			return fail(err)
+		}
+		return nil
+	}
+	if err := want('{'); err != nil {
+		return nil, err
+	}
+	complete := false
+	for next(); dec.More(); next() {
+		t, err := dec.Token()
+		if err != nil {
+			return nil, fail(err)
+		}
+		key, _ := t.(string)
+		if key != "artifacts" && key != "skipped" {
+			next()
+			if err := dec.Decode(new(json.RawMessage)); err != nil {
+				return nil, fail(err)
+			}
+			continue
+		}
+		next()
+		switch t, err := dec.Token(); {
+		case err != nil:
+			return nil, fail(err)
+		case t == nil: // null
+			continue
+		case t != json.Delim('['):
+			return nil, broken(fmt.Errorf("%s is no list", key))
+		}
+		for next(); dec.More(); next() {
+			if key == "skipped" {
+				var s rpc.SkippedArtifact
+				if err := dec.Decode(&s); err != nil {
+					return nil, fail(err)
+				}
+				to.skip(s.Path, s.Reason)
+				continue
+			}
+			var a rpc.Artifact
+			if err := dec.Decode(&a); err != nil {
+				return nil, fail(err)
+			}
+			if err := to.add(a); err != nil {
+				return nil, err
+			}
+		}
+		if err := want(']'); err != nil {
+			return nil, err
+		}
+		complete = complete || key == "artifacts"
+	}
+	if err := want('}'); err != nil {
+		return nil, err
+	}
+	if !complete {
+		return nil, broken(errors.New("it has no artifacts"))
+	}
+	return &to.sealed, nil
+}
+
+// budgetReader reads no more than was allowed since, so that a decoder behind it
+// cannot be made to hold more.
+type budgetReader struct {
+	r     io.Reader
+	left  int
+	total int64
+	err   error // of r, but the end
+}
+
+func (b *budgetReader) Read(p []byte) (int, error) {
+	switch {
+	case b.left <= 0:
+		return 0, fmt.Errorf("an entry is larger than %d MiB", maxSealEntry>>20)
+	case b.total <= 0:
+		return 0, fmt.Errorf("it is larger than %d MiB", maxSealBytes>>20)
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	b.total -= int64(n)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// seal lists the artifacts by a process of its own, since the worker is gone.
+func seal(ctx context.Context, pl *place, limit collecting) (list *sealed, err error) {
+	stderr := &lastLines{}
+	status, err := captureBy(ctx, pl.sandbox, tell(pl, "seal", stderr), func(stdout io.Reader) error {
+		var err error
+		if list, err = limit.read(stdout); err != nil && errors.Is(err, io.ErrUnexpectedEOF) {
+			list, err = nil, nil // it has ended early, and says why
+		}
+		return err
+	})
+	if err == nil && (list == nil || status != ExitStatus{}) {
+		err = fmt.Errorf("%s: %w", status, &tailError{stderr.String()})
+		if status == (ExitStatus{}) {
+			err = fmt.Errorf("%w: list of artifacts: it is not whole", ErrProtocol)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal artifacts: %w", err)
+	}
+	return list, nil
+}
+
+// tell is a command of the worker's program that prints something about the run's
+// folder.
+func tell(pl *place, command string, stderr io.Writer) Command {
+	return Command{Path: pl.program, Args: []string{worker.Arg, command, "-dir", pl.dir}, Stderr: stderr}
+}
+
+// printed returns what a command of the worker's program prints about the run's
+// folder.
+func printed(ctx context.Context, pl *place, command string, limit int64) ([]byte, error) {
+	stderr := &lastLines{}
+	b, status, err := capture(ctx, pl.sandbox, tell(pl, command, stderr), limit+1)
+	switch {
+	case int64(len(b)) > limit:
+		return nil, fmt.Errorf("%w: the answer is larger than %d MiB", ErrProtocol, limit>>20)
+	case err != nil:
+		return nil, err
+	case status != (ExitStatus{}):
+		return nil, fmt.Errorf("%s: %s", status, rpc.Printable(stderr.String()))
+	}
+	return b, nil
+}
+
+// download brings the artifacts into a directory of their own on the same disk,
+// verifies them, and moves each into place. What the sandbox says of them is
+// not believed, and nothing gets out of the artifacts directory, by a link
+// either.
+func download(ctx context.Context, pl *place, list *sealed, got *CollectedArtifacts) error {
+	got.Artifacts = []Artifact{}
+	got.Skipped, got.SkippedMore = slices.Clone(list.skipped), list.more
+	root, err := os.OpenRoot(got.ArtifactsDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := os.MkdirTemp(got.ArtifactsDir, ".collect-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	staging := filepath.Base(dir)
+	var group errgroup.Group // what fails keeps nothing else from coming home
+	group.SetLimit(8)
+	var mu sync.Mutex
+	for _, a := range list.artifacts {
+		// Made in order, in an empty directory that keeps them all: what is
+		// there already is a file whose name this machine takes for the same.
+		part := filepath.Join(staging, filepath.FromSlash(a.Path))
+		f, err := create(root, part)
+		if clashes(root, part, err) {
+			mu.Lock()
+			got.Skipped = append(got.Skipped, SkippedArtifact{a.Path, "this machine takes its name for that of another artifact"})
+			mu.Unlock()
+			continue
+		}
+		group.Go(func() error {
+			if err == nil {
+				err = fetch(ctx, pl, a, f)
+			}
+			if err != nil {
+				return fmt.Errorf("artifact %q: %w", a.Path, cause(err))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: folderOf(a.Path)})
+			return nil
+		})
+	}
+	err = group.Wait()
+	slices.SortFunc(got.Artifacts, func(a, b Artifact) int { return strings.Compare(a.Path, b.Path) })
+	for i, a := range got.Artifacts {
+		if placeErr := move(root, staging, filepath.FromSlash(a.Path)); placeErr != nil {
+			got.Artifacts = got.Artifacts[:i]
+			return errors.Join(err, fmt.Errorf("artifact %q: %w", a.Path, cause(placeErr)))
+		}
+	}
+	return err
+}
+
+// move puts a file in its place.
+func move(root *os.Root, staging, name string) error {
+	err := root.Rename(filepath.Join(staging, name), name)
+	if err == nil {
+		return nil
+	}
+	if err := root.MkdirAll(filepath.Dir(name), 0o750); err != nil {
+		return err
+	}
+	return root.Rename(filepath.Join(staging, name), name)
+}
+
+// create makes a file, and the directories above it.
+func create(root *os.Root, name string) (*os.File, error) {
+	if err := root.MkdirAll(filepath.Dir(name), 0o750); err != nil {
+		return nil, err
+	}
+	return root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+}
+
+// clashes reports whether a file could not be made because there is one that
+// this machine takes for the same, or for a directory above it.
+func clashes(root *os.Root, name string, err error) bool {
+	if err == nil {
+		return false
+	}
+	for at := name; at != "."; at = filepath.Dir(at) {
+		if info, err := root.Lstat(at); err == nil {
+			return at == name || !info.IsDir()
+		}
+	}
+	return false
+}
+
+// fetch downloads one artifact and verifies it. It closes the file.
+func fetch(ctx context.Context, pl *place, a rpc.Artifact, f *os.File) error {
+	n, sum, err := copySum(ctx, pl, a, f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if n != a.Size {
+		return fmt.Errorf("it was sealed with %d bytes, and has another size now", a.Size)
+	}
+	if sum != a.SHA256 {
+		return fmt.Errorf("its sha256 is %s, it was sealed with %q", sum, a.SHA256)
+	}
+	return nil
+}
+
+func copySum(ctx context.Context, pl *place, a rpc.Artifact, f *os.File) (n int64, sum string, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, "", err
+	}
+	body, err := pl.sandbox.Download(ctx, path.Join(filepath.ToSlash(pl.dir), "artifacts", a.Path))
+	if err != nil {
+		return 0, "", err
+	}
+	defer body.Close()
+	h := sha256.New()
+	most := a.Size // a byte more shows that there is more
+	if most < math.MaxInt64 {
+		most++
+	}
+	n, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(body, most))
+	return n, hex.EncodeToString(h.Sum(nil)), err
+}

@@ -1,0 +1,5 @@
+package remote_test
+
+import "errors"
+
+func mkfifo(string) error { return errors.ErrUnsupported }
