@@ -119,12 +119,15 @@ func testDrivers() *worker.Registry {
 		return nil, nil
 	})
 	add("test.refreshed", worker.Transform, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
-		for {
+		for last := any(nil); ; {
 			fields, err := s.ResolvedConnection()
 			if err != nil {
 				return nil, err
 			}
-			fmt.Println("the password is", fields["password"])
+			if fields["n"] != last {
+				s.Log().Info(fmt.Sprint("the password is ", fields["password"]))
+				last = fields["n"]
+			}
 			if fields["n"] == s.Config["n"] {
 				return nil, nil
 			}

@@ -40,7 +40,7 @@ func TestConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Lookup = func(name string) (string, bool) {
-			v, ok := map[string]string{"DB_PASSWORD": "canary-password", "DB_HOST": "db.example.com"}[name]
+			v, ok := map[string]string{"DB_PASSWORD": "canary-password", "DB_HOST": "203.0.113.5"}[name]
 			return v, ok
 		}
 		return f
@@ -49,7 +49,7 @@ func TestConnections(t *testing.T) {
 connections:
   test:
     main: {host: "${DB_HOST}", port: 3306, password: "${DB_PASSWORD}", nested: {list: [1, "a"]}}
-    other: {host: h, default: true}
+    other: {host: 203.0.113.6, default: true}
 `
 	for _, tt := range []struct {
 		name       string
@@ -63,7 +63,7 @@ connections:
 			name: "reference", connection: "@test.main", file: text,
 			want: map[string]any{
 				"connection": "@test.main", "family": "test", "alias": "main", "password": sum("canary-password"),
-				"host": "db.example.com", "port": "3306", "nested": "map[list:[1 a]]", "keys": "_alias _family host nested password port", "left": "",
+				"host": "203.0.113.5", "port": "3306", "nested": "map[list:[1 a]]", "keys": "_alias _family host nested password port", "left": "",
 			},
 			resolve: []any{"main", true},
 			cleaned: `"password": "***MASKED***"`,
@@ -71,7 +71,7 @@ connections:
 		{
 			name: "default", file: text,
 			want: map[string]any{
-				"connection": "@test", "family": "test", "alias": "other", "password": sum(nil), "host": "h", "port": "<nil>", "nested": "<nil>",
+				"connection": "@test", "family": "test", "alias": "other", "password": sum(nil), "host": "203.0.113.6", "port": "<nil>", "nested": "<nil>",
 				"keys": "_alias _family host", "left": "",
 			},
 			resolve: []any{"default", true},
