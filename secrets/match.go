@@ -172,7 +172,8 @@ func (w *windows) shape(i int) {
 			}
 		}
 	case h.fold:
-		for _, s := range []string{h.prefix, strings.ToUpper(h.prefix), title(h.prefix)} {
+		upper, proper := strings.ToUpper(h.prefix), title(h.prefix)
+		for _, s := range []string{h.prefix, upper, proper, upper[:3] + proper[3:]} { // as in X-API-Key
 			add(s[h.window:h.window+windowLen], h.window)
 		}
 	default:
@@ -372,7 +373,9 @@ func (s *scan) all() {
 	s.filter()
 	s.merge()
 	if s.t.wordSet != nil {
-		s.words()
+		s.words(true)
+		s.merge()
+		s.words(false)
 		s.merge()
 	}
 	s.seen = len(s.b)
@@ -560,7 +563,7 @@ func distinct(list []int) []int {
 
 // words finds the values that count as whole words. The edge of a hit is an edge
 // of a word, too: it will be one when the hit is replaced.
-func (s *scan) words() {
+func (s *scan) words(part bool) {
 	b, set, hits := s.b, s.t.wordSet, len(s.spans)
 	hidden := func(p int) bool {
 		i, found := slices.BinarySearchFunc(s.spans[:hits], p, func(a span, p int) int { return cmp.Compare(a.from, p) })
@@ -572,15 +575,15 @@ func (s *scan) words() {
 			continue
 		}
 		for _, w := range s.t.words {
-			if !has(b, p, w.text) || p >= s.limit-wordLen {
+			if w.part != part || !has(b, p, w.text) || p >= s.limit-wordLen {
 				continue
 			}
 			end := p + len(w.text)
-			if !w.part {
-				if p > 0 && wordChar(b[p-1]) && !hidden(p-1) || p == 0 && s.cut && wordChar(s.before) && !s.hidden ||
-					end < len(b) && wordChar(b[end]) && !hidden(end) {
-					continue
-				}
+			if !part && wordChar(b[p]) && (p > 0 && wordChar(b[p-1]) && !hidden(p-1) || p == 0 && s.cut && wordChar(s.before) && !s.hidden) {
+				continue
+			}
+			if !part && wordChar(b[end-1]) && end < len(b) && wordChar(b[end]) && !hidden(end) {
+				continue
 			}
 			s.spans = append(s.spans, span{p, end})
 		}

@@ -315,7 +315,7 @@ func (s *scan) pair(at int, h *shape) {
 		return
 	}
 	from := s.value(at+len(h.prefix), h.prefix == "api-key")
-	if from == 0 {
+	if from == 0 || has(s.b, from, "${") || has(s.b, from, "$*") { // a placeholder
 		return
 	}
 	end := s.runEnd(from, headerChars)
