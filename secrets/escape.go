@@ -214,6 +214,17 @@ func hexValue(b []byte, p, digits int) (v rune, ok bool) {
 	return v, true
 }
 
+// short is what stands for r in a string of C and its descendants, if not a number.
+func short(c string, r rune) []string {
+	switch {
+	case letter(r) != ' ':
+		return []string{`\` + string(letter(r))}
+	case r >= ' ' && r < 0x7f:
+		return []string{`\` + c}
+	}
+	return nil
+}
+
 const schemes = 11
 
 // spell returns the ways in which the encoders of one scheme write the
@@ -244,7 +255,7 @@ func spell(scheme int, c string, r rune) []string {
 		if l := letter(r); l != ' ' {
 			list = append(list, lead+string(l))
 		} else if r == '\\' {
-			list = append(list, lead+quote)
+			list = append(list, quote+`\`)
 		} else if r < utf8.RuneSelf {
 			list = append(list, quote+c)
 		}
@@ -276,9 +287,9 @@ func spell(scheme int, c string, r rune) []string {
 		} else if r >= utf8.RuneSelf {
 			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-6], r))
 		}
-		return list
+		return append(list, short(c, r)...)
 	case 8:
-		return each(`\%03o`)
+		return append(each(`\%03o`), short(c, r)...)
 	case 9:
 		return entities(r)
 	case 10:

@@ -97,7 +97,8 @@ func sensitiveHeader(name string) bool {
 // values, true and false, and ${NAME} placeholders stay: they tell nothing.
 //
 // Pointers are JSON pointers (RFC 6901) as the fields secrets and x-secret of a
-// component have them. One that leads to an object or a list masks all of it; one
+// component have them; they count within resolved_connection, too, where the fields
+// of a config may come from. One that leads to an object or a list masks all of it; one
 // that leads nowhere does nothing.
 func Mask(config map[string]any, pointers ...string) map[string]any {
 	if config == nil {
@@ -122,6 +123,9 @@ type masker struct {
 	found    []string // paths of secrets, without indexes of lists
 }
 
+// resolved is where a config has the fields of its connection.
+const resolved = "resolved_connection"
+
 func parsePointers(pointers []string) [][]string {
 	var list [][]string
 	for _, p := range pointers {
@@ -133,6 +137,9 @@ func parsePointers(pointers []string) [][]string {
 			path[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(path[i])
 		}
 		list = append(list, path)
+		if len(path) > 0 {
+			list = append(list, append([]string{resolved}, path...))
+		}
 	}
 	return list
 }
@@ -165,7 +172,7 @@ func (m *masker) member(key string, v any, path []pathStep) any {
 	if len(path) > 1 {
 		parent = path[len(path)-2].key
 	}
-	secret := Sensitive(key) || key == "key" && parent == "resolved_connection" ||
+	secret := Sensitive(key) || key == "key" && parent == resolved ||
 		strings.HasSuffix(strings.ToLower(parent), "headers") && sensitiveHeader(key)
 	return m.value(v, path, secret)
 }

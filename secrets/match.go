@@ -50,6 +50,7 @@ type table struct {
 	values  map[string]bool // what was added, and what follows from it
 	forms   []form
 	words   []word
+	parts   bool // some words count within others
 	shapes  []shape
 	filter  *[1 << filterBits / 64]uint64
 	wordSet *[1 << 12 / 64]uint64
@@ -87,7 +88,7 @@ func build(values map[string]bool) *table {
 	t.heads = make([]uint32, 1<<size+1)
 	for g, list := range w.grams {
 		h := hash(g)
-		t.filter[h>>(32-filterBits)>>6] |= 1 << (h >> (32 - filterBits) & 63)
+		t.filter[h>>(32-filterBits+6)] |= 1 << (g & 63)
 		t.heads[h>>t.shift+1] += uint32(len(list))
 	}
 	for i := range 1 << size {
@@ -172,7 +173,8 @@ func (w *windows) shape(i int) {
 			}
 		}
 	case h.fold:
-		for _, s := range []string{h.prefix, strings.ToUpper(h.prefix), title(h.prefix)} {
+		upper, proper := strings.ToUpper(h.prefix), title(h.prefix)
+		for _, s := range []string{h.prefix, upper, proper, upper[:3] + proper[3:]} { // as in X-API-Key
 			add(s[h.window:h.window+windowLen], h.window)
 		}
 	default:
@@ -195,6 +197,7 @@ func title(s string) string {
 func (w *windows) value(v string) {
 	if len(v) < wordLen {
 		w.t.words = append(w.t.words, word{text: v, part: w.t.values[v]})
+		w.t.parts = w.t.parts || w.t.values[v]
 		return
 	}
 	for _, piece := range pieces(v) {
@@ -372,7 +375,11 @@ func (s *scan) all() {
 	s.filter()
 	s.merge()
 	if s.t.wordSet != nil {
-		s.words()
+		if s.t.parts {
+			s.words(true)
+			s.merge()
+		}
+		s.words(false)
 		s.merge()
 	}
 	s.seen = len(s.b)
@@ -397,20 +404,20 @@ func (s *scan) merge() {
 // filter looks at every second four of bytes.
 func (s *scan) filter() {
 	b, f := s.b, s.t.filter
-	const shift = 32 - filterBits
+	const shift = 32 - filterBits + 6
 	p := 0
 	for ; len(b)-p >= 18; p += 16 {
 		c := (*[18]byte)(b[p:])
-		h0 := hash(binary.LittleEndian.Uint32(c[0:])) >> shift
-		h1 := hash(binary.LittleEndian.Uint32(c[2:])) >> shift
-		h2 := hash(binary.LittleEndian.Uint32(c[4:])) >> shift
-		h3 := hash(binary.LittleEndian.Uint32(c[6:])) >> shift
-		h4 := hash(binary.LittleEndian.Uint32(c[8:])) >> shift
-		h5 := hash(binary.LittleEndian.Uint32(c[10:])) >> shift
-		h6 := hash(binary.LittleEndian.Uint32(c[12:])) >> shift
-		h7 := hash(binary.LittleEndian.Uint32(c[14:])) >> shift
-		m := f[h0>>6]>>(h0&63) | f[h1>>6]>>(h1&63) | f[h2>>6]>>(h2&63) | f[h3>>6]>>(h3&63) |
-			f[h4>>6]>>(h4&63) | f[h5>>6]>>(h5&63) | f[h6>>6]>>(h6&63) | f[h7>>6]>>(h7&63)
+		x0 := binary.LittleEndian.Uint32(c[0:])
+		x1 := binary.LittleEndian.Uint32(c[2:])
+		x2 := binary.LittleEndian.Uint32(c[4:])
+		x3 := binary.LittleEndian.Uint32(c[6:])
+		x4 := binary.LittleEndian.Uint32(c[8:])
+		x5 := binary.LittleEndian.Uint32(c[10:])
+		x6 := binary.LittleEndian.Uint32(c[12:])
+		x7 := binary.LittleEndian.Uint32(c[14:])
+		m := f[hash(x0)>>shift]>>(x0&63) | f[hash(x1)>>shift]>>(x1&63) | f[hash(x2)>>shift]>>(x2&63) | f[hash(x3)>>shift]>>(x3&63) |
+			f[hash(x4)>>shift]>>(x4&63) | f[hash(x5)>>shift]>>(x5&63) | f[hash(x6)>>shift]>>(x6&63) | f[hash(x7)>>shift]>>(x7&63)
 		if m&1 != 0 {
 			s.lookAll(p, p+16)
 		}
@@ -421,9 +428,9 @@ func (s *scan) filter() {
 // lookAll looks at every second place from..to that passes the filter.
 func (s *scan) lookAll(from, to int) {
 	b, f := s.b, s.t.filter
-	const shift = 32 - filterBits
+	const shift = 32 - filterBits + 6
 	for p := from; p < to && len(b)-p >= 4; p += 2 {
-		if h := hash(binary.LittleEndian.Uint32(b[p:])) >> shift; f[h>>6]&(1<<(h&63)) != 0 {
+		if x := binary.LittleEndian.Uint32(b[p:]); f[hash(x)>>shift]&(1<<(x&63)) != 0 {
 			s.look(p)
 		}
 	}
@@ -560,8 +567,12 @@ func distinct(list []int) []int {
 
 // words finds the values that count as whole words. The edge of a hit is an edge
 // of a word, too: it will be one when the hit is replaced.
-func (s *scan) words() {
+func (s *scan) words(part bool) {
 	b, set, hits := s.b, s.t.wordSet, len(s.spans)
+	limit := s.limit
+	if !part {
+		limit -= wordLen // what is beside it is decided
+	}
 	hidden := func(p int) bool {
 		i, found := slices.BinarySearchFunc(s.spans[:hits], p, func(a span, p int) int { return cmp.Compare(a.from, p) })
 		return found || i > 0 && s.spans[i-1].to > p
@@ -572,15 +583,15 @@ func (s *scan) words() {
 			continue
 		}
 		for _, w := range s.t.words {
-			if !has(b, p, w.text) || p >= s.limit-wordLen {
+			if w.part != part || !has(b, p, w.text) || p >= limit {
 				continue
 			}
 			end := p + len(w.text)
-			if !w.part {
-				if p > 0 && wordChar(b[p-1]) && !hidden(p-1) || p == 0 && s.cut && wordChar(s.before) && !s.hidden ||
-					end < len(b) && wordChar(b[end]) && !hidden(end) {
-					continue
-				}
+			if !part && wordChar(b[p]) && (p > 0 && wordChar(b[p-1]) && !hidden(p-1) || p == 0 && s.cut && wordChar(s.before) && !s.hidden) {
+				continue
+			}
+			if !part && wordChar(b[end-1]) && end < len(b) && wordChar(b[end]) && !hidden(end) {
+				continue
 			}
 			s.spans = append(s.spans, span{p, end})
 		}

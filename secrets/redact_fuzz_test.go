@@ -56,7 +56,7 @@ func encodings(s string) map[string]string {
 	for lead := range 3 {
 		for _, tail := range []string{"", "z", "zz"} {
 			for name, enc := range map[string]*base64.Encoding{"std": base64.StdEncoding, "url": base64.URLEncoding, "raw std": base64.RawStdEncoding, "raw url": base64.RawURLEncoding} {
-				m[fmt.Sprint("base64 ", name, lead, len(tail))] = enc.EncodeToString([]byte("xy"[:lead] + s + tail))
+				m[fmt.Sprintf("base64 %s %d %d", name, lead, len(tail))] = enc.EncodeToString([]byte("xy"[:lead] + s + tail))
 			}
 		}
 	}
@@ -222,7 +222,7 @@ func FuzzSurvivors(f *testing.F) {
 			got := r.String(before + " " + e + " " + after)
 			find := e
 			if strings.HasPrefix(name, "base64 ") && name != "base64 in URL" {
-				lead, _ := strconv.Atoi(name[len(name)-2 : len(name)-1])
+				lead, _ := strconv.Atoi(name[len(name)-3 : len(name)-2])
 				find = core(e, lead, len(secret))
 			}
 			if strings.Contains(got, find) {

@@ -277,7 +277,10 @@ func (s *scan) fold(at int, lower string) bool {
 	return true
 }
 
-const maxBlanks = 8 // between a key and its value
+const (
+	maxBlanks = 8  // between a key and its value
+	maxScheme = 64 // bytes of a word that may be the scheme of an Authorization header
+)
 
 // quote passes over a quotation mark, also an escaped one.
 func (s *scan) quote(p int) int {
@@ -315,7 +318,7 @@ func (s *scan) pair(at int, h *shape) {
 		return
 	}
 	from := s.value(at+len(h.prefix), h.prefix == "api-key")
-	if from == 0 {
+	if from == 0 || has(s.b, from, "${") || has(s.b, from, "$*") { // a placeholder
 		return
 	}
 	end := s.runEnd(from, headerChars)
@@ -339,7 +342,7 @@ func (s *scan) authorization(at int, h *shape) {
 	switch known := end-from <= len("negotiate") && scheme(string(s.b[from:end])); {
 	case known && (next > end || has(s.b, end, "*")):
 		from, end = next, last
-	case next > end:
+	case next > end && last > next && end-from <= maxScheme:
 		end = last
 	}
 	if end > from {
