@@ -63,8 +63,11 @@ type autoResume struct {
 	Enabled *bool `json:"enabled"`
 }
 
+// allTraffic is every address there is.
+const allTraffic = "0.0.0.0/0"
+
 // networkConfig is what the network of a sandbox lets through. The server
-// remembers it, and keeps none of it.
+// remembers it; what goes out is held to it with [WithHosts].
 type networkConfig struct {
 	AllowPublicTraffic *bool            `json:"allowPublicTraffic,omitempty"`
 	AllowOut           []string         `json:"allowOut,omitempty"`
@@ -91,12 +94,17 @@ func (n *networkConfig) check() error {
 		return fail(http.StatusForbidden, "Egress proxy (network.egressProxy) is not enabled for this team.")
 	}
 	for _, address := range n.DenyOut {
-		if !isAddress(address) {
+		if !isSpecified(address) {
 			return fail(http.StatusBadRequest, "invalid denied CIDR %s", address)
 		}
 	}
+	for _, address := range n.AllowOut {
+		if isAddress(address) && !isSpecified(address) {
+			return fail(http.StatusBadRequest, "invalid allowed address %s", address)
+		}
+	}
 	domains := slices.ContainsFunc(n.AllowOut, func(s string) bool { return !isAddress(s) })
-	if domains && !slices.Contains(n.DenyOut, "0.0.0.0/0") {
+	if domains && !slices.Contains(n.DenyOut, allTraffic) {
 		return fail(http.StatusBadRequest, "When specifying allowed domains in allow out, "+
 			"you must include 'ALL_TRAFFIC' in deny out to block all other traffic.")
 	}
@@ -109,6 +117,16 @@ func isAddress(s string) bool {
 	}
 	_, err := netip.ParseAddr(s)
 	return err == nil
+}
+
+// isSpecified reports whether s is an address or network that E2B takes: of
+// those that begin with zeros it is the one that is everything.
+func isSpecified(s string) bool {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return s == allTraffic || !p.Addr().IsUnspecified()
+	}
+	a, err := netip.ParseAddr(s)
+	return err == nil && !a.IsUnspecified()
 }
 
 // sandboxAnswer describes a sandbox to who may use it.

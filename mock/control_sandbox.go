@@ -403,6 +403,9 @@ func (c *control) setNetwork(_ http.ResponseWriter, r *http.Request) (int, any, 
 	if i.network != nil {
 		next.AllowPublicTraffic, next.MaskRequestHost = i.network.AllowPublicTraffic, i.network.MaskRequestHost
 	}
-	i.network, i.allowEgress = &next, req.AllowEgress
+	i.network, i.denyAll = &next, req.AllowEgress != nil && !*req.AllowEgress
+	if req.AllowEgress != nil { // else a sandbox that is resumed has the old one
+		i.allowEgress = req.AllowEgress
+	}
 	return http.StatusNoContent, nil, nil
 }

@@ -209,6 +209,8 @@ func TestControlErrors(t *testing.T) {
 		{"create: private without secure", "POST", "/sandboxes", `{"templateID":"base","network":{"allowPublicTraffic":false}}`, nil, 400, "without public access"},
 		{"create: domain without block", "POST", "/sandboxes", `{"templateID":"base","network":{"allowOut":["example.com"]}}`, nil, 400, "ALL_TRAFFIC"},
 		{"create: denied domain", "POST", "/sandboxes", `{"templateID":"base","network":{"denyOut":["example.com"]}}`, nil, 400, "invalid denied CIDR"},
+		{"create: denied zeros", "POST", "/sandboxes", `{"templateID":"base","network":{"denyOut":["0.0.0.0"]}}`, nil, 400, "invalid denied CIDR"},
+		{"create: allowed zeros", "POST", "/sandboxes", `{"templateID":"base","network":{"allowOut":["0.0.0.0/8"]}}`, nil, 400, "invalid allowed address"},
 		{"create: proxy", "POST", "/sandboxes", `{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`, nil, 403, "not enabled"},
 		{"create: volumes", "POST", "/sandboxes", `{"templateID":"base","volumeMounts":[{"name":"a","path":"/a"}]}`, nil, 400, "Volume mounts"},
 		{"create: iam", "POST", "/sandboxes", `{"templateID":"base","iam":{"tokens":{"a":{"audience":"b","tokenType":"JWT-SVID"}}}}`, nil, 400, "IAM"},
@@ -733,7 +735,14 @@ func TestNetwork(t *testing.T) {
 	got = a.do("GET", "/sandboxes/"+id, "").json(t)
 	want := object{"allowPublicTraffic": false, "allowOut": []any{"example.com"}, "denyOut": []any{"0.0.0.0/0"},
 		"rules": object{"a.b": []any{object{"transform": object{}}}}}
-	if diff := cmp.Diff(want, got["network"]); diff != "" || got["allowInternetAccess"] != nil {
+	if diff := cmp.Diff(want, got["network"]); diff != "" || got["allowInternetAccess"] != false {
+		t.Errorf("%v: %s", got, diff)
+	}
+	if r := a.do("PUT", "/sandboxes/"+id+"/network", `{"allow_internet_access":true}`); r.Status != 204 {
+		t.Fatalf("%+v", r)
+	}
+	got = a.do("GET", "/sandboxes/"+id, "").json(t)
+	if diff := cmp.Diff(object{"allowPublicTraffic": false}, got["network"]); diff != "" || got["allowInternetAccess"] != true {
 		t.Errorf("%v: %s", got, diff)
 	}
 }

@@ -49,8 +49,12 @@
 // egress proxies, volumes and workload identities. Templates are given, not
 // built. Snapshots and forks have a sandbox's files, not its processes, and a
 // sandbox in memory that is paused stops at its next use of a file or stream.
-// The network of a sandbox is remembered, not enforced, and no port but the
-// daemon's leads anywhere: the others are answered as closed. A sandbox's
+// No port but the daemon's leads into a sandbox: the others are answered as
+// closed. A sandbox's network rules are remembered, and enforced with
+// [WithHosts] alone, for TCP to the hosts that it names: there is no other
+// internet then, no nameserver but a list, nothing but TCP and IPv4, and no
+// rewriting of requests. Addresses that E2B drops are closed like others that
+// are denied. Without it real processes have this machine's network. A sandbox's
 // metrics are those of the moment, its log has its changes of state. It talks
 // HTTP/1.1 alone, without TLS.
 //

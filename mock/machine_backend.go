@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
+	"github.com/osiris-pipelines/remote/mock/internal/machine"
 )
 
 // backend makes the machines of a server's sandboxes.
@@ -76,21 +77,21 @@ func (b *machines) isolated() bool { return b.own }
 func (b *machines) close() error { return nil }
 
 func (b *machines) boot(_ context.Context, c bootConfig) (guest, error) {
-	var machine envd.Machine
+	var m envd.Machine
 	var err error
 	if c.image != nil {
-		machine, err = c.image.Clone()
+		m, err = c.image.Clone()
 	} else {
-		machine, err = b.open(c)
+		m, err = b.open(c)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return b.start(machine, c), nil
+	return b.start(m, c)
 }
 
-// start starts the daemon of a machine.
-func (b *machines) start(m envd.Machine, c bootConfig) guest {
+// start starts the daemon of a machine, and closes it where that fails.
+func (b *machines) start(m envd.Machine, c bootConfig) (guest, error) {
 	if m, ok := m.(*memoryMachine); ok {
 		m.sandbox.info.ID = c.id
 	}
@@ -99,6 +100,13 @@ func (b *machines) start(m envd.Machine, c bootConfig) guest {
 		env = make(map[string]string)
 	}
 	maps.Copy(env, c.env)
+	var out *outlets
+	if m, ok := m.(*machine.Machine); ok {
+		var err error
+		if out, err = b.server.openOutlets(c.id, m.Listen); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
 	daemon := envd.New(m, envd.Options{
 		Token:   c.token,
 		Env:     env,
@@ -107,7 +115,7 @@ func (b *machines) start(m envd.Machine, c bootConfig) guest {
 		Version: c.template.EnvdVersion,
 		Logger:  b.server.log,
 	})
-	return &machineGuest{Daemon: daemon, back: b, machine: m}
+	return &machineGuest{Daemon: daemon, back: b, machine: m, outlets: out}, nil
 }
 
 // machineGuest is a machine with our daemon.
@@ -115,6 +123,7 @@ type machineGuest struct {
 	*envd.Daemon
 	back    *machines
 	machine envd.Machine
+	outlets *outlets // nil where nothing is to be reached
 }
 
 func (g *machineGuest) cut() { g.CutStreams() }
@@ -129,7 +138,7 @@ func (g *machineGuest) reboot(c bootConfig) (guest, error) {
 	if err := g.close(); err != nil {
 		g.back.server.log.Debug("machine did not end well", "sandbox", c.id, "error", err)
 	}
-	return g.back.start(copied, c), nil
+	return g.back.start(copied, c)
 }
 
 func (g *machineGuest) image() (envd.Machine, error) { return g.machine.Clone() }
@@ -145,5 +154,6 @@ func (g *machineGuest) memory() *Sandbox {
 
 func (g *machineGuest) close() error {
 	g.Daemon.Close()
+	g.outlets.close()
 	return g.machine.Close()
 }

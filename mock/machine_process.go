@@ -20,7 +20,7 @@ import (
 const bootTimeout = 30 * time.Second
 
 func newProcessBackend(s *Server) (backend, error) {
-	opts := machine.Options{DiskBytes: s.opts.memory.DiskBytes}
+	opts := machine.Options{DiskBytes: s.opts.memory.DiskBytes, Hosts: machineHosts(s.opts.hosts)}
 	first, err := machine.New(opts) // to see what it is like
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func newEnvdBackend(s *Server, path string) (backend, error) {
 	}
 	b := &daemons{server: s, own: true, apart: "each sandbox is a machine with files, processes and a network of its own, in Linux namespaces"}
 	b.start = func(ctx context.Context) (*proxyGuest, error) {
-		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{Binary: path, DiskBytes: s.opts.memory.DiskBytes})
+		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{Binary: path, DiskBytes: s.opts.memory.DiskBytes, Hosts: machineHosts(s.opts.hosts)})
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +78,9 @@ func newEnvdBackend(s *Server, path string) (backend, error) {
 
 // newSharedBackend is the reduced mode for machines without namespaces.
 func newSharedBackend(s *Server, address string) (backend, error) {
+	if len(s.opts.hosts) > 0 {
+		return nil, fmt.Errorf("%w: hosts for sandboxes that share a daemon", errors.ErrUnsupported)
+	}
 	target, err := url.Parse(address)
 	if err != nil {
 		return nil, err
@@ -112,6 +115,9 @@ func (b *daemons) boot(ctx context.Context, c bootConfig) (guest, error) {
 		if err := g.daemon.Init(ctx, c.token, c.env, "user"); err != nil {
 			return nil, errors.Join(err, g.close())
 		}
+		if g.outlets, err = b.server.openOutlets(c.id, g.daemon.Listen); err != nil {
+			return nil, errors.Join(err, g.close())
+		}
 	}
 	g.config = c
 	g.proxy = &httputil.ReverseProxy{
@@ -131,6 +137,7 @@ type proxyGuest struct {
 	config    bootConfig
 	daemon    *machine.Envd // of its own, or
 	shared    *url.URL
+	outlets   *outlets
 	transport *http.Transport
 	proxy     *httputil.ReverseProxy
 }
@@ -189,6 +196,7 @@ func (g *proxyGuest) memory() *Sandbox { return nil }
 
 func (g *proxyGuest) close() error {
 	g.transport.CloseIdleConnections()
+	g.outlets.close()
 	if g.daemon == nil {
 		return nil
 	}

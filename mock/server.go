@@ -69,8 +69,11 @@ func NewServer(opts ...ServerOption) (*Server, error) {
 	for _, t := range s.opts.templates {
 		s.templates = append(s.templates, newTemplate(t, s.now()))
 	}
-	var err error
-	if s.back, err = s.opts.newBackend(s); err != nil {
+	err := checkHosts(s.opts.hosts)
+	if err == nil {
+		s.back, err = s.opts.newBackend(s)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("mock: start server: %w", err)
 	}
 	inner := s.opts.listener

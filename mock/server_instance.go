@@ -39,6 +39,7 @@ type instance struct {
 
 	network     *networkConfig
 	allowEgress *bool // allow_internet_access
+	denyAll     bool  // in force, whatever denyOut says
 	state       phase
 	final       State         // once it is being killed
 	changed     chan struct{} // closed when state changes
@@ -144,6 +145,7 @@ func (s *Server) create(ctx context.Context, l launch) (*instance, error) {
 		config:      l.config,
 		network:     l.network,
 		allowEgress: l.allow,
+		denyAll:     l.allow != nil && !*l.allow,
 		timeout:     l.timeout,
 		changed:     make(chan struct{}),
 		flights:     make(map[*flight]struct{}),
@@ -280,6 +282,7 @@ func (s *Server) resume(i *instance, timeout time.Duration) error {
 	if err := i.guest.freeze(false); err != nil {
 		return err
 	}
+	i.denyAll = i.allowEgress != nil && !*i.allowEgress // as E2B remembers it
 	i.startedAt = s.now()
 	i.endAt = i.startedAt.Add(timeout)
 	i.enterLocked(running, i.startedAt)

@@ -23,6 +23,7 @@ type serverOptions struct {
 	now            func() time.Time
 	clock          bool // now was set
 	listener       net.Listener
+	hosts          []Host
 	fault          func(HTTPRequest) *HTTPFault
 	logger         *slog.Logger
 }

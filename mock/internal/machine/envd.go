@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -29,10 +30,11 @@ type EnvdOptions struct {
 	// Binary is the path of E2B's daemon, a static program for Linux.
 	Binary string
 
-	// Dir, DiskBytes and ReadOnly are as in [Options].
+	// Dir, DiskBytes, ReadOnly and Hosts are as in [Options].
 	Dir       string
 	DiskBytes int64
 	ReadOnly  []string
+	Hosts     []Host
 }
 
 // Envd is E2B's own daemon in an isolated machine with a network of its own,
@@ -75,6 +77,9 @@ func StartEnvd(ctx context.Context, opts EnvdOptions) (*Envd, error) {
 	}
 	return e, nil
 }
+
+// Listen is [Machine.Listen].
+func (e *Envd) Listen(addr netip.AddrPort) (net.Listener, error) { return e.machine.Listen(addr) }
 
 // Restart kills the daemon, and nothing else of the machine, and starts another
 // one, which must be given what [Envd.Init] gave the first.

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -36,8 +38,19 @@ type Options struct {
 	// /etc and so on) need not be named. Without isolation all is there anyway.
 	ReadOnly []string
 
+	// Hosts gives the machine a network of its own, which has loopback and the
+	// addresses of these, for [Machine.Listen]. It takes root on Linux;
+	// elsewhere the error is [ErrNotPermitted].
+	Hosts []Host
+
 	// Shared asks for no isolation, even where it is possible.
 	Shared bool
+}
+
+// Host is a host that a machine with a network of its own can reach.
+type Host struct {
+	Name string     // in the machine's /etc/hosts; may be empty
+	Addr netip.Addr // of IPv4
 }
 
 // Machine is an [envd.Machine] of real files and processes. There are two
@@ -228,6 +241,18 @@ func (m *Machine) Clone() (envd.Machine, error) {
 		return nil, errors.Join(fmt.Errorf("clone a machine: %w", err), c.Close())
 	}
 	return c, nil
+}
+
+// Listen listens within the network of a machine that has one of its own, on an
+// address of its Hosts or of loopback. The listener must be closed.
+func (m *Machine) Listen(addr netip.AddrPort) (net.Listener, error) {
+	b, ok := m.box.(interface {
+		listen(netip.AddrPort) (net.Listener, error)
+	})
+	if !ok {
+		return nil, ErrNotPermitted
+	}
+	return b.listen(addr)
 }
 
 // Close kills all processes, waits for their end, and removes the files. Calls

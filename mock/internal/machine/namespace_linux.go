@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,6 +40,7 @@ type layout struct {
 	binds     []string // pairs of paths: of the host, in the tree
 	user      bool     // a user namespace, for those who are not root
 	network   bool     // a network of its own
+	hosts     []Host   // that it has, with the network
 }
 
 // namespace is a tree and a set of processes of its own. It lives as long as
@@ -62,6 +64,14 @@ func newNamespace(l layout) (_ *namespace, err error) {
 	n := &namespace{layout: l, starter: (*namespace).startDirectly, inherited: inherited()}
 	if l.user {
 		n.starter = (*namespace).startByTools
+	}
+	if len(l.hosts) > 0 {
+		file := l.dir + ".hosts" // it stays mounted when it is removed
+		if err := writeHosts(file, l.hosts); err != nil {
+			return nil, err
+		}
+		defer func() { _ = os.Remove(file) }()
+		n.binds = append(slices.Clip(n.binds), file, "/etc/hosts")
 	}
 	if err := n.hold(); err != nil {
 		return nil, err
@@ -87,7 +97,10 @@ func newNamespace(l layout) (_ *namespace, err error) {
 			return nil, fmt.Errorf("open a user namespace: %w", err)
 		}
 	}
-	return n, errors.Join(n.furnish(), n.try())
+	if err := errors.Join(n.furnish(), n.try()); err != nil || !n.network {
+		return n, err
+	}
+	return n, n.raiseNetwork()
 }
 
 // outerNamespace opens the user namespace that a process's own is in.

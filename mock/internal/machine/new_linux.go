@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -13,6 +14,9 @@ func newMachine(opts Options, dir string) (*Machine, error) {
 		return newShared(opts, dir, "as was asked for")
 	}
 	n, err := newIsolated(opts, dir)
+	if err != nil && len(opts.Hosts) > 0 {
+		return nil, err
+	}
 	if err != nil {
 		return newShared(opts, dir, err.Error())
 	}
@@ -20,7 +24,10 @@ func newMachine(opts Options, dir string) (*Machine, error) {
 }
 
 func newIsolated(opts Options, dir string) (*namespace, error) {
-	l := layout{dir: dir, diskBytes: opts.DiskBytes}
+	l := layout{dir: dir, diskBytes: opts.DiskBytes, network: len(opts.Hosts) > 0, hosts: opts.Hosts}
+	if l.network && os.Geteuid() != 0 {
+		return nil, fmt.Errorf("%w to user %d", ErrNotPermitted, os.Geteuid())
+	}
 	for _, name := range opts.ReadOnly {
 		name = filepath.Clean(name)
 		l.binds = append(l.binds, name, name)
@@ -34,6 +41,10 @@ func isolatedMachine(opts Options, n *namespace) *Machine {
 	if n.user {
 		uid, how = 0, how+", by user namespaces in which all users are one"
 	}
+	network := "the host's, read-only, and so is the network"
+	if n.network {
+		network = "the host's, read-only, and the network is its own"
+	}
 	return &Machine{
 		box:      n,
 		opts:     opts,
@@ -42,6 +53,6 @@ func isolatedMachine(opts Options, n *namespace) *Machine {
 			{Name: "user", UID: uid, GID: uid, Home: "/home/user"},
 			{Name: "root", Home: "/root"},
 		},
-		isolation: "isolated: " + how + "; the system's directories are the host's, read-only, and so is the network",
+		isolation: "isolated: " + how + "; the system's directories are " + network,
 	}
 }
