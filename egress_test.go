@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -611,4 +612,112 @@ func allowed(t *testing.T, c *cloud, id string) (allow, deny []string) {
 		t.Fatal(err)
 	}
 	return info.Network.AllowOut, info.Network.DenyOut
+}
+
+// runDial connects to an address and reads what it says, which is nothing where
+// the way is closed.
+func runDial(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+	var config struct{ Address, HTTP string }
+	if err := s.DecodeConfig(&config); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", config.Address)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return nil, converse(conn, config.HTTP)
+}
+
+// converse speaks HTTP to a host of that name, or listens, and wants an answer.
+func converse(conn net.Conn, name string) error {
+	if name != "" {
+		if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name); err != nil {
+			return err
+		}
+	}
+	b, err := io.ReadAll(conn)
+	if err == nil && len(b) == 0 {
+		err = errors.New("it was closed without a word")
+	}
+	return err
+}
+
+// TestNetworkIsEnforced has steps call hosts of their plan, which are reached,
+// and others, which are not.
+func TestNetworkIsEnforced(t *testing.T) {
+	serve := func(c net.Conn) { _, _ = io.WriteString(c, "hello\n") }
+	web := func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+		}
+	}
+	addr := netip.MustParseAddr
+	hosts := []mock.Host{
+		{Name: "db.example.com", Addr: addr("203.0.113.7"), Port: 3306, Serve: serve},
+		{Name: "other.example.com", Addr: addr("203.0.113.66"), Port: 3306, Serve: serve},
+		{Name: "api.example.com", Addr: addr("203.0.113.20"), Port: 80, Serve: web},
+		{Name: "evil.example.com", Addr: addr("203.0.113.67"), Port: 80, Serve: web},
+	}
+	call := func(id, address, http string) remote.Step {
+		return remote.Step{ID: id, Driver: "test.dial", Config: map[string]any{"address": address, "http": http}}
+	}
+	m := &remote.Manifest{Name: "calls", Steps: []remote.Step{
+		call("db", "db.example.com:3306", ""),
+		call("other-db", "other.example.com:3306", ""),
+		call("other-address", "203.0.113.66:3306", ""),
+		call("api", "api.example.com:80", "api.example.com"),
+		call("evil", "evil.example.com:80", "evil.example.com"),
+		{ID: "mysql", Component: "mysql.writer", Driver: "test.noop", Config: map[string]any{"connection": "@mysql.name"}},
+		{ID: "graphql", Component: "graphql.extractor", Driver: "test.noop", Config: map[string]any{"endpoint": "http://api.example.com/graphql"}},
+	}}
+	reached := []string{"db", "api", "mysql", "graphql"}
+	for _, kind := range servedKinds {
+		for _, policy := range []remote.Egress{remote.EgressRequired, remote.EgressOpen} {
+			t.Run(fmt.Sprintf("%s/%s", kind, policy), func(t *testing.T) {
+				if kind != "served" && os.Geteuid() != 0 {
+					t.Skip("a network of its own takes root on Linux")
+				}
+				drivers := testDrivers()
+				var server *mock.Server
+				if kind == "served" { // its steps are functions of this process
+					drivers = worker.NewRegistry()
+					for _, name := range []string{"test.dial", "test.noop"} {
+						drivers.Register(name, worker.Extract, func() worker.Driver {
+							return driverFunc(func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+								var config struct{ Address, HTTP string }
+								if err := s.DecodeConfig(&config); err != nil || config.Address == "" {
+									return nil, err
+								}
+								conn, err := server.Dial(ctx, server.Alive()[0].ID, "tcp", config.Address)
+								if err != nil {
+									return nil, err
+								}
+								defer conn.Close()
+								return nil, converse(conn, config.HTTP)
+							})
+						})
+					}
+				}
+				server = newServer(t, kind, drivers, mock.WithHosts(hosts...))
+				cfg := remote.Config{Drivers: drivers, Connections: egressConnections(), Egress: policy, OnFailure: remote.StopDependents, Timeout: 2 * time.Minute}
+				a := newProxy(t, connect(cfg, server), egressHosts())
+				ec := newContext(t, "s")
+				result, _, err := remote.Run(t.Context(), a, m, ec)
+				if result == nil || len(result.StepResults) != len(m.Steps) {
+					t.Fatalf("result %+v, %v", result, err)
+				}
+				for _, step := range result.StepResults {
+					want := remote.StepFailed
+					if policy == remote.EgressOpen || slices.Contains(reached, step.StepID) {
+						want = remote.StepSucceeded
+					}
+					if step.Status != want {
+						t.Errorf("step %s: %s, want %s: %s (%v)", step.StepID, step.Status, want, step.Error, err)
+					}
+				}
+			})
+		}
+	}
 }

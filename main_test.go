@@ -155,6 +155,7 @@ func testDrivers() *worker.Registry {
 		return nil, nil
 	})
 	add("test.canary", worker.Transform, runCanary)
+	add("test.dial", worker.Extract, runDial)
 	add("test.rows", worker.Extract, runRows)
 	add("test.concat", worker.Transform, runConcat)
 	add("test.write", worker.Write, runWrite)
