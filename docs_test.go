@@ -168,6 +168,16 @@ func TestSessionDocumented(t *testing.T) {
 	})
 	inspect(t, unlucky)
 	inspect(t, waiting)
+	// One whose server cannot limit its network.
+	server := newServer(t, "served", testDrivers())
+	f := newFront(t, server)
+	f.answer = func(_ http.ResponseWriter, _ *http.Request, body map[string]any) bool {
+		delete(body, "network")
+		return false
+	}
+	open := newContext(t, "open")
+	_, _, _ = remote.Run(t.Context(), newProxy(t, f.through(connect(remote.Config{Drivers: testDrivers()}, server)), nil), one("test.noop"), open)
+	inspect(t, open)
 
 	_, tables, _ := strings.Cut(doc, "Of the run:")
 	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")

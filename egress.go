@@ -597,6 +597,10 @@ func (e *engine) egress(ctx context.Context, p *PreparedRun, known *runSecrets) 
 	if !e.attachable {
 		return nil, nil
 	}
+	return e.planEgress(ctx, p, known)
+}
+
+func (e *engine) planEgress(ctx context.Context, p *PreparedRun, known *runSecrets) (*egressPlan, error) {
 	look := e.lookup
 	if look == nil {
 		look = systemLookup
@@ -712,8 +716,10 @@ func (c Config) selfHosted() bool {
 }
 
 // Network shows what the sandbox of a run may reach, and why, without making
-// one. Names of hosts that E2B tells apart by address only are looked up. The
-// error matches [ErrUnreachable], as Execute's would.
+// one. It asks Config.Connections for the values, as Execute does, and looks up
+// the names of hosts that E2B tells apart by address only. It shows no secret.
+// The error matches [ErrUnreachable] where Execute's would. With
+// Config.OpenSandbox it shows what would hold in E2B.
 func (a *E2BTransparentProxy) Network(ctx context.Context, p *PreparedRun) (NetworkRules, error) {
 	if p == nil || p.Plan == nil {
 		return NetworkRules{}, fmt.Errorf("remote: network: %w: there is no prepared run", ErrInvalid)
@@ -722,12 +728,9 @@ func (a *E2BTransparentProxy) Network(ctx context.Context, p *PreparedRun) (Netw
 	if err := known.complete(ctx, a.cfg, p); err != nil {
 		return NetworkRules{}, err
 	}
-	plan, err := a.egress(ctx, p, known)
+	plan, err := a.planEgress(ctx, p, known)
 	if err != nil {
 		return NetworkRules{}, err
-	}
-	if plan == nil {
-		return NetworkRules{Policy: EgressOpen, Allow: []NetworkRule{}, Deny: []string{}}, nil
 	}
 	return plan.rules(), nil
 }

@@ -121,7 +121,7 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		files  *remote.CollectedArtifacts
 	)
 	if opts.dryRun {
-		err = dryRun(ctx, stdout, adapter, manifest, ec)
+		err = dryRun(ctx, stdout, stderr, adapter, manifest, ec)
 	} else {
 		result, files, err = remote.Run(ctx, adapter, manifest, ec)
 		progress.Report(stdout, ec, result, files)
@@ -209,8 +209,9 @@ func (e *embedded) Close() error {
 	return errors.Join(e.E2BTransparentProxy.Close(), e.server.Close())
 }
 
-// dryRun prints what Execute would get. It holds no values of variables.
-func dryRun(ctx context.Context, w io.Writer, a adapter, m *remote.Manifest, ec *remote.ExecutionContext) error {
+// dryRun prints what Execute would get, and to stderr what the sandbox could
+// reach. It holds no values of variables.
+func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manifest, ec *remote.ExecutionContext) error {
 	prepared, err := a.Prepare(ctx, m, ec)
 	if err != nil {
 		return err
@@ -218,7 +219,25 @@ func dryRun(ctx context.Context, w io.Writer, a adapter, m *remote.Manifest, ec 
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(prepared)
+	if err := enc.Encode(prepared); err != nil {
+		return err
+	}
+	proxy, ok := a.(interface {
+		Network(context.Context, *remote.PreparedRun) (remote.NetworkRules, error)
+	})
+	if !ok {
+		return nil // it runs on this machine, with its network
+	}
+	rules, err := proxy.Network(ctx, prepared)
+	if errors.Is(err, remote.ErrUnreachable) {
+		return err
+	}
+	if err != nil { // as a variable that is not set here
+		fmt.Fprintln(stderr, "network:", err)
+		return nil
+	}
+	fmt.Fprint(stderr, rules)
+	return nil
 }
 
 func exitCode(result *remote.ExecResult, err error) int {

@@ -414,6 +414,16 @@ func TestVariablesStaySecret(t *testing.T) {
 	}
 }
 
+// --dry-run says what the sandbox could reach, beside what it would be sent.
+func TestNetworkShown(t *testing.T) {
+	o := invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-allow-host", "203.0.113.7", "--e2b-allow-host=*.example.com")
+	o.want(t, 0, "network: nothing but 2 targets (limited)", "*.example.com: Config.AllowHosts", "203.0.113.7: Config.AllowHosts")
+	o = invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-egress", "open")
+	o.want(t, 0, "network: open")
+	o = invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-allow-host", "http://x")
+	o.want(t, 2, "Config.AllowHosts")
+}
+
 func TestUnsetVariable(t *testing.T) {
 	o := invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b-pass-env", "RUN_TEST_UNSET")
 	o.want(t, 0, "RUN_TEST_UNSET is not set")
