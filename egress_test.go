@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -719,5 +720,93 @@ func TestNetworkIsEnforced(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestTokensStayInMemory looks for the tokens of a sandbox in all files of its
+// session: while it runs, after it, and after another host has attached, which
+// gets its own from the server.
+func TestTokensStayInMemory(t *testing.T) {
+	cfg := remote.Config{Drivers: testDrivers()}
+	server := newServer(t, "served", cfg.Drivers)
+	var mu sync.Mutex
+	tokens := make(map[string]string) // by path of the request and name
+	to, err := url.Parse(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	transport := &http.Transport{}
+	proxy.Transport = transport
+	proxy.ModifyResponse = func(r *http.Response) error {
+		b, err := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		var answer map[string]any
+		if json.Unmarshal(b, &answer) == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, name := range []string{"envdAccessToken", "trafficAccessToken"} {
+				if token, _ := answer[name].(string); token != "" {
+					tokens[path.Base(r.Request.URL.Path)+" "+name] = token
+				}
+			}
+		}
+		return err
+	}
+	control := httptest.NewServer(proxy)
+	t.Cleanup(func() { control.Close(); transport.CloseIdleConnections() })
+	scan := func(dir string, want ...string) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, name := range want {
+			if len(tokens[name]) < 16 {
+				t.Errorf("%s: %q", name, tokens[name])
+			}
+		}
+		files := tree(t, dir)
+		if _, ok := files["sandbox.json"]; !ok {
+			t.Error("there is no sandbox.json")
+		}
+		for _, token := range tokens {
+			noTraces(t, dir, token)
+		}
+	}
+	cfg = connect(cfg, server)
+	cfg.APIURL = control.URL
+	first := newProxy(t, cfg, nil)
+	ec := newContext(t, "s")
+	running := 0
+	ec.OnEvent = func(_ context.Context, e remote.Event) error {
+		if e.Name == "step_complete" {
+			running++
+			scan(ec.LogsDir, "sandboxes envdAccessToken", "sandboxes trafficAccessToken")
+		}
+		return nil
+	}
+	p, err := first.Prepare(t.Context(), join(), ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Execute(t.Context(), p, ec); err != nil {
+		t.Fatal(err)
+	}
+	if running == 0 {
+		t.Error("nothing was looked at while it ran")
+	}
+	scan(ec.LogsDir)
+	second := newProxy(t, cfg, nil)
+	ec2 := *ec
+	ec2.OnEvent = nil
+	p2, _, err := second.Attach(t.Context(), ec.LogsDir, &ec2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scan(ec.LogsDir, "connect envdAccessToken", "connect trafficAccessToken")
+	if _, err := second.Collect(t.Context(), p2, &ec2); err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range tokens {
+		noTraces(t, ec.LogsDir, token)
 	}
 }
