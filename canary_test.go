@@ -42,6 +42,7 @@ var canaries = map[string]string{
 	"key":      "kn4ryKEY0123456789" + rand.Text(),
 	"passed":   "kn4ry-passed-variable-" + rand.Text(),
 	"given":    "kn4ry given variable " + rand.Text(),
+	"index":    "kn4ry-of-an-index-" + rand.Text(),
 }
 
 func canaryConnections() connections.Static {
@@ -66,7 +67,11 @@ func runCanary(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	values := []string{s.Env["REMOTE_TEST_VALUE"], s.Env["REMOTE_TEST_GIVEN"]}
+	values := []string{s.Env["REMOTE_TEST_VALUE"], s.Env["REMOTE_TEST_GIVEN"], s.Env["PIP_INDEX_URL"]}
+	if u, err := url.Parse(s.Env["PIP_INDEX_URL"]); err == nil {
+		password, _ := u.User.Password()
+		values = append(values, password)
+	}
 	for _, key := range []string{"password", "pg_dsn", "api_key"} {
 		v, _ := fields[key].(string)
 		values = append(values, v)
@@ -392,7 +397,9 @@ func canary(t *testing.T, kind, how string, protected bool) {
 	root := t.TempDir()
 	cfg := remote.Config{
 		Drivers: testDrivers(), Connections: canaryConnections(),
-		PassEnv: []string{"REMOTE_TEST_VALUE"}, Env: map[string]string{"REMOTE_TEST_GIVEN": canaries["given"]},
+		PassEnv: []string{"REMOTE_TEST_VALUE"}, Env: map[string]string{
+			"REMOTE_TEST_GIVEN": canaries["given"], "PIP_INDEX_URL": "https://ci:" + canaries["index"] + "@203.0.113.9/simple",
+		},
 	}
 	var wire *recorder
 	var a adapter
