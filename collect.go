@@ -212,8 +212,8 @@ func (c collecting) read(r io.Reader) (*sealed, error) {
 		if in.err != nil { // of the connection
 			return in.err
 		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errHalfList
 		}
 		return broken(err)
 	}
@@ -286,6 +286,9 @@ func (c collecting) read(r io.Reader) (*sealed, error) {
 	return &to.sealed, nil
 }
 
+// errHalfList: the process that lists has ended before its list.
+var errHalfList = errors.New("it is not whole")
+
 // budgetReader reads no more than was allowed since, so that a decoder behind it
 // cannot be made to hold more.
 type budgetReader struct {
@@ -316,7 +319,7 @@ func seal(ctx context.Context, pl *place, limit collecting) (list *sealed, err e
 	stderr := &lastLines{}
 	status, err := captureBy(ctx, pl.sandbox, tell(pl, "seal", stderr), func(stdout io.Reader) error {
 		var err error
-		if list, err = limit.read(stdout); err != nil && errors.Is(err, io.ErrUnexpectedEOF) {
+		if list, err = limit.read(stdout); err != nil && errors.Is(err, errHalfList) {
 			list, err = nil, nil // it has ended early, and says why
 		}
 		return err
@@ -324,7 +327,7 @@ func seal(ctx context.Context, pl *place, limit collecting) (list *sealed, err e
 	if err == nil && (list == nil || status != ExitStatus{}) {
 		err = fmt.Errorf("%s: %w", status, &tailError{stderr.String()})
 		if status == (ExitStatus{}) {
-			err = fmt.Errorf("%w: list of artifacts: it is not whole", ErrProtocol)
+			err = fmt.Errorf("%w: list of artifacts: %w", ErrProtocol, errHalfList)
 		}
 	}
 	if err != nil {

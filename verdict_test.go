@@ -87,7 +87,7 @@ func TestCrashFromRecord(t *testing.T) {
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	const text = "remote: worker crashed (killed by SIGSEGV); its last words: one\ntwo"
+	const text = "remote: worker crashed (killed by SIGSEGV); its last words: one\n\ttwo"
 	if c.Error() != text {
 		t.Errorf("got %q", c.Error())
 	}
