@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"math/bits"
 	"slices"
 	"strings"
@@ -74,9 +75,7 @@ func build(values map[string]bool) *table {
 	for i := range t.shapes {
 		w.shape(i)
 	}
-	for _, v := range slices.SortedFunc(mapKeys(values), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
-	}) {
+	for _, v := range slices.Sorted(maps.Keys(values)) {
 		w.value(v)
 	}
 	n := 0
@@ -112,16 +111,6 @@ func build(values map[string]bool) *table {
 
 func wordHash(a, b, c byte) uint32 {
 	return hash(uint32(a)|uint32(b)<<8|uint32(c)<<16) >> (32 - 12)
-}
-
-func mapKeys(m map[string]bool) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // windows chooses the windows of the forms of a table.
@@ -460,14 +449,14 @@ func (s *scan) compare(f *form, at, p int) {
 		return
 	}
 	from, to := p-at, p-at+len(f.text)
-	if from < 0 || to > len(s.b) || string(s.b[from:to]) != f.text {
-		if f.stiff || s.hopeless(f, at, p) {
+	if f.stiff {
+		if !has(s.b, from, f.text) {
 			return
 		}
-		var ok bool
-		if from, to, ok = s.spelled(f, at, p); !ok {
-			return
-		}
+	} else if s.hopeless(f, at, p) {
+		return
+	} else if from, to = s.spelled(f, at, p); from < 0 {
+		return
 	}
 	if f.left && from > 0 && base64Char(s.b[from-1]) {
 		from--
@@ -513,8 +502,9 @@ func escape(c byte) bool {
 }
 
 // spelled looks for a form in any spelling; the window stands at p, and at at in
-// the form. Where a character can be read in several ways all are followed.
-func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
+// the form. Where a character can be read in several ways all are followed, so
+// that it does not depend on what was cut off before b. from is -1 for none.
+func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	var store [3][32]int
 	now, next := append(store[0][:0], p), store[1][:0]
 	for rest := f.text[at:]; rest != ""; {
@@ -524,11 +514,11 @@ func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
 			next = ends(next, s.b, q, rest[:n], r)
 		}
 		if now, next = distinct(next), now; len(now) == 0 {
-			return 0, 0, false
+			return -1, -1
 		}
 		rest = rest[n:]
 	}
-	to = slices.Max(now)
+	to = now[len(now)-1]
 	now = append(now[:0], p)
 	for rest := f.text[:at]; rest != ""; {
 		c := rest[startOf(rest, len(rest)-1):]
@@ -548,11 +538,11 @@ func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
 			}
 		}
 		if now, next = distinct(next), now; len(now) == 0 {
-			return 0, 0, false
+			return -1, -1
 		}
 		rest = rest[:len(rest)-len(c)]
 	}
-	return slices.Min(now), to, true
+	return now[0], to
 }
 
 const maxSpelling = 2 * (backslashes + 5) // of a character
