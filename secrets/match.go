@@ -1,13 +1,13 @@
 package secrets
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"maps"
 	"math/bits"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
@@ -374,11 +374,19 @@ func (s *scan) all() {
 	s.seen = len(s.b)
 }
 
+// byStart sorts spans: the generic functions would take more of the worker's size.
+type byStart []span
+
+func (l byStart) Len() int           { return len(l) }
+func (l byStart) Less(i, j int) bool { return l[i].from < l[j].from }
+func (l byStart) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+
+// merge makes one of spans that touch, and puts them in order.
 func (s *scan) merge() {
 	if len(s.spans) < 2 {
 		return
 	}
-	slices.SortFunc(s.spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	sort.Sort(byStart(s.spans))
 	list := s.spans[:1]
 	for _, next := range s.spans[1:] {
 		if last := &list[len(list)-1]; next.from <= last.to {
@@ -547,12 +555,22 @@ func (s *scan) spelled(f *form, at, p int) (from, to int) {
 
 const maxSpelling = 2 * (backslashes + 5) // of a character
 
+// distinct sorts a short list and drops what is in it twice.
 func distinct(list []int) []int {
-	if len(list) < 2 {
-		return list
+	out := list[:0]
+	for _, v := range list {
+		i := len(out)
+		for i > 0 && out[i-1] > v {
+			i--
+		}
+		if i > 0 && out[i-1] == v {
+			continue
+		}
+		out = append(out, 0)
+		copy(out[i+1:], out[i:])
+		out[i] = v
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return out
 }
 
 // words finds the values that count as whole words. The edge of a hit is an edge
@@ -564,8 +582,8 @@ func (s *scan) words(part bool) {
 		limit -= wordLen // what is beside it is decided
 	}
 	hidden := func(p int) bool {
-		i, found := slices.BinarySearchFunc(s.spans[:hits], p, func(a span, p int) int { return cmp.Compare(a.from, p) })
-		return found || i > 0 && s.spans[i-1].to > p
+		i := sort.Search(hits, func(i int) bool { return s.spans[i].to > p })
+		return i < hits && s.spans[i].from <= p
 	}
 	for p := 0; p+shortest <= len(b); p++ {
 		h := wordHash(b[p], b[p+1], b[p+2])

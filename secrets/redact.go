@@ -207,7 +207,7 @@ func (w *Writer) pass(final bool) {
 // A learner collects what a value makes known.
 type learner struct {
 	values map[string]bool // true: also where it is part of a word
-	looks  *table // knows no values
+	looks  *table          // knows no values
 }
 
 // learn makes v known, and the secrets in it.

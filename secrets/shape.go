@@ -203,9 +203,10 @@ func apart(c byte) bool {
 // schemeChar reports whether a URL's scheme may end with c.
 func schemeChar(c byte) bool { return tokenChars.has(c) && c != '-' && c != '_' }
 
-// userChar reports whether userinfo may start with c.
+// userChar reports whether a user name in a URL may start with c. An asterisk
+// would be what was redacted.
 func userChar(c byte) bool {
-	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#'
+	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#' && c != '*'
 }
 
 // userinfo is the password in scheme://user:password@host.
@@ -255,6 +256,9 @@ func (s *scan) dsn(at int, h *shape) {
 	from := start
 	if i := bytes.Index(s.b[from:at], []byte("://")); i >= 0 {
 		from += i + 3
+	}
+	if i := bytes.LastIndex(s.b[from:at], []byte(Redacted)); i >= 0 {
+		from += i + len(Redacted) // what is before it was looked at when it was made
 	}
 	i := bytes.IndexByte(s.b[from:at], ':')
 	if from += i + 1; i >= 0 && !secretless(s.b[from:at]) {
