@@ -174,6 +174,7 @@ func FuzzChunks(f *testing.F) {
 	f.Add("J", "\xd1h\xc3f\xb8\xd9JC", "a\xfd\xfd\xfd\xfd\xfd\xfd\xfdbc", uint64(116))
 	f.Add(`\\`, `\0\"\\n`, "\x11\x11\x11\x11\x11DDDDD-DD\\u", uint64(20))
 	f.Add("0", "*!!!!!!!!!!!!!!!!:", "***", uint64(20))
+	f.Add("2", "päs w", "*aO", uint64(45))
 	f.Fuzz(func(t *testing.T, text, secret, second string, seed uint64) {
 		if len(secret) > 300 || len(second) > 300 || len(secret) == 0 || len(second) == 0 || len(text) > 10000 {
 			return

@@ -254,11 +254,11 @@ func (s *scan) dsn(at int, h *shape) {
 		start--
 	}
 	from := start
-	if i := bytes.Index(s.b[from:at], []byte("://")); i >= 0 {
-		from += i + 3
-	}
 	if i := bytes.LastIndex(s.b[from:at], []byte(Redacted)); i >= 0 {
 		from += i + len(Redacted) // what is before it was looked at when it was made
+	}
+	if i := bytes.Index(s.b[from:at], []byte("://")); i >= 0 {
+		from += i + 3
 	}
 	i := bytes.IndexByte(s.b[from:at], ':')
 	if from += i + 1; i >= 0 && !secretless(s.b[from:at]) {
