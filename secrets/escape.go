@@ -2,7 +2,6 @@ package secrets
 
 import (
 	"fmt"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -214,13 +213,16 @@ func hexValue(b []byte, p, digits int) (v rune, ok bool) {
 	return v, true
 }
 
-// short is what stands for r in a string of C and its descendants, if not a number.
-func short(c string, r rune) []string {
-	switch {
-	case letter(r) != ' ':
-		return []string{`\` + string(letter(r))}
-	case r >= ' ' && r < 0x7f:
-		return []string{`\` + c}
+// short is what stands for r in a string of C and its descendants, if not a
+// number: a letter behind lead, or the character itself behind quote.
+func short(lead, quote, c string, r rune) []string {
+	switch l := letter(r); {
+	case l != ' ':
+		return []string{lead + string(l)}
+	case r == '\\':
+		return []string{quote + `\`}
+	case r >= ' ' && r < utf8.RuneSelf:
+		return []string{quote + c}
 	}
 	return nil
 }
@@ -228,77 +230,76 @@ func short(c string, r rune) []string {
 const schemes = 11
 
 // spell returns the ways in which the encoders of one scheme write the
-// character c, besides c itself. Together the schemes know the beginnings of
-// all that [ends] does.
-func spell(scheme int, c string, r rune) []string {
+// character c, besides c itself. Together the schemes know the beginnings, as
+// far as a window goes, of all that [ends] does.
+func spell(scheme int, c string, r rune) (list []string) {
 	if plain(c[0]) {
 		return nil
 	}
-	each := func(format string) []string {
-		var s strings.Builder
+	add := func(s ...string) { list = append(list, s...) }
+	each := func(lead, digits string) {
+		s := ""
 		for i := range len(c) {
-			fmt.Fprintf(&s, format, c[i])
+			s += lead + fmt.Sprintf(digits, c[i])
 		}
-		return []string{s.String()}
+		add(s)
 	}
-	unicode := func(lead, digits string) string {
-		if r >= 0x10000 {
-			return fmt.Sprintf(lead+"u"+digits, 0xd800+(r-0x10000)>>10) // long enough for a window
-		}
-		return fmt.Sprintf(lead+"u"+digits, r)
-	}
-	escaped := func(lead, quote, digits string) []string {
+	escaped := func(lead, quote, digits string) {
 		if r < 0 {
-			return nil
+			return
 		}
-		list := []string{unicode(lead, digits)}
-		if l := letter(r); l != ' ' {
-			list = append(list, lead+string(l))
-		} else if r == '\\' {
-			list = append(list, quote+`\`)
-		} else if r < utf8.RuneSelf {
-			list = append(list, quote+c)
+		u := r
+		if r >= 0x10000 {
+			u = 0xd800 + (r-0x10000)>>10
 		}
-		return list
+		add(lead + "u" + fmt.Sprintf(digits, u))
+		add(short(lead, quote, c, r)...)
 	}
+	upper := "%02X"
 	switch scheme {
-	case 0, 1:
-		list := each([]string{"%%%02X", "%%%02x"}[scheme])
-		if r == ' ' {
-			list = append(list, "+")
+	case 0, 6:
+		upper = "%02x"
+		fallthrough
+	case 1, 7:
+		if scheme > 1 {
+			each(`\x`, upper)
+			if r >= utf8.RuneSelf {
+				add(`\x`+fmt.Sprintf(upper, r), `\U`+fmt.Sprintf("%08x", r))
+			}
+			add(short(`\`, `\`, c, r)...)
+			break
 		}
-		return list
+		each("%", upper)
+		if r == ' ' {
+			add("+")
+		}
 	case 2:
-		list := each("%%25%02X")
+		each("%25", upper)
 		if r == ' ' {
-			list = append(list, "%2B", "%2b")
+			add("%2B", "%2b")
 		}
-		return list
 	case 3:
-		return escaped(`\`, `\`, "%04x")
+		escaped(`\`, `\`, "%04x")
 	case 4:
-		return escaped(`\\`, `\\\`, "%04x")
+		escaped(`\\`, `\\\`, "%04x")
 	case 5:
-		return escaped(`\`, `\`, "%04X")
-	case 6, 7:
-		list := each([]string{`\x%02x`, `\x%02X`}[scheme-6])
-		if r > 0xff && scheme == 6 {
-			list = append(list, fmt.Sprintf(`\U%08x`, r))
-		} else if r >= utf8.RuneSelf {
-			list = append(list, fmt.Sprintf([]string{`\x%02x`, `\x%02X`}[scheme-6], r))
-		}
-		return append(list, short(c, r)...)
+		escaped(`\`, `\`, "%04X")
 	case 8:
-		return append(each(`\%03o`), short(c, r)...)
+		s := ""
+		for i := range len(c) {
+			s += `\` + octal(c[i])
+		}
+		add(s)
+		add(short(`\`, `\`, c, r)...)
 	case 9:
 		return entities(r)
 	case 10:
 		switch r {
 		case '"':
-			return []string{`""`}
+			add(`""`)
 		case '\'':
-			return []string{`''`, `'\''`, `'"'"'`}
+			add(`''`, `'\''`, `'"'"'`)
 		}
 	}
-	return nil
+	return list
 }

@@ -1,12 +1,13 @@
 package secrets
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"math/bits"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
@@ -74,9 +75,7 @@ func build(values map[string]bool) *table {
 	for i := range t.shapes {
 		w.shape(i)
 	}
-	for _, v := range slices.SortedFunc(mapKeys(values), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
-	}) {
+	for _, v := range slices.Sorted(maps.Keys(values)) {
 		w.value(v)
 	}
 	n := 0
@@ -112,16 +111,6 @@ func build(values map[string]bool) *table {
 
 func wordHash(a, b, c byte) uint32 {
 	return hash(uint32(a)|uint32(b)<<8|uint32(c)<<16) >> (32 - 12)
-}
-
-func mapKeys(m map[string]bool) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // windows chooses the windows of the forms of a table.
@@ -385,11 +374,19 @@ func (s *scan) all() {
 	s.seen = len(s.b)
 }
 
+// byStart sorts spans: the generic functions would take more of the worker's size.
+type byStart []span
+
+func (l byStart) Len() int           { return len(l) }
+func (l byStart) Less(i, j int) bool { return l[i].from < l[j].from }
+func (l byStart) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+
+// merge makes one of spans that touch, and puts them in order.
 func (s *scan) merge() {
 	if len(s.spans) < 2 {
 		return
 	}
-	slices.SortFunc(s.spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	sort.Sort(byStart(s.spans))
 	list := s.spans[:1]
 	for _, next := range s.spans[1:] {
 		if last := &list[len(list)-1]; next.from <= last.to {
@@ -460,14 +457,14 @@ func (s *scan) compare(f *form, at, p int) {
 		return
 	}
 	from, to := p-at, p-at+len(f.text)
-	if from < 0 || to > len(s.b) || string(s.b[from:to]) != f.text {
-		if f.stiff || s.hopeless(f, at, p) {
+	if f.stiff {
+		if !has(s.b, from, f.text) {
 			return
 		}
-		var ok bool
-		if from, to, ok = s.spelled(f, at, p); !ok {
-			return
-		}
+	} else if s.hopeless(f, at, p) {
+		return
+	} else if from, to = s.spelled(f, at, p); from < 0 {
+		return
 	}
 	if f.left && from > 0 && base64Char(s.b[from-1]) {
 		from--
@@ -513,8 +510,9 @@ func escape(c byte) bool {
 }
 
 // spelled looks for a form in any spelling; the window stands at p, and at at in
-// the form. Where a character can be read in several ways all are followed.
-func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
+// the form. Where a character can be read in several ways all are followed, so
+// that it does not depend on what was cut off before b. from is -1 for none.
+func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	var store [3][32]int
 	now, next := append(store[0][:0], p), store[1][:0]
 	for rest := f.text[at:]; rest != ""; {
@@ -524,11 +522,11 @@ func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
 			next = ends(next, s.b, q, rest[:n], r)
 		}
 		if now, next = distinct(next), now; len(now) == 0 {
-			return 0, 0, false
+			return -1, -1
 		}
 		rest = rest[n:]
 	}
-	to = slices.Max(now)
+	to = now[len(now)-1]
 	now = append(now[:0], p)
 	for rest := f.text[:at]; rest != ""; {
 		c := rest[startOf(rest, len(rest)-1):]
@@ -548,21 +546,31 @@ func (s *scan) spelled(f *form, at, p int) (from, to int, ok bool) {
 			}
 		}
 		if now, next = distinct(next), now; len(now) == 0 {
-			return 0, 0, false
+			return -1, -1
 		}
 		rest = rest[:len(rest)-len(c)]
 	}
-	return slices.Min(now), to, true
+	return now[0], to
 }
 
 const maxSpelling = 2 * (backslashes + 5) // of a character
 
+// distinct sorts a short list and drops what is in it twice.
 func distinct(list []int) []int {
-	if len(list) < 2 {
-		return list
+	out := list[:0]
+	for _, v := range list {
+		i := len(out)
+		for i > 0 && out[i-1] > v {
+			i--
+		}
+		if i > 0 && out[i-1] == v {
+			continue
+		}
+		out = append(out, 0)
+		copy(out[i+1:], out[i:])
+		out[i] = v
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return out
 }
 
 // words finds the values that count as whole words. The edge of a hit is an edge
@@ -574,8 +582,8 @@ func (s *scan) words(part bool) {
 		limit -= wordLen // what is beside it is decided
 	}
 	hidden := func(p int) bool {
-		i, found := slices.BinarySearchFunc(s.spans[:hits], p, func(a span, p int) int { return cmp.Compare(a.from, p) })
-		return found || i > 0 && s.spans[i-1].to > p
+		i := sort.Search(hits, func(i int) bool { return s.spans[i].to > p })
+		return i < hits && s.spans[i].from <= p
 	}
 	for p := 0; p+shortest <= len(b); p++ {
 		h := wordHash(b[p], b[p+1], b[p+2])

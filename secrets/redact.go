@@ -206,8 +206,8 @@ func (w *Writer) pass(final bool) {
 
 // A learner collects what a value makes known.
 type learner struct {
-	values map[string]bool
-	looks  *table // knows no values
+	values map[string]bool // true: also where it is part of a word
+	looks  *table          // knows no values
 }
 
 // learn makes v known, and the secrets in it.
@@ -288,7 +288,9 @@ func (l *learner) value(v string) {
 		}
 		l.values[core] = true
 	}
-	l.values[v] = l.values[v]
+	if !l.values[v] {
+		l.values[v] = false
+	}
 }
 
 // lasting returns the longest part of v that [Redacted], in the place of

@@ -167,6 +167,14 @@ func FuzzChunks(f *testing.F) {
 	f.Add("***", "a***bcd", "***", uint64(2))
 	f.Add("\\\\", `\"\"\\n`, "\\u", uint64(3))
 	f.Add("word", "päss wörd", "a*b", uint64(4))
+	// What was found: a scheme without a value, a value with an edge of its own, the
+	// second word of a long header, backslashes at a cut, a colon in front of a DSN.
+	f.Add("word", "päss wörd", "a*\x10", uint64(4))
+	f.Add("0om7XtZxB", "7A021", "Z0 ", uint64(1))
+	f.Add("J", "\xd1h\xc3f\xb8\xd9JC", "a\xfd\xfd\xfd\xfd\xfd\xfd\xfdbc", uint64(116))
+	f.Add(`\\`, `\0\"\\n`, "\x11\x11\x11\x11\x11DDDDD-DD\\u", uint64(20))
+	f.Add("0", "*!!!!!!!!!!!!!!!!:", "***", uint64(20))
+	f.Add("2", "päs w", "*aO", uint64(45))
 	f.Fuzz(func(t *testing.T, text, secret, second string, seed uint64) {
 		if len(secret) > 300 || len(second) > 300 || len(secret) == 0 || len(second) == 0 || len(text) > 10000 {
 			return
@@ -213,6 +221,8 @@ func FuzzSurvivors(f *testing.F) {
 	f.Add("\\\\", `p"'<\n&é`, "\\u")
 	f.Add("a", "!@#$%^&*()", "\\u")
 	f.Add("", "0123456789", "")
+	f.Add("", "00 000", "0")      // found: a blank as %2B
+	f.Add("0", "00\"\x100A", "0") // found: two kinds of escapes in one string of Go
 	f.Fuzz(func(t *testing.T, before, secret, after string) {
 		if !usable(secret) || len(before)+len(after) > 5000 {
 			return

@@ -53,29 +53,42 @@ const (
 	maxPEM      = 16 << 10 // bytes of a key block
 )
 
+// tokens are the prefixes of tokens, a line for each class and least length.
+func tokens() [6]tokenKind {
+	return [...]tokenKind{
+		{jwtChars, 4, "eyJhbGciOi eyJ0eXAiOi eyJraWQiOi eyJlbmMiOi eyJ4NXQiOi eyJqa3UiOi eyJjdHkiOi eyJ6aXAiOi"},
+		{capitals, 16, "AKIA ASIA"},
+		{tokenChars, 20, "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- e2b_ sk-ant- sk-proj-"},
+		{tokenChars, 10, "xoxb- xoxp- xoxa- xoxr- xoxs- xoxe-"},
+		{tokenChars, 16, "sk_live_ sk_test_ rk_live_ rk_test_ shpat_ shpss_ shpca_ shppa_"},
+		{tokenChars, 30, "AIza npm_"},
+	}
+}
+
+type tokenKind struct {
+	class    class
+	least    int
+	prefixes string
+}
+
+// pairs are the keys whose values are secret wherever they are written.
+const pairs = "password passwd api_key apikey api-key access_token auth_token refresh_token client_secret secret_key access_key role_key"
+
 func shapes() []shape {
-	var list []shape
-	run := func(class class, least int, prefixes ...string) {
-		for _, p := range prefixes {
-			list = append(list, shape{prefix: p, find: (*scan).run, class: class, least: least})
+	list := []shape{
+		{prefix: "BEGIN ", find: (*scan).pem},
+		{prefix: "://", find: (*scan).userinfo},
+		{prefix: "@tcp(", find: (*scan).dsn},
+		{prefix: "@unix(", find: (*scan).dsn},
+		{prefix: "bearer ", find: (*scan).bearer, fold: true, least: 16},
+		{prefix: "authorization", window: 1, find: (*scan).authorization, fold: true},
+	}
+	for _, t := range tokens() {
+		for p := range strings.FieldsSeq(t.prefixes) {
+			list = append(list, shape{prefix: p, find: (*scan).run, class: t.class, least: t.least})
 		}
 	}
-	run(jwtChars, 4, "eyJhbGciOi", "eyJ0eXAiOi", "eyJraWQiOi", "eyJlbmMiOi", "eyJ4NXQiOi", "eyJqa3UiOi", "eyJjdHkiOi", "eyJ6aXAiOi")
-	run(capitals, 16, "AKIA", "ASIA")
-	run(tokenChars, 20, "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "e2b_", "sk-ant-", "sk-proj-")
-	run(tokenChars, 10, "xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-")
-	run(tokenChars, 16, "sk_live_", "sk_test_", "rk_live_", "rk_test_", "shpat_", "shpss_", "shpca_", "shppa_")
-	run(tokenChars, 30, "AIza", "npm_")
-	list = append(list,
-		shape{prefix: "BEGIN ", find: (*scan).pem},
-		shape{prefix: "://", find: (*scan).userinfo},
-		shape{prefix: "@tcp(", find: (*scan).dsn},
-		shape{prefix: "@unix(", find: (*scan).dsn},
-		shape{prefix: "bearer ", find: (*scan).bearer, fold: true, least: 16},
-		shape{prefix: "authorization", window: 1, find: (*scan).authorization, fold: true},
-	)
-	for _, key := range []string{"password", "passwd", "api_key", "apikey", "api-key", "access_token", "auth_token",
-		"refresh_token", "client_secret", "secret_key", "access_key", "role_key"} {
+	for key := range strings.FieldsSeq(pairs) {
 		list = append(list, shape{prefix: key, window: 1, find: (*scan).pair, fold: true})
 	}
 	return list
@@ -190,9 +203,10 @@ func apart(c byte) bool {
 // schemeChar reports whether a URL's scheme may end with c.
 func schemeChar(c byte) bool { return tokenChars.has(c) && c != '-' && c != '_' }
 
-// userChar reports whether userinfo may start with c.
+// userChar reports whether a user name in a URL may start with c. An asterisk
+// would be what was redacted.
 func userChar(c byte) bool {
-	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#'
+	return c < 0x7f && !apart(c) && c != '/' && c != '@' && c != '?' && c != '#' && c != '*'
 }
 
 // userinfo is the password in scheme://user:password@host.
@@ -240,6 +254,9 @@ func (s *scan) dsn(at int, h *shape) {
 		start--
 	}
 	from := start
+	if i := bytes.LastIndex(s.b[from:at], []byte(Redacted)); i >= 0 {
+		from += i + len(Redacted) // what is before it was looked at when it was made
+	}
 	if i := bytes.Index(s.b[from:at], []byte("://")); i >= 0 {
 		from += i + 3
 	}
@@ -256,9 +273,18 @@ func (s *scan) bearer(at int, h *shape) {
 	}
 	from := at + len(h.prefix)
 	end := s.runEnd(from, headerChars)
-	if end-from >= h.least && bytes.ContainsAny(s.b[from:from+h.least], "0123456789") {
+	if end-from >= h.least && hasDigit(s.b[from:from+h.least]) {
 		s.addRun(at, from, end, headerChars)
 	}
+}
+
+func hasDigit(b []byte) bool {
+	for _, c := range b {
+		if c >= '0' && c <= '9' {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *scan) fold(at int, lower string) bool {
