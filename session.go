@@ -147,7 +147,7 @@ func (s *session) note(name string, fields map[string]any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
-	s.eventLine(line.AppendEvent(nil, fields))
+	s.eventLine(s.redactLine(line.AppendEvent(nil, fields)))
 }
 
 // metric records a number of the host's.
@@ -159,21 +159,25 @@ func (s *session) metric(name string, value float64, unit string) {
 
 func (s *session) hostMetric(name string, value float64, unit string) {
 	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
-	s.metricLine(line.AppendMetric(nil, value, unit))
+	s.metricLine(s.redactLine(line.AppendMetric(nil, value, unit)))
 }
 
 // workerEvent records a line that the worker wrote. It copies it.
 func (s *session) workerEvent(line []byte, essential bool) {
+	line = s.redactLine(line)
 	s.admit(1, len(line)+1, essential, func() { s.eventLine(line) })
 }
 
 // workerMetric records a line that the worker wrote. It copies it.
 func (s *session) workerMetric(line []byte) {
+	line = s.redactLine(line)
 	s.admit(1, len(line)+1, false, func() { s.metricLine(line) })
 }
 
+// redactLine returns a line as it may be written. It stays one.
+func (s *session) redactLine(line []byte) []byte { return s.redact.JSON(line, rpc.LineKeys()...) }
+
 func (s *session) eventLine(line []byte) {
-	line = s.redact.JSON(line, rpc.LineKeys()...)
 	s.seq++
 	s.keep(s.events.line(line))
 	if s.out != nil {
@@ -182,7 +186,6 @@ func (s *session) eventLine(line []byte) {
 }
 
 func (s *session) metricLine(line []byte) {
-	line = s.redact.JSON(line, rpc.LineKeys()...)
 	s.seq++
 	s.keep(s.metrics.line(line))
 	if s.out != nil {
