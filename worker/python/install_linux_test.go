@@ -493,7 +493,8 @@ func TestInstallRefused(t *testing.T) {
 				if tt.password != "" {
 					ours = withLogin(ours.URL, "me", wrong.value)
 				}
-				out, err := b.install(with, append(credentials(t, ours).Env(), "UV_HTTP_RETRIES=0"), "canary-lib")
+				env := []string{"UV_INDEX_URL=" + i.withUserinfo(), "UV_EXTRA_INDEX_URL=" + i.withUserinfo(), "PIP_EXTRA_INDEX_URL=" + i.withUserinfo(), "UV_HTTP_RETRIES=0"}
+				out, err := b.install(with, append(env, credentials(t, ours).Env()...), "canary-lib")
 				if err == nil {
 					t.Errorf("it was installed")
 				}
@@ -555,6 +556,25 @@ func TestInstallElsewhere(t *testing.T) {
 					}
 				})
 			}
+		}
+	})
+}
+
+// TestInstallOrder has two indexes with the same package.
+func TestInstallOrder(t *testing.T) {
+	installers(t, func(t *testing.T, with installer) {
+		b := newBench(t, "")
+		first, second := newIndex(t, &index{files: packages(t)}), newIndex(t, &index{files: packages(t)})
+		c := credentials(t, python.Index{URL: first.url("/simple/")}, python.Index{URL: second.url("/simple/")})
+		if out, err := b.install(with, c.Env(), "canary-lib"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if got := first.requests("/simple/canary-lib/"); len(got) == 0 {
+			t.Error("the first index was not asked")
+		}
+		// pip has no order; that is why the documentation warns.
+		if got := second.requests("/simple/canary-lib/"); len(got) > 0 != (with.name == "pip") {
+			t.Errorf("requests to the second index: %s", got)
 		}
 	})
 }
