@@ -5,13 +5,19 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,6 +28,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/osiris-pipelines/remote/worker/python"
 )
@@ -61,37 +68,35 @@ func installers(t *testing.T, test func(t *testing.T, i installer)) {
 
 // canary is a password, or a user name, to be searched for. What is awkward in it
 // is around a core that looks the same in most encodings.
-type canary struct{ core, value string }
+type canary struct {
+	core, value string
+	forms       map[string][]byte // in which the core may show
+}
 
 func newCanary(before, after string) canary {
 	b := make([]byte, 12)
 	rand.Read(b) //nolint:errcheck // it never fails
 	core := "c4nary" + hex.EncodeToString(b)
-	return canary{core, before + core + after}
-}
-
-// forms are those in which the core may show.
-func (c canary) forms() map[string][]byte {
-	forms := map[string][]byte{
-		"raw": []byte(c.core),
-		"hex": []byte(hex.EncodeToString([]byte(c.core))),
-		"HEX": []byte(strings.ToUpper(hex.EncodeToString([]byte(c.core)))),
-	}
+	c := canary{core, before + core + after, map[string][]byte{
+		"raw": []byte(core),
+		"hex": []byte(hex.EncodeToString([]byte(core))),
+		"HEX": []byte(strings.ToUpper(hex.EncodeToString([]byte(core)))),
+	}}
 	for offset := range 3 {
 		for name, encoding := range map[string]*base64.Encoding{"base64": base64.StdEncoding, "base64url": base64.URLEncoding} {
-			text := encoding.EncodeToString([]byte(strings.Repeat("x", offset) + c.core))
+			text := encoding.EncodeToString([]byte(strings.Repeat("x", offset) + core))
 			// What depends on nothing but the core.
-			forms[fmt.Sprintf("%s at %d", name, offset)] = []byte(text[(offset*8+5)/6 : (offset+len(c.core))*8/6])
+			c.forms[fmt.Sprintf("%s at %d", name, offset)] = []byte(text[(offset*8+5)/6 : (offset+len(core))*8/6])
 		}
 	}
-	return forms
+	return c
 }
 
 // sightings says where something was seen: a kind of place, and there a form.
 type sightings map[string]bool
 
 func (s sightings) search(place string, content []byte, c canary) {
-	for form, b := range c.forms() {
+	for form, b := range c.forms {
 		if bytes.Contains(content, b) {
 			s[place+": "+form] = true
 		}
@@ -245,6 +250,7 @@ func (b *bench) install(i installer, env []string, packages ...string) (output s
 type index struct {
 	*httptest.Server
 	tls      bool
+	ca       []byte            // who has signed its certificate, in PEM
 	files    map[string][]byte // by project, "/" and file name
 	moved    string            // where files are, if not here
 	login    [2]string         // what it takes, if anything
@@ -257,13 +263,48 @@ type index struct {
 
 // newIndex starts an index. It does not change any more.
 func newIndex(t *testing.T, i *index) *index {
-	start := httptest.NewServer
+	i.Server = httptest.NewUnstartedServer(i)
 	if i.tls {
-		start = httptest.NewTLSServer
+		i.startTLS(t)
+	} else {
+		i.Start()
 	}
-	i.Server = start(i)
 	t.Cleanup(i.Close)
 	return i
+}
+
+// startTLS starts it as localhost: some versions of pip know no IP addresses in
+// certificates. uv takes no certificate that has signed itself.
+func (i *index) startTLS(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(cert, by *x509.Certificate) *x509.Certificate {
+		cert.NotBefore, cert.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, cert, by, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err = x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	ca = sign(ca, ca)
+	leaf := sign(&x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, ca)
+	i.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
+	i.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}}
+	i.StartTLS()
+	i.URL = strings.Replace(i.URL, "127.0.0.1", "localhost", 1)
 }
 
 func (i *index) url(path string) string { return i.URL + path }
@@ -417,19 +458,12 @@ func TestInstall(t *testing.T) {
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				b := newBench(t, "default login evil password evil\n", secret)
-				// pip's cache is only for indexes with TLS; uv does not
-				// take a certificate that has signed itself.
-				i := newIndex(t, &index{tls: with.name == "pip", files: packages(t), login: tt.login, asked: b.scan})
+				// With TLS, without which pip has no cache.
+				i := newIndex(t, &index{tls: true, files: packages(t), login: tt.login, asked: b.scan})
 				b.store(i, "stored", "stored")
-				env := append(tt.env(t, i), "TEST_ASK="+i.url("/asked"))
-				if i.tls {
-					ca := filepath.Join(b.root, "ca.pem")
-					cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate().Raw})
-					if err := os.WriteFile(ca, cert, 0o600); err != nil {
-						t.Fatal(err)
-					}
-					env = append(env, "PIP_CERT="+ca, "SSL_CERT_FILE="+ca)
-				}
+				ca := filepath.Join(b.root, "ca.pem")
+				b.write("ca.pem", string(i.ca), 0o600)
+				env := append(tt.env(t, i), "TEST_ASK="+i.url("/asked"), "PIP_CERT="+ca, "SSL_CERT_FILE="+ca)
 				out, err := b.install(with, env, "canary-app")
 				if err != nil {
 					t.Fatalf("%v\n%s\nrequests: %s", err, out, i.requests(""))
