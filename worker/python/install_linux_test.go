@@ -255,6 +255,7 @@ type index struct {
 	moved    string            // where files are, if not here
 	login    [2]string         // what it takes, if anything
 	redirect bool              // moved files are linked here, and redirected
+	astray   bool              // everything is redirected to where files are
 	asked    func()            // called by every request, if not nil
 
 	mu  sync.Mutex
@@ -323,6 +324,10 @@ func (i *index) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		i.asked()
 	}
 	if r.URL.Path == "/asked" { // by a build
+		return
+	}
+	if i.astray {
+		http.Redirect(w, r, i.moved+r.URL.Path, http.StatusFound)
 		return
 	}
 	if i.login != [2]string{} && i.login != [2]string{user, password} {
@@ -590,6 +595,35 @@ func TestInstallElsewhere(t *testing.T) {
 					}
 				})
 			}
+		}
+	})
+}
+
+// TestInstallLedAstray has an index that redirects to a URL which begins like
+// that of another one, so that it gets what is for the other (CVE-2024-47081).
+func TestInstallLedAstray(t *testing.T) {
+	installers(t, func(t *testing.T, with installer) {
+		if with.name == "pip" {
+			const fixed = "from pip._vendor import requests; print(tuple(map(int, requests.__version__.split('.'))) >= (2, 32, 4))"
+			out, err := exec.Command(with.argv[0], "-c", fixed).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if string(out) != "True\n" {
+				t.Skip("this pip has a version of requests that can be led astray; docs/indexes.md says so")
+			}
+		}
+		secret := newCanary("", "")
+		b := newBench(t, "")
+		// Both want some login, so that uv gives what it has.
+		far := newIndex(t, &index{login: [2]string{"nobody", "nobody"}})
+		near := newIndex(t, &index{moved: strings.Replace(far.URL, "://", "://localhost:@", 1), astray: true})
+		c := credentials(t, python.Index{URL: near.url("/simple/")}, withLogin("http://localhost:9/simple/", "me", secret.value))
+		if _, err := b.install(with, append(c.Env(), "PIP_RETRIES=0", "UV_HTTP_RETRIES=0"), "canary-lib"); err == nil {
+			t.Error("it was installed")
+		}
+		if got := strings.Join(far.requests(""), "\n"); got == "" || strings.Contains(got, secret.core) {
+			t.Errorf("requests to the wrong index:\n%s", got)
 		}
 	})
 }

@@ -28,7 +28,7 @@ type entry struct{ host, username, password string }
 //
 //     #unquoted machine ...
 //
-// Source: netrc.py of CPython 3.8 to 3.13, crates/uv-netrc of uv 0.11.
+// Source: netrc.py of CPython 3.8 to 3.13, crates/uv-netrc of uv.
 func netrc(entries []entry) []byte {
 	var plain, quoted, unquoted strings.Builder
 	for _, e := range entries {
