@@ -353,11 +353,12 @@ func (in *egressInput) allowedPrivately(host string, addr netip.Addr) bool {
 // lives, as names get other addresses.
 type egressPlan struct {
 	in       egressInput
-	hosts    []neededHost
 	warnings []string
 	lookup   lookup
+	again    func() egressInput // as its connections are now; nil where they do not change
 
 	mu    sync.Mutex
+	hosts []neededHost
 	found map[string][]netip.Addr // by name: all that were ever found, in order
 	kept  []string                // that a dead host has allowed
 }
@@ -560,6 +561,41 @@ func (p *egressPlan) names() []string {
 	return slices.Sorted(maps.Keys(p.found))
 }
 
+// relearn adds the hosts of connections that have others now.
+func (p *egressPlan) relearn(ctx context.Context) (added int, err error) {
+	if p.again == nil {
+		return 0, nil
+	}
+	in := p.again()
+	hosts, _, err := in.needed()
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range hosts {
+		p.mu.Lock()
+		known := slices.Contains(p.hosts, h)
+		p.mu.Unlock()
+		if known {
+			continue
+		}
+		one := &egressPlan{in: in, lookup: p.lookup, found: make(map[string][]netip.Addr)}
+		if settleErr := one.settle(ctx, &h); settleErr != nil {
+			err = errors.Join(err, settleErr)
+			continue
+		}
+		p.mu.Lock()
+		p.hosts = append(p.hosts, h)
+		for name, addrs := range one.found {
+			if _, known := p.found[name]; !known {
+				p.found[name] = addrs
+			}
+		}
+		p.mu.Unlock()
+		added++
+	}
+	return added, err
+}
+
 // refresh looks the names up again and returns how many addresses are new. What
 // was found before stays: connections to it may be open, and in a pool.
 func (p *egressPlan) refresh(ctx context.Context) (added int, err error) {
@@ -605,7 +641,13 @@ func (e *engine) planEgress(ctx context.Context, p *PreparedRun, known *runSecre
 	if look == nil {
 		look = systemLookup
 	}
-	return planEgress(ctx, e.egressInput(p, known), look)
+	plan, err := planEgress(ctx, e.egressInput(p, known), look)
+	for _, c := range known.all() {
+		if err == nil && plan.in.policy != EgressOpen && !c.RefreshAt.IsZero() {
+			plan.again = func() egressInput { return e.egressInput(p, known) }
+		}
+	}
+	return plan, err
 }
 
 func (e *engine) egressInput(p *PreparedRun, known *runSecrets) egressInput {
@@ -816,7 +858,7 @@ type networkWatch struct {
 // told to s, once while it lasts.
 func (p *egressPlan) watch(ctx context.Context, s teller, sb Sandbox) *networkWatch {
 	box, ok := sb.(limiter)
-	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 {
+	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil {
 		return nil
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -842,8 +884,10 @@ func (w *networkWatch) run(ctx context.Context, s teller) {
 		case <-ctx.Done():
 			return
 		}
+		others, learnErr := w.plan.relearn(ctx)
 		added, err := w.plan.refresh(ctx)
-		unsent = unsent || added > 0
+		err = errors.Join(learnErr, err)
+		unsent = unsent || others+added > 0
 		if unsent && ctx.Err() == nil {
 			setErr := w.box.setNetwork(ctx, w.plan.rules().network())
 			if err = errors.Join(err, setErr); setErr == nil {

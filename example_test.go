@@ -15,6 +15,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
@@ -362,4 +363,37 @@ func ExampleDoctor() {
 		}
 	}
 	// Output: size: name another template, or leave cpu and memory unset
+}
+
+// What a run's sandbox could reach, before there is one.
+func ExampleE2BTransparentProxy_Network() {
+	proxy, err := remote.NewE2BTransparentProxy(remote.Config{
+		APIKey: "e2b_0123456789abcdef", WorkerPath: "testdata/worker.txt",
+		AllowHosts: []string{"*.cdn.example.com"},
+		Connections: connections.Static{
+			"@graphql.github": {"endpoint": "https://api.github.com/graphql", "auth_token": "secret"},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	manifest := &remote.Manifest{Name: "issues", Steps: []remote.Step{{
+		ID: "extract", Driver: "graphql.extractor", Config: map[string]any{"connection": "@graphql.github"},
+	}}}
+	ec := &remote.ExecutionContext{SessionID: "s", LogsDir: "run_logs/s"}
+	prepared, err := proxy.Prepare(context.Background(), manifest, ec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	rules, err := proxy.Network(context.Background(), prepared)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, rule := range rules.Allow {
+		fmt.Println(rule.Target, "for", rule.Reasons[0])
+	}
+	// Output:
+	// *.cdn.example.com for *.cdn.example.com: Config.AllowHosts
+	// api.github.com for api.github.com:443: step extract, @graphql.github, endpoint
 }
