@@ -591,10 +591,6 @@ func distinct(list []int) []int {
 // of a word, too: it will be one when the hit is replaced.
 func (s *scan) words(part bool) {
 	b, set, hits := s.b, s.t.wordSet, len(s.spans)
-	limit := s.limit
-	if !part {
-		limit -= wordLen // what is beside it is decided
-	}
 	hidden := func(p int) bool {
 		i := sort.Search(hits, func(i int) bool { return s.spans[i].to > p })
 		return i < hits && s.spans[i].from <= p
@@ -605,7 +601,7 @@ func (s *scan) words(part bool) {
 			continue
 		}
 		for _, w := range s.t.words {
-			if w.part != part || !has(b, p, w.text) || p >= limit {
+			if w.part != part || !has(b, p, w.text) || p >= s.limit {
 				continue
 			}
 			end := p + len(w.text)

@@ -336,11 +336,25 @@ func TestWriterChunks(t *testing.T) {
 	}
 }
 
+// It does not matter whether a place is odd or even.
+func TestRedactPlaces(t *testing.T) {
+	r := secrets.NewRedactor(":Y:)mnopq", "hunter22", password)
+	for _, s := range []string{`b\:Y:%29mnopq`, "auThorization: x", "AUTHORization: x", "PASSword=x", "1://u:p@h", "é://u:p@h", "a://é:p@h", `\\:Y:\)mnopq`} {
+		want := r.String(s)
+		for pad := range 5 {
+			dots := strings.Repeat(".", pad)
+			if got := r.String(dots + s); got != dots+want {
+				t.Errorf("%q behind %d becomes %q, else %q", s, pad, got, want)
+			}
+		}
+	}
+}
+
 // Nothing is decided before all is there that it depends on: at every place
 // around the end of what is looked at together.
 func TestWriterDecides(t *testing.T) {
 	r := secrets.NewRedactor("hunter22", "abc4")
-	for _, s := range []string{" abc4x ", " abc4hunter22 ", "hunter22abc4 ", " AKIAIOSFODNN7EXAMPLE ", " u:p4ss@tcp(h) ", " a://u:p4@ss@h "} {
+	for _, s := range []string{" abc4x ", " abc4hunter22 ", "hunter22abc4 ", " AKIAIOSFODNN7EXAMPLE ", " u:p4ss@tcp(h) ", " a://u:p4@ss@h ", " a://u:p4@ss***@h "} {
 		for _, end := range []int{3060, 4096} {
 			for pad := end - 30; pad < end+30; pad++ {
 				all := strings.Repeat(".", pad) + s + strings.Repeat("z", 2000)
