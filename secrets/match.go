@@ -42,6 +42,8 @@ type entry struct {
 	form int32 // in forms, below zero: -1-i is a shape
 	at   uint8 // in the form's text, the beginning of the window
 	off  uint8 // of the gram in the window: 0 or 1; for shapes in the prefix, plus 1
+	odd  bool  // the gram is the second of the window
+	more int16 // the byte of the window that is not in the gram, -1 for any
 }
 
 const filterBits = 18
@@ -123,8 +125,13 @@ func gramOf(s string) uint32 {
 	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
 
-func (w *windows) gram(s string, e entry) {
-	e.gram = gramOf(s)
+// gram adds an entry for one of the two grams of a window. All of the window has
+// to be there, or it would matter at which places scan looks.
+func (w *windows) gram(window string, off int, e entry) {
+	e.gram, e.odd = gramOf(window[off:]), off == 1
+	if e.more == 0 {
+		e.more = int16(window[4*(1-off)])
+	}
 	if !slices.Contains(w.grams[e.gram], e) {
 		w.grams[e.gram] = append(w.grams[e.gram], e)
 	}
@@ -132,7 +139,7 @@ func (w *windows) gram(s string, e entry) {
 
 func (w *windows) window(s string, form, at int) {
 	for off := range 2 {
-		w.gram(s[off:], entry{form: int32(form), at: uint8(at), off: uint8(off)})
+		w.gram(s, off, entry{form: int32(form), at: uint8(at), off: uint8(off)})
 	}
 }
 
@@ -142,17 +149,17 @@ func (w *windows) shape(i int) {
 	h := &w.t.shapes[i]
 	add := func(s string, at int) {
 		for off := range 2 {
-			w.gram(s[off:], entry{form: int32(-1 - i), off: uint8(at + off + 1)})
+			w.gram(s, off, entry{form: int32(-1 - i), off: uint8(at + off + 1)})
 		}
 	}
 	switch {
 	case h.prefix == "://":
 		for c := range byte(0x7f) {
 			if schemeChar(c) {
-				w.gram(string(c)+h.prefix, entry{form: int32(-1 - i), off: 0})
+				w.gram(string(c)+h.prefix+" ", 0, entry{form: int32(-1 - i), off: 0, more: -1})
 			}
 			if userChar(c) {
-				w.gram(h.prefix+string(c), entry{form: int32(-1 - i), off: 1})
+				w.gram(" "+h.prefix+string(c), 1, entry{form: int32(-1 - i), off: 1, more: -1})
 			}
 		}
 	case len(h.prefix) < windowLen:
@@ -442,6 +449,13 @@ func (s *scan) look(p int) {
 		if e.gram != gram {
 			continue
 		}
+		more := p + 4
+		if e.odd {
+			more = p - 1
+		}
+		if e.more >= 0 && (more < 0 || more >= len(s.b) || int16(s.b[more]) != e.more) {
+			continue
+		}
 		if e.form < 0 {
 			h := &t.shapes[-1-e.form]
 			h.find(s, p-int(e.off)+1, h)
@@ -577,10 +591,6 @@ func distinct(list []int) []int {
 // of a word, too: it will be one when the hit is replaced.
 func (s *scan) words(part bool) {
 	b, set, hits := s.b, s.t.wordSet, len(s.spans)
-	limit := s.limit
-	if !part {
-		limit -= wordLen // what is beside it is decided
-	}
 	hidden := func(p int) bool {
 		i := sort.Search(hits, func(i int) bool { return s.spans[i].to > p })
 		return i < hits && s.spans[i].from <= p
@@ -591,7 +601,7 @@ func (s *scan) words(part bool) {
 			continue
 		}
 		for _, w := range s.t.words {
-			if w.part != part || !has(b, p, w.text) || p >= limit {
+			if w.part != part || !has(b, p, w.text) || p >= s.limit {
 				continue
 			}
 			end := p + len(w.text)

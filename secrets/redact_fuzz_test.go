@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,8 +143,9 @@ func mixture(rnd *rand.Rand, text string, known []string) string {
 	var b strings.Builder
 	parts := append([]string{text, " ", "\n", "x", "0", "\\", "%", "'"}, shapesOfTokens...)
 	for _, s := range known {
-		for _, e := range encodings(s) {
-			parts = append(parts, e)
+		all := encodings(s)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			parts = append(parts, all[name])
 		}
 		parts = append(parts, s, s[:len(s)-1], s[1:])
 	}

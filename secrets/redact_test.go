@@ -186,7 +186,7 @@ func TestRedactBytes(t *testing.T) {
 }
 
 func TestRedactJSON(t *testing.T) {
-	r := secrets.NewRedactor("hunter22", "7654321", "with\"quote", "abc4")
+	r := secrets.NewRedactor("hunter22", "7654321", "with\"quote", "abc4", "1.5e3")
 	for _, tt := range []struct {
 		in, want string
 		keep     []string
@@ -199,6 +199,7 @@ func TestRedactJSON(t *testing.T) {
 		{in: `{"a":"hunter22 <&> \u2028é"}`, want: `{"a":"*** <&> \u2028é"}`},
 		{in: `{"a":"{\"b\":\"with\\\"quote\"}"}`, want: `{"a":"{\"b\":\"***\"}"}`},
 		{in: `[7654321, 76543210, -7654321, 7654321.0, "7654321"]`, want: `["***", 76543210, -7654321, 7654321.0, "***"]`},
+		{in: `[1.5e3]`, want: `[1.5e3]`},
 		{in: `{"session":"hunter22","x":"hunter22","y":{"session":"hunter22"}}`, want: `{"session":"hunter22","x":"***","y":{"session":"***"}}`, keep: []string{"session"}},
 		{in: ` {"ke\u0065p":["hunter22",{"a":7654321}],"x":7654321}`, want: ` {"ke\u0065p":["hunter22",{"a":7654321}],"x":"***"}`, keep: []string{"keep"}},
 		{in: `[{"session":"hunter22"},"session","hunter22"]`, want: `[{"session":"***"},"session","***"]`, keep: []string{"session"}},
@@ -329,6 +330,42 @@ func TestWriterChunks(t *testing.T) {
 				_ = w.Close()
 				if out.String() != want {
 					t.Fatalf("%q in pieces of %d, behind %d: %q, as one %q", s, size, pad, cut(out.String(), want), cut(want, out.String()))
+				}
+			}
+		}
+	}
+}
+
+// It does not matter whether a place is odd or even.
+func TestRedactPlaces(t *testing.T) {
+	r := secrets.NewRedactor(":Y:)mnopq", "hunter22", password)
+	for _, s := range []string{`b\:Y:%29mnopq`, "auThorization: x", "AUTHORization: x", "PASSword=x", "1://u:p@h", "é://u:p@h", "a://é:p@h", `\\:Y:\)mnopq`} {
+		want := r.String(s)
+		for pad := range 5 {
+			dots := strings.Repeat(".", pad)
+			if got := r.String(dots + s); got != dots+want {
+				t.Errorf("%q behind %d becomes %q, else %q", s, pad, got, want)
+			}
+		}
+	}
+}
+
+// Nothing is decided before all is there that it depends on: at every place
+// around the end of what is looked at together.
+func TestWriterDecides(t *testing.T) {
+	r := secrets.NewRedactor("hunter22", "abc4")
+	for _, s := range []string{" abc4x ", " abc4hunter22 ", "hunter22abc4 ", " AKIAIOSFODNN7EXAMPLE ", " u:p4ss@tcp(h) ", " a://u:p4@ss@h ", " a://u:p4@ss***@h "} {
+		for _, end := range []int{3060, 4096} {
+			for pad := end - 30; pad < end+30; pad++ {
+				all := strings.Repeat(".", pad) + s + strings.Repeat("z", 2000)
+				var out bytes.Buffer
+				w := r.Writer(&out)
+				for i := range len(all) {
+					_, _ = w.Write([]byte{all[i]})
+				}
+				_ = w.Close()
+				if want := r.String(all); out.String() != want {
+					t.Fatalf("%q behind %d: %q, as one %q", s, pad, cut(out.String(), want), cut(want, out.String()))
 				}
 			}
 		}
