@@ -40,7 +40,9 @@
 // on the host, by [Config.Connections], and sends them with the variables of
 // [Config.PassEnv] to the worker's memory, sealed; what a run writes or tells is
 // searched for their values. A sandbox of E2B reaches the hosts of its run's
-// connections and configs only, see [Config.Egress].
+// connections and configs, and [Config.AllowHosts]; everything else is denied,
+// see [Egress]. What comes back from a sandbox is not believed: [ErrProtocol] is
+// what no worker sends.
 //
 // # Leases
 //
