@@ -530,6 +530,11 @@ func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	var store [3][32]int
 	now, next := append(store[0][:0], p), store[1][:0]
 	for rest := f.text[at:]; rest != ""; {
+		if c := rest[0]; c < utf8.RuneSelf && !escape(c) && len(now) == 1 && now[0] < len(s.b) && s.b[now[0]] == c {
+			now[0]++ // in one way only, as nearly always
+			rest = rest[1:]
+			continue
+		}
 		r, n := decode(rest)
 		next = next[:0]
 		for _, q := range now {
@@ -543,6 +548,17 @@ func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	to = now[len(now)-1]
 	now = append(now[:0], p)
 	for rest := f.text[:at]; rest != ""; {
+		if c, q := rest[len(rest)-1], now[0]; len(now) == 1 && c < utf8.RuneSelf {
+			same := q > 0 && s.b[q-1] == c
+			if !same && plain(c) {
+				return -1, -1
+			}
+			if same && (plain(c) || q == 1 || s.b[q-2] != '\\' && s.b[q-2] != '\'' && s.b[q-2] != '"') {
+				now[0]-- // in one way only
+				rest = rest[:len(rest)-1]
+				continue
+			}
+		}
 		c := rest[startOf(rest, len(rest)-1):]
 		r, _ := decode(c)
 		next = next[:0]
