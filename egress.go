@@ -90,12 +90,22 @@ func (r NetworkReason) String() string {
 
 // String shows the rules, a line each, for a person.
 func (r NetworkRules) String() string {
+	if r.Policy == "" { // as beside an error
+		return "network: not known\n"
+	}
 	var b strings.Builder
 	if len(r.Deny) == 0 {
 		fmt.Fprintf(&b, "network: open (%s)\n", r.Policy)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "network: nothing but %d targets (%s)\n", len(r.Allow), r.Policy)
+	switch n := len(r.Allow); n {
+	case 0:
+		fmt.Fprintf(&b, "network: nothing (%s)\n", r.Policy)
+	case 1:
+		fmt.Fprintf(&b, "network: nothing but 1 target (%s)\n", r.Policy)
+	default:
+		fmt.Fprintf(&b, "network: nothing but %d targets (%s)\n", n, r.Policy)
+	}
 	for _, rule := range r.Allow {
 		for i, reason := range rule.Reasons {
 			target := rule.Target

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/osiris-pipelines/remote/secrets"
 )
 
 // ErrUnreachable is matched by the error for a host that a run needs and that
@@ -522,8 +524,11 @@ func plainText(v any) (string, bool) {
 	return "", false
 }
 
-// clipHost keeps what is shown of a host short.
+// clipHost is what is shown of a host: short, and without a login before it.
 func clipHost(s string) string {
+	if i := strings.LastIndex(s, "@"); i >= 0 { // a password may stand before it
+		s = secrets.Redacted + s[i:]
+	}
 	if len(s) > 100 {
 		return s[:100] + "..."
 	}

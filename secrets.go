@@ -64,17 +64,29 @@ func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) e
 	if err := k.lookup(cfg, p); err != nil {
 		return err
 	}
-	for name := range p.ResolvedConnections {
-		ref, err := parseRef(name)
-		if err == nil {
-			_, err = k.resolve(ctx, cfg.resolver(), ref)
+	for _, step := range p.Plan.Steps {
+		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
+		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed {
+			continue
 		}
-		if err != nil {
-			return fmt.Errorf("remote: connection %s: %w", name, err)
+		if _, err := k.resolve(ctx, cfg.resolver(), ref); err != nil {
+			return &connectionError{step.ID, err}
 		}
 	}
 	return nil
 }
+
+// connectionError is why a step's connection is not known.
+type connectionError struct {
+	step string
+	err  error
+}
+
+func (e *connectionError) Error() string {
+	return fmt.Sprintf("remote: step %q: connection: %v", e.step, e.err)
+}
+
+func (e *connectionError) Unwrap() error { return e.err }
 
 // parseRef is the inverse of Reference.String.
 func parseRef(name string) (connections.Reference, error) {
@@ -150,7 +162,7 @@ func (e *engine) resolve(ctx context.Context, p *PreparedRun, s *session, known 
 			continue
 		}
 		if err != nil {
-			err = fmt.Errorf("remote: step %q: connection: %w", step.ID, err)
+			err = &connectionError{step.ID, err}
 			fields["ok"], fields["error"] = false, err.Error()
 			s.event("connection_resolve_complete", fields)
 			return err
@@ -188,8 +200,11 @@ func aliasName(alias string) string {
 // resolve asks for a connection, once. found is false for a default that is not
 // configured.
 func (k *runSecrets) resolve(ctx context.Context, r connections.Resolver, ref connections.Reference) (found bool, err error) {
-	if k.connection(ref.String()) != nil {
-		return true, nil
+	k.mu.Lock()
+	have, absent := k.connections[ref.String()] != nil, k.absent[ref.String()]
+	k.mu.Unlock()
+	if have || absent {
+		return have, nil
 	}
 	c, err := askResolver(ctx, r, ref)
 	if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {

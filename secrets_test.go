@@ -173,6 +173,12 @@ func TestConnectionErrors(t *testing.T) {
 				if len(done) != 1 || done[0]["ok"] != false || !strings.Contains(fmt.Sprint(done[0]["error"]), tt.want) {
 					t.Errorf("events %v", done)
 				}
+				if ended := events(t, ec, "run_error"); len(ended) != 1 || ended[0]["failed_step"] != "step" {
+					t.Errorf("events %v", ended)
+				}
+				if _, err := a.Network(t.Context(), p); err == nil || !strings.Contains(err.Error(), `step "step"`) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("network: error %v", err)
+				}
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `step "step"`) || tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("error %v, want %q", err, tt.want)
