@@ -274,7 +274,7 @@ func (c Config) validate() error {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
 	}
 	for name, value := range c.Env {
-		if key := c.apiKey(); key != "" && value == key {
+		if slices.Contains(c.apiKeys(), value) {
 			return invalid("Env passes the key of your E2B account under the name %s: it would give the sandbox your account", name)
 		}
 		if name == "" {
@@ -375,7 +375,7 @@ func (c Config) lookupEnv(names []string) (map[string]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which is not set; set it, or name it in Config.Env", ErrInvalid, name)
 		}
-		if key := c.apiKey(); key != "" && v == key {
+		if slices.Contains(c.apiKeys(), v) {
 			return nil, fmt.Errorf("remote: %w: the variable %s holds the key of your E2B account, which no sandbox may have", ErrInvalid, name)
 		}
 		values[name] = v

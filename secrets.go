@@ -38,7 +38,7 @@ const resolveTimeout = 30 * time.Second
 // newSecrets returns what is known before anything was looked for: the key of
 // the account.
 func (e *engine) newSecrets() *runSecrets {
-	k := &runSecrets{redact: secrets.NewRedactor(e.cfg.apiKey()), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
+	k := &runSecrets{redact: secrets.NewRedactor(e.cfg.apiKeys()...), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
 	if e.unprotect != nil {
 		e.unprotect(k)
 	}
@@ -417,10 +417,9 @@ func (c Config) resolver() connections.Resolver {
 	return c.Connections
 }
 
-// apiKey is the account's key, which no sandbox and no file may have.
-func (c Config) apiKey() string {
-	if c.APIKey != "" {
-		return c.APIKey
-	}
-	return os.Getenv(apiKeyVariable)
+// apiKeys are the account's keys, which no sandbox and no file may have: the one
+// in use, and the one in the environment where Config has another.
+func (c Config) apiKeys() []string {
+	keys := []string{c.APIKey, os.Getenv(apiKeyVariable)}
+	return slices.DeleteFunc(keys, func(key string) bool { return key == "" })
 }

@@ -259,6 +259,10 @@ func TestSecretsOfRestarts(t *testing.T) {
 func TestKeyNeverPassed(t *testing.T) {
 	t.Setenv("E2B_API_KEY", "e2b_canary")
 	t.Setenv("REMOTE_TEST_VALUE", "e2b_canary")
+	other := remote.Config{APIKey: "e2b_another", Env: map[string]string{"OTHER": "e2b_canary"}} // of a server on this machine, say
+	if _, err := remote.NewLocalAdapter(other); !errors.Is(err, remote.ErrInvalid) || strings.Contains(err.Error(), "e2b_canary") {
+		t.Errorf("Env, beside another key: error %v", err)
+	}
 	if _, err := remote.NewLocalAdapter(remote.Config{Env: map[string]string{"OTHER": "e2b_canary"}}); !errors.Is(err, remote.ErrInvalid) || strings.Contains(err.Error(), "e2b_canary") {
 		t.Errorf("Env: error %v", err)
 	}
