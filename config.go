@@ -93,7 +93,8 @@ type Config struct {
 	// "203.0.113.0/24", and names and addresses with a port. E2B's rules know no
 	// ports: one of 80 or 443 says that the name will do, any other that it
 	// takes the addresses. A private address is reached only in a deployment of
-	// one's own, where it has to be named here. Not used with OpenSandbox.
+	// one's own, where it has to be named here. LocalAdapter limits nothing; nor
+	// is anything limited with OpenSandbox, which is refused with EgressRequired.
 	Egress     Egress
 	AllowHosts []string
 
@@ -146,6 +147,8 @@ type Config struct {
 }
 
 // String shows the settings, without the API key and the values of variables.
+// Package fmt calls no methods of what is in an unexported field: a struct that
+// holds a Config in one shows all of it.
 func (c Config) String() string {
 	var b strings.Builder
 	b.WriteString("remote.Config{")

@@ -30,7 +30,7 @@ type Egress string
 // shows what that is.
 const (
 	EgressLimited  Egress = "limited"  // limited; where the server cannot do that, the run goes on, with a warning and an event
-	EgressRequired Egress = "required" // limited; where the server cannot do that, the run fails with ErrUnsupported
+	EgressRequired Egress = "required" // limited; where the server cannot do that, the run fails, with ErrUnsupported where it took the rules and did nothing
 	EgressOpen     Egress = "open"     // not limited
 )
 
