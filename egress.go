@@ -428,7 +428,11 @@ func (p *egressPlan) settle(ctx context.Context, h *neededHost) error {
 		return nil
 	}
 	if err != nil {
-		return h.reason.fault(err.Error())
+		why := err.Error()
+		if errors.Unwrap(err) != nil { // it was not found, which is not for AllowHosts to mend
+			why += "; check the name, or give an address in its place"
+		}
+		return h.reason.fault(why)
 	}
 	p.found[h.host] = addrs
 	return nil

@@ -260,7 +260,7 @@ func TestNetworkOfRun(t *testing.T) {
 			fails: `step "step-1": endpoint: host cannot be reached from the sandbox: "127.0.0.1:8000" is the sandbox itself`},
 		{name: "private", steps: []remote.Step{step("mysql.writer", "@mysql.private", nil)}, fails: `"private.example.com" is 192.168.1.1, which is private, which E2B denies to sandboxes; if sandboxes of this server can reach it, name it in Config.AllowHosts`},
 		{name: "only IPv6", steps: []remote.Step{step("mysql.writer", "@mysql.six", nil)}, fails: "have only IPv4"},
-		{name: "no such host", steps: []remote.Step{step("mysql.writer", "@mysql.nowhere", nil)}, fails: "has no address here"},
+		{name: "no such host", steps: []remote.Step{step("mysql.writer", "@mysql.nowhere", nil)}, fails: "; check the name, or give an address in its place"},
 		{name: "placeholder not filled", steps: []remote.Step{step("mysql.writer", "@mysql.unfilled", nil)}, fails: "placeholder"},
 		{name: "dsn that cannot be read", steps: []remote.Step{step("postgres.extractor", "@postgres.slash", nil)}, fails: "dsn: host cannot be reached from the sandbox: has an @ behind its host"},
 		{name: "host with a password", steps: []remote.Step{step("mysql.writer", "@mysql.login", nil)}, fails: `host: host cannot be reached from the sandbox: "***@db.example.com" has a port that is no number`},
