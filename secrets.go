@@ -54,9 +54,23 @@ func (k *runSecrets) lookup(cfg Config, p *PreparedRun) error {
 	if err != nil {
 		return err
 	}
-	k.redact.Add(slices.Collect(maps.Values(env))...)
+	for _, v := range env {
+		k.redact.Add(withParts(v)...)
+	}
 	k.env = env
 	return nil
+}
+
+// withParts returns a value of a variable, and the secrets in it: of the URL of a
+// package index its password or token, of a DSN its password.
+func withParts(value string) []string {
+	fields := map[string]any{"": secrets.New(value)}
+	for _, part := range strings.Fields(value) { // a list of URLs
+		if strings.Contains(part, "://") {
+			fields[part] = secrets.New(part)
+		}
+	}
+	return (&connections.Connection{Fields: fields}).Secrets()
 }
 
 // complete finds what is not known yet, for a host that has not begun the run.
@@ -236,7 +250,7 @@ func (k *runSecrets) learn(ref string, c *connections.Connection) {
 func (k *runSecrets) message(env map[string]string, conns map[string]*connections.Connection) (*rpc.Secrets, error) {
 	m := &rpc.Secrets{Env: env, Connections: make(map[string]json.RawMessage, len(conns))}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		m.Redact = append(m.Redact, env[name])
+		m.Redact = append(m.Redact, withParts(env[name])...)
 	}
 	for _, ref := range slices.Sorted(maps.Keys(conns)) {
 		c := conns[ref]
