@@ -252,7 +252,7 @@ func (s *egressStep) declared() (hosts []neededHost, warnings []string, err erro
 		config["resolved_connection"] = s.fields
 	}
 	reason := NetworkReason{Step: s.id, Connection: s.connection, Field: "driver"}
-	list, err := s.declare(config)
+	list, err := guarded("it", func() ([]string, error) { return s.declare(config) })
 	if err != nil {
 		text := err.Error()
 		for _, secret := range s.hidden {
@@ -768,11 +768,11 @@ func (a *E2BTransparentProxy) Network(ctx context.Context, p *PreparedRun) (Netw
 	}
 	known := a.newSecrets()
 	if err := known.complete(ctx, a.cfg, p); err != nil {
-		return NetworkRules{}, err
+		return NetworkRules{}, redactedBy(known.redact, err)
 	}
 	plan, err := a.planEgress(ctx, p, known)
 	if err != nil {
-		return NetworkRules{}, err
+		return NetworkRules{}, redactedBy(known.redact, err)
 	}
 	return plan.rules(), nil
 }
@@ -845,6 +845,29 @@ func (a *E2BTransparentProxy) keepNetwork(ctx context.Context, r *run, s teller,
 	return plan.watch(ctx, s, sb)
 }
 
+// checkRequired refuses the sandbox of a dead host that has no rules, where this
+// host wants some.
+func (a *E2BTransparentProxy) checkRequired(ctx context.Context, pl *place) error {
+	box, ok := pl.sandbox.(*e2bSandbox)
+	if !ok || a.cfg.Egress != EgressRequired {
+		return nil
+	}
+	info, err := box.sb.Info(ctx)
+	if err == nil && !slices.Contains(info.Network.DenyOut, e2b.AllTraffic) {
+		err = fmt.Errorf("%w: the network of the sandbox is not limited; Config.Egress is %q", ErrUnsupported, EgressRequired)
+	}
+	if err != nil {
+		return fmt.Errorf("remote: attach: %w", err)
+	}
+	return nil
+}
+
+// widened reports whether there are rules that a sandbox has not got which a dead
+// host has made.
+func (p *egressPlan) widened() bool {
+	return p.kept != nil && slices.ContainsFunc(p.rules().targets(), func(target string) bool { return !slices.Contains(p.kept, target) })
+}
+
 // networkWatch keeps the rules of a sandbox right while its run lives. Nil is
 // that of one that needs none.
 type networkWatch struct {
@@ -858,7 +881,7 @@ type networkWatch struct {
 // told to s, once while it lasts.
 func (p *egressPlan) watch(ctx context.Context, s teller, sb Sandbox) *networkWatch {
 	box, ok := sb.(limiter)
-	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil {
+	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil && !p.widened() {
 		return nil
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -876,11 +899,14 @@ func (w *networkWatch) release() {
 }
 
 func (w *networkWatch) run(ctx context.Context, s teller) {
-	failing, unsent := false, false
-	for {
-		spread := refreshEvery / refreshJitter
+	failing, unsent := false, w.plan.widened()
+	const spread = refreshEvery / refreshJitter
+	for wait := time.Duration(0); ; wait = refreshEvery - spread + rand.N(2*spread) {
+		if wait == 0 && !unsent {
+			continue // the rules are new
+		}
 		select {
-		case <-time.After(refreshEvery - spread + rand.N(2*spread)):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}

@@ -66,7 +66,7 @@ func (namer) Run(context.Context, *worker.Step) (*worker.Result, error) { return
 
 func (namer) Hosts(config map[string]any) ([]string, error) {
 	if config["fail"] != nil {
-		return nil, fmt.Errorf("cannot read %v", config["resolved_connection"])
+		return nil, fmt.Errorf("cannot read %v %v", config["resolved_connection"], config["fail"])
 	}
 	return []string{"https://api.declared.example/v1", "db.example.com:5432", "*.cdn.example"}, nil
 }
@@ -631,6 +631,58 @@ func TestNetworkOfRenewedConnection(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// TestNetworkOfNextHost: a host that goes on with a run finds other addresses
+// than the one before, and the sandbox may reach them at once.
+func TestNetworkOfNextHost(t *testing.T) {
+	for _, policy := range []remote.Egress{remote.EgressLimited, remote.EgressRequired, remote.EgressOpen} {
+		ec := newContext(t, "s")
+		elsewhere := filepath.Join(t.TempDir(), "copy")
+		synctest.Test(t, func(t *testing.T) {
+			c := newCloud(t)
+			cfg := remote.Config{Timeout: time.Hour, AllowHosts: []string{"db.example.com:3306"}, Egress: policy}
+			first, _ := c.proxy(cfg)
+			first.SetLookup((&changing{addrs: []string{"203.0.113.1"}}).lookup)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _, err := remote.Run(t.Context(), first, sleep(20*time.Minute), ec)
+				if taken := policy != remote.EgressOpen; taken != errors.Is(err, remote.ErrOwnershipLost) || !taken && err != nil {
+					t.Errorf("first host: %v", err)
+				}
+			})
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			copyTree(t, ec.LogsDir, elsewhere)
+			cfg.Egress = remote.EgressRequired
+			second, _ := c.proxy(cfg)
+			second.SetLookup((&changing{addrs: []string{"203.0.113.9"}}).lookup)
+			wg.Go(func() {
+				own := &remote.ExecutionContext{}
+				p, result, err := second.Attach(t.Context(), elsewhere, own)
+				if open := policy == remote.EgressOpen; open != errors.Is(err, remote.ErrUnsupported) || !open && err != nil {
+					t.Errorf("second host: %v", err)
+				}
+				if result == nil {
+					return
+				}
+				agree(t, own, result, err)
+				if _, err := second.Collect(t.Context(), p, own); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+			if policy != remote.EgressOpen {
+				allow, _ := allowed(t, c, c.server.Alive()[0].ID)
+				slices.Sort(allow)
+				if diff := cmp.Diff([]string{"203.0.113.1", "203.0.113.9", "8.8.8.8"}, allow); diff != "" {
+					t.Errorf("allowed (-want +got):\n%s", diff)
+				}
+			}
+			wg.Wait()
+		})
+	}
 }
 
 // allowed asks the server what a sandbox may reach.

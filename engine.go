@@ -709,6 +709,9 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 			r.steps[i] = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
 		}
 	}
+	for i := range r.steps { // an error may be the host's
+		r.steps[i].Error = s.redact.String(r.steps[i].Error)
+	}
 	completed, written, read := 0, 0.0, 0.0
 	for _, step := range r.steps {
 		if step.Status == StepSucceeded {
@@ -875,6 +878,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	got, err := e.collect(ctx, r, s)
+	err = s.redacted(err)
 	for _, endErr := range []error{s.stopDelivery(), s.flush()} {
 		if err == nil {
 			err = endErr

@@ -522,8 +522,15 @@ func plainText(v any) (string, bool) {
 	return "", false
 }
 
-// clipHost keeps what is shown of a host short.
+// clipHost keeps what is shown of a host short, and leaves out what stands where
+// a URL has a password or a token.
 func clipHost(s string) string {
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		s = "***" + s[i:]
+	}
+	if i := strings.IndexByte(s, '?'); i >= 0 {
+		s = s[:i] + "?***"
+	}
 	if len(s) > 100 {
 		return s[:100] + "..."
 	}

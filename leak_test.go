@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -161,5 +163,76 @@ func TestSecretsThatAreWordsOfOurs(t *testing.T) {
 		if result.StepResults[0].Metrics["rows_read"] != 3 && words[0] == "success" {
 			t.Errorf("%.100q: metrics %v", words, result.StepResults[0].Metrics)
 		}
+	}
+}
+
+// TestResolverPanics: who is asked for secrets does not take the process with
+// it, and what it panics with is not told.
+func TestResolverPanics(t *testing.T) {
+	asked := 0
+	resolver := connections.ResolverFunc(func(context.Context, connections.Reference) (*connections.Connection, error) {
+		if asked++; asked == 2 {
+			panic("kn4ry-in-a-panic")
+		}
+		c := &connections.Connection{Fields: map[string]any{"password": fmt.Sprint("kn4ry-renewed-", asked), "n": asked}}
+		if asked < 3 {
+			c.RefreshAt = time.Now()
+		}
+		return c, nil
+	})
+	ec := newContext(t, "s")
+	a, _ := newAdapter(t, "in process", remote.Config{Connections: resolver}, nil)
+	result, _, err := remote.Run(t.Context(), a, connected("test.refreshed", "@test.a", map[string]any{"n": 3}), ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agree(t, ec, result, err)
+	noTraces(t, ec.LogsDir, "kn4ry")
+
+	asked = 1 // when the run begins
+	ec = newContext(t, "t")
+	result, _, err = remote.Run(t.Context(), a, connected("test.connection", "@test.a", nil), ec)
+	if err == nil || strings.Contains(err.Error(), "kn4ry") || !strings.Contains(err.Error(), "panicked") {
+		t.Errorf("error %v", err)
+	}
+	agree(t, ec, result, err)
+}
+
+// TestNetworkErrorsTellNothing: what is wrong with a host is said without what
+// stands beside it.
+func TestNetworkErrorsTellNothing(t *testing.T) {
+	const secret = "kn4ry-beside-a-host"
+	for name, tt := range map[string]struct {
+		cfg  remote.Config
+		step remote.Step
+	}{
+		"user in a host":        {remote.Config{Connections: connections.Static{"@mysql.a": {"host": "root:" + secret + "@db.example.com:x"}}}, step("mysql.writer", "@mysql.a", nil)},
+		"password with an @":    {remote.Config{Connections: connections.Static{"@mysql.a": {"host": "root:@" + secret + "@/db.example.com:x"}}}, step("mysql.writer", "@mysql.a", nil)},
+		"URL that is allowed":   {remote.Config{AllowHosts: []string{"https://u:" + secret + "@api.example.com/"}}, step("test.noop", "", nil)},
+		"query that is allowed": {remote.Config{AllowHosts: []string{"api.example.com/?token=" + secret}}, step("test.noop", "", nil)},
+		"driver that tells":     {remote.Config{Env: map[string]string{"TOLD": secret}}, step("test.hosts", "", map[string]any{"fail": "${TOLD}"})},
+		"connection and variable": {remote.Config{Env: map[string]string{"TOLD": secret}, Connections: connections.ResolverFunc(func(context.Context, connections.Reference) (*connections.Connection, error) {
+			return nil, errors.New("the vault does not take " + secret)
+		})}, step("test.noop", "@test.a", nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.cfg.Drivers = networkDrivers()
+			server := newServer(t, "served", tt.cfg.Drivers)
+			a, err := remote.NewE2BTransparentProxy(connect(tt.cfg, server))
+			if err == nil {
+				t.Cleanup(func() { a.Close() })
+				var p *remote.PreparedRun
+				if p, err = a.Prepare(t.Context(), steps(tt.step), newContext(t, "s")); err == nil {
+					_, err = a.Network(t.Context(), p)
+				}
+			}
+			if err == nil || strings.Contains(err.Error(), secret) {
+				t.Errorf("error %v", err)
+			}
+			var host *remote.HostError
+			if errors.As(err, &host) && strings.Contains(host.Host, secret) {
+				t.Errorf("the host is %q", host.Host)
+			}
+		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,12 @@ type runSecrets struct {
 	mu          sync.Mutex
 	connections map[string]*connections.Connection // by reference
 	absent      map[string]bool                    // defaults that are not configured
+	past        []string                           // what they have had before, the newest at the end
 }
+
+// mostPast is how many values of the past a worker that is started again is told
+// not to tell.
+const mostPast = 1000
 
 // resolveTimeout bounds one question to a resolver.
 const resolveTimeout = 30 * time.Second
@@ -74,20 +80,19 @@ func withParts(value string) []string {
 }
 
 // complete finds what is not known yet, for a host that has not begun the run.
+// What one connection lacks keeps no other from being known.
 func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) error {
-	if err := k.lookup(cfg, p); err != nil {
-		return err
-	}
-	for name := range p.ResolvedConnections {
+	failed := k.lookup(cfg, p)
+	for _, name := range slices.Sorted(maps.Keys(p.ResolvedConnections)) {
 		ref, err := parseRef(name)
 		if err == nil {
 			_, err = k.resolve(ctx, cfg.resolver(), ref)
 		}
 		if err != nil {
-			return fmt.Errorf("remote: connection %s: %w", name, err)
+			failed = errors.Join(failed, fmt.Errorf("remote: connection %s: %w", name, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 // parseRef is the inverse of Reference.String.
@@ -134,7 +139,7 @@ func (e *engine) describe(p *PreparedRun, s Step, config map[string]any) error {
 	}
 	described := ConnectionRef{Ref: name}
 	if d, ok := e.cfg.resolver().(connections.Describer); ok {
-		c, err := d.Describe(ref)
+		c, err := guarded("the resolver", func() (*connections.Connection, error) { return d.Describe(ref) })
 		if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {
 			return nil // it has none, and may need none
 		}
@@ -222,7 +227,22 @@ func (k *runSecrets) resolve(ctx context.Context, r connections.Resolver, ref co
 func askResolver(ctx context.Context, r connections.Resolver, ref connections.Reference) (*connections.Connection, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("%w: the resolver did not answer in %s", ErrTimeout, resolveTimeout))
 	defer cancel()
-	return connections.Resolve(ctx, r, ref)
+	return guarded("the resolver", func() (*connections.Connection, error) { return connections.Resolve(ctx, r, ref) })
+}
+
+// guarded calls what a user has given and what knows secrets. It may be called
+// where nobody would catch its panic, whose text is nobody's to tell.
+func guarded[T any](who string, f func() (T, error)) (result T, err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case runtime.Error:
+			err = fmt.Errorf("%s panicked: %w", who, v)
+		default:
+			err = fmt.Errorf("%s panicked with a %T", who, v)
+		}
+	}()
+	return f()
 }
 
 func (k *runSecrets) connection(ref string) *connections.Connection {
@@ -243,6 +263,10 @@ func (k *runSecrets) learn(ref string, c *connections.Connection) {
 	k.redact.Add(c.Secrets()...)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if old := k.connections[ref]; old != nil {
+		k.past = append(k.past, old.Secrets()...)
+		k.past = slices.Clone(k.past[max(0, len(k.past)-mostPast):])
+	}
 	k.connections[ref] = c
 }
 
@@ -268,10 +292,13 @@ func (k *runSecrets) message(env map[string]string, conns map[string]*connection
 
 // send tells the worker all it has to know.
 func (k *runSecrets) send(ctx context.Context, l *link) error {
-	return k.tell(ctx, l, k.env, k.all())
+	k.mu.Lock()
+	past := slices.Clone(k.past)
+	k.mu.Unlock()
+	return k.tell(ctx, l, k.env, k.all(), past)
 }
 
-func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, conns map[string]*connections.Connection) error {
+func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, conns map[string]*connections.Connection, past []string) error {
 	if len(env) == 0 && len(conns) == 0 {
 		return nil
 	}
@@ -279,6 +306,7 @@ func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, c
 	if err != nil {
 		return err
 	}
+	m.Redact = append(m.Redact, past...)
 	k.sending.Lock()
 	defer k.sending.Unlock()
 	if k.tap != nil {
@@ -384,7 +412,7 @@ func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name str
 		return err
 	}
 	k.learn(name, c) // a worker that is started from now on gets it, too
-	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c})
+	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c}, nil)
 }
 
 // redactedError is an error whose text holds no secret value.
@@ -397,12 +425,14 @@ func (e *redactedError) Error() string { return e.text }
 func (e *redactedError) Unwrap() error { return e.err }
 
 // redacted returns an error as it may be told.
-func (s *session) redacted(err error) error {
+func (s *session) redacted(err error) error { return redactedBy(s.redact, err) }
+
+func redactedBy(r *secrets.Redactor, err error) error {
 	if err == nil {
 		return nil
 	}
 	text := err.Error()
-	if clean := s.redact.String(text); clean != text {
+	if clean := r.String(text); clean != text {
 		return &redactedError{clean, err}
 	}
 	return err
