@@ -695,7 +695,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
-	err := errors.Join(runErr, s.stopDelivery(), s.close())
+	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
 

@@ -96,10 +96,10 @@ func TestPartsOfVariables(t *testing.T) {
 		"PIP_EXTRA_INDEX_URL": "https://a:kn4ry-first%40x@index.example.com/simple https://kn4ryTOKEN9f8e7d6c:@other.example.com/simple",
 		"UV_INDEX":            "own=https://kn4ryTOKENuvuvuv01@uv.example.com/simple",
 		"MSSQL":               "Server=db;Database=x;User Id=sa;Pwd=kn4ry-pwd-of-odbc;",
-		"PG":                  "host=db password='kn4ry of libpq' user=u",
+		"PG":                  "host=db password='my libpq kn4ry' user=u",
 		"MYSQL":               "mysql://u:kn4ry/with-slash@h/db",
 	}}
-	parts := []string{"kn4ryTOKEN0a1b2c3d", "kn4ry-first@x", "kn4ry-first%40x", "kn4ryTOKEN9f8e7d6c", "kn4ryTOKENuvuvuv01", "kn4ry-pwd-of-odbc", "kn4ry of libpq", "kn4ry/with-slash"}
+	parts := []string{"kn4ryTOKEN0a1b2c3d", "kn4ry-first@x", "kn4ry-first%40x", "kn4ryTOKEN9f8e7d6c", "kn4ryTOKENuvuvuv01", "kn4ry-pwd-of-odbc", "my libpq kn4ry", "kn4ry/with-slash"}
 	ec, result, err := told(t, cfg, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		for _, part := range parts {
 			s.Log().Info("it is " + part)

@@ -87,7 +87,7 @@ type ProxyWorker struct {
 	epoch     int64  // of the host that owns this worker
 	owner     string
 	hello     rpc.Handshake
-	known     confidence
+	known     *confidence
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
