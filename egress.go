@@ -875,6 +875,10 @@ type networkWatch struct {
 	box  limiter
 	stop context.CancelFunc
 	done sync.WaitGroup
+
+	looking sync.Mutex
+	unsent  bool // there are rules that the sandbox has not got
+	failing bool // and that was told
 }
 
 // watch looks the names of the plan up again, until release. What goes wrong is
@@ -885,7 +889,7 @@ func (p *egressPlan) watch(ctx context.Context, s teller, sb Sandbox) *networkWa
 		return nil
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w := &networkWatch{plan: p, box: box, stop: stop}
+	w := &networkWatch{plan: p, box: box, stop: stop, unsent: p.widened()}
 	w.done.Go(func() { w.run(ctx, s) })
 	return w
 }
@@ -899,34 +903,46 @@ func (w *networkWatch) release() {
 }
 
 func (w *networkWatch) run(ctx context.Context, s teller) {
-	failing, unsent := false, w.plan.widened()
 	const spread = refreshEvery / refreshJitter
-	for wait := time.Duration(0); ; wait = refreshEvery - spread + rand.N(2*spread) {
-		if wait == 0 && !unsent {
-			continue // the rules are new
-		}
+	if w.unsent {
+		w.look(ctx, s, true)
+	}
+	for {
 		select {
-		case <-time.After(wait):
+		case <-time.After(refreshEvery - spread + rand.N(2*spread)):
 		case <-ctx.Done():
 			return
 		}
-		others, learnErr := w.plan.relearn(ctx)
-		added, err := w.plan.refresh(ctx)
-		err = errors.Join(learnErr, err)
-		unsent = unsent || others+added > 0
-		if unsent && ctx.Err() == nil {
-			setErr := w.box.setNetwork(ctx, w.plan.rules().network())
-			if err = errors.Join(err, setErr); setErr == nil {
-				unsent = false
-				s.logf(slog.LevelInfo, "network: hosts of the run have new addresses, which the sandbox may reach now")
-			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && !failing {
-			s.logf(slog.LevelWarn, "network: the sandbox's rules stay as they are: %v", err)
-		}
-		failing = err != nil
+		w.look(ctx, s, true)
 	}
+}
+
+// look makes the rules those of the run's connections as they are now, and with
+// names looks all names up again.
+func (w *networkWatch) look(ctx context.Context, s teller, names bool) {
+	if w == nil {
+		return
+	}
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	added, err := w.plan.relearn(ctx)
+	if names {
+		more, lookErr := w.plan.refresh(ctx)
+		added, err = added+more, errors.Join(err, lookErr)
+	}
+	w.unsent = w.unsent || added > 0
+	if w.unsent && ctx.Err() == nil {
+		setErr := w.box.setNetwork(ctx, w.plan.rules().network())
+		if err = errors.Join(err, setErr); setErr == nil {
+			w.unsent = false
+			s.logf(slog.LevelInfo, "network: hosts of the run have new addresses, which the sandbox may reach now")
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil && !w.failing {
+		s.logf(slog.LevelWarn, "network: the sandbox's rules stay as they are: %v", err)
+	}
+	w.failing = err != nil
 }

@@ -336,8 +336,9 @@ const (
 )
 
 // refresh asks for connections anew when their time has come, and sends them to
-// the worker that link returns then, until ctx is done.
-func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, link func() *link) {
+// the worker that link returns then, until ctx is done. Before that the sandbox's
+// network is opened for what they name.
+func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, network *networkWatch, link func() *link) {
 	failed := make(map[string]time.Duration) // how long to wait after a failure
 	next := make(map[string]time.Time)
 	for {
@@ -371,7 +372,7 @@ func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *ses
 				continue
 			}
 			fields := map[string]any{"family": c.Family, "alias": aliasName(c.Alias)}
-			if err := k.renew(ctx, r, ref, link); err != nil {
+			if err := k.renew(ctx, r, ref, func() { network.look(ctx, s, false) }, link); err != nil {
 				if ctx.Err() != nil {
 					return
 				}
@@ -394,15 +395,16 @@ func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *ses
 func (w *restarter) refresh(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { w.r.secrets.refresh(ctx, w.e.cfg.resolver(), w.session, w.link) })
+	wg.Go(func() { w.r.secrets.refresh(ctx, w.e.cfg.resolver(), w.session, w.r.place.network, w.link) })
 	return func() {
 		cancel()
 		wg.Wait()
 	}
 }
 
-// renew asks for a connection anew, and tells the worker.
-func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name string, link func() *link) error {
+// renew asks for a connection anew, and tells the worker when its hosts may be
+// reached.
+func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name string, open func(), link func() *link) error {
 	ref, err := parseRef(name)
 	if err != nil {
 		return err
@@ -412,6 +414,7 @@ func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name str
 		return err
 	}
 	k.learn(name, c) // a worker that is started from now on gets it, too
+	open()
 	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c}, nil)
 }
 
