@@ -375,6 +375,9 @@ func planEgress(ctx context.Context, in egressInput, look lookup) (*egressPlan, 
 		return nil, err
 	}
 	for i := range p.hosts {
+		if h := &p.hosts[i]; h.pattern == "*" || h.network.IsValid() && h.network.Bits() == 0 {
+			p.warnings = append(p.warnings, fmt.Sprintf("%s: %s allows everything there is to reach", h.reason.Field, h.reason.Host))
+		}
 		if err := p.settle(ctx, &p.hosts[i]); err != nil {
 			return nil, err
 		}

@@ -632,6 +632,25 @@ func TestNetworkOfRenewedConnection(t *testing.T) {
 	})
 }
 
+// TestNetworkOfEverything: rules that limit nothing are said to.
+func TestNetworkOfEverything(t *testing.T) {
+	for entry, want := range map[string]bool{"*": true, "0.0.0.0/0": true, "*.example.com": false, "203.0.113.0/24": false} {
+		cfg := remote.Config{Drivers: networkDrivers(), AllowHosts: []string{entry}, Egress: remote.EgressRequired}
+		a := newProxy(t, connect(cfg, newServer(t, "served", cfg.Drivers)), nil)
+		p, err := a.Prepare(t.Context(), one("test.noop"), newContext(t, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := a.Network(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(rules.String(), "warning: Config.AllowHosts: "+entry+" allows everything"); got != want {
+			t.Errorf("%s: %s", entry, rules)
+		}
+	}
+}
+
 // TestNetworkOfNextHost: a host that goes on with a run finds other addresses
 // than the one before, and the sandbox may reach them at once.
 func TestNetworkOfNextHost(t *testing.T) {
