@@ -1,10 +1,28 @@
 package worker
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
 )
+
+// What is printed is logged at the end of its line.
+func TestPrintsAreNotHeldBack(t *testing.T) {
+	var got []string
+	s := &printStream{lines: lineSplitter{emit: func(line string) { got = append(got, line) }}}
+	s.redact = secrets.NewRedactor("kn4ry-printed").Writer(&s.lines)
+	for _, part := range []string{"one\ntwo ", "kn4ry-", "printed\n", "three"} {
+		s.add([]byte(part))
+	}
+	if want := []string{"one", "two ***"}; !slices.Equal(got, want) {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+	if s.end(); len(got) != 3 || got[2] != "three" {
+		t.Errorf("logged %q", got)
+	}
+}
 
 // A supervisor that is slow to hear what to redact, and values that take their
 // time, do not hold up what else the worker does, as its heartbeats.
