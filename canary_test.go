@@ -95,6 +95,17 @@ func runCanary(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	if cfg.How == "kill" { // what was printed last is left to the supervisor
+		for range 50 {
+			fmt.Println("before the kill:", all)
+		}
+		fmt.Print(all)
+		self, err := os.FindProcess(os.Getpid())
+		if err != nil {
+			return nil, err
+		}
+		return nil, self.Kill()
+	}
 	b, err := json.Marshal(values)
 	if err != nil {
 		return nil, err
@@ -297,7 +308,7 @@ func (r *recorder) look(s *sightings) (bytes int) {
 }
 
 // lookAtSandbox asks the sandbox's own daemon for what it shows.
-func (s *sightings) lookAtSandbox(t *testing.T, cfg remote.Config, id, root string) {
+func (s *sightings) lookAtSandbox(t *testing.T, cfg remote.Config, id, root string, working bool) {
 	t.Helper()
 	client, err := e2b.NewClient(e2b.Config{APIKey: cfg.APIKey, APIURL: cfg.APIURL, SandboxURL: cfg.SandboxURL})
 	if err != nil {
@@ -326,7 +337,7 @@ func (s *sightings) lookAtSandbox(t *testing.T, cfg remote.Config, id, root stri
 		t.Errorf("%d of %d files in %s were read", seen, len(files), root)
 	}
 	processes, err := sb.Processes(t.Context())
-	if err != nil || len(processes) == 0 {
+	if err != nil || working && len(processes) == 0 {
 		t.Fatalf("%d processes, error %v", len(processes), err)
 	}
 	s.look("daemon process list", fmt.Appendf(nil, "%+v", processes))
@@ -378,8 +389,8 @@ func TestCanary(t *testing.T) {
 				if kind != "local" && !slices.Contains(servedKinds, kind) {
 					t.Skipf("there is no %s here (E2B_ENVD_BIN is the daemon's program)", kind)
 				}
-				for _, how := range []string{"say", "error", "panic", "crash"} {
-					if how == "crash" && (kind == "served" || runtime.GOOS == "windows") {
+				for _, how := range []string{"say", "error", "panic", "crash", "kill"} {
+					if (how == "crash" || how == "kill") && (kind == "served" || runtime.GOOS == "windows") {
 						continue // its drivers are this process's
 					}
 					t.Run(how, func(t *testing.T) { canary(t, kind, how, protected) })
@@ -462,12 +473,31 @@ func canary(t *testing.T, kind, how string, protected bool) {
 			seen.lookAtFiles(t, "sandbox", root)
 			return os.WriteFile(hold, nil, 0o600)
 		}
-		seen.lookAtSandbox(t, cfg, sandbox, "/tmp/osiris")
+		seen.lookAtSandbox(t, cfg, sandbox, "/tmp/osiris", true)
 		return release(ctx, cfg, sandbox, hold)
 	}
-	result, collected, runErr := remote.Run(t.Context(), a, &remote.Manifest{Steps: []remote.Step{step}}, ec)
+	p, err := a.Prepare(t.Context(), &remote.Manifest{Steps: []remote.Step{step}}, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen.look("session prepared", stored)
+	result, runErr := a.Execute(t.Context(), p, ec)
 	if (how == "say") != (runErr == nil) {
 		t.Fatalf("error %v", runErr)
+	}
+	seen.lookAtProcesses(t) // what is left
+	if kind == "local" {
+		seen.lookAtFiles(t, "sandbox", root)
+	} else if kind != "served" {
+		seen.lookAtSandbox(t, cfg, sandbox, "/tmp/osiris", false)
+	}
+	collected, err := a.Collect(t.Context(), p, ec)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if how == "say" {
 		os.Remove(hold) // where a sandbox's files are this machine's
@@ -489,11 +519,14 @@ func canary(t *testing.T, kind, how string, protected bool) {
 		}
 		return
 	}
-	want := []string{"told", "session"}
+	want := []string{"session"}
+	if how != "kill" {
+		want = append(want, "told")
+	}
 	if how == "say" {
 		want = append(want, "logger")
 	}
-	if how == "say" && kind != "served" {
+	if kind != "served" {
 		want = append(want, "sandbox")
 	}
 	if wire != nil {
@@ -559,7 +592,7 @@ func TestCanaryIsSeen(t *testing.T) {
 				t.Fatal(err)
 			}
 			var seen sightings
-			seen.lookAtSandbox(t, cfg, sb.ID(), "/tmp/osiris")
+			seen.lookAtSandbox(t, cfg, sb.ID(), "/tmp/osiris", true)
 			for _, want := range []string{"daemon process list", "daemon variables", "sandbox /tmp/osiris/f0"} {
 				if seen.found[want] == nil {
 					t.Errorf("nothing was seen in %s: %v", want, seen.found)

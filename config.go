@@ -93,7 +93,8 @@ type Config struct {
 	// "203.0.113.0/24", and names and addresses with a port. E2B's rules know no
 	// ports: one of 80 or 443 says that the name will do, any other that it
 	// takes the addresses. A private address is reached only in a deployment of
-	// one's own, where it has to be named here. Not used with OpenSandbox.
+	// one's own, where it has to be named here. LocalAdapter limits nothing; nor
+	// is anything limited with OpenSandbox, which is refused with EgressRequired.
 	Egress     Egress
 	AllowHosts []string
 
@@ -146,6 +147,8 @@ type Config struct {
 }
 
 // String shows the settings, without the API key and the values of variables.
+// Package fmt calls no methods of what is in an unexported field: a struct that
+// holds a Config in one shows all of it.
 func (c Config) String() string {
 	var b strings.Builder
 	b.WriteString("remote.Config{")
@@ -274,7 +277,7 @@ func (c Config) validate() error {
 		return invalid("PassEnv and Env must not pass %s: it would give the sandbox your account", apiKeyVariable)
 	}
 	for name, value := range c.Env {
-		if key := c.apiKey(); key != "" && value == key {
+		if slices.Contains(c.apiKeys(), value) {
 			return invalid("Env passes the key of your E2B account under the name %s: it would give the sandbox your account", name)
 		}
 		if name == "" {
@@ -375,7 +378,7 @@ func (c Config) lookupEnv(names []string) (map[string]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("remote: %w: the run passes the variable %s, which is not set; set it, or name it in Config.Env", ErrInvalid, name)
 		}
-		if key := c.apiKey(); key != "" && v == key {
+		if slices.Contains(c.apiKeys(), v) {
 			return nil, fmt.Errorf("remote: %w: the variable %s holds the key of your E2B account, which no sandbox may have", ErrInvalid, name)
 		}
 		values[name] = v

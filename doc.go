@@ -38,9 +38,13 @@
 //
 // Steps refer to connections by name, "@family.alias". Execute finds their fields
 // on the host, by [Config.Connections], and sends them with the variables of
-// [Config.PassEnv] to the worker's memory, sealed; what a run writes or tells is
-// searched for their values. A sandbox of E2B reaches the hosts of its run's
-// connections and configs only, see [Config.Egress].
+// [Config.PassEnv] to the worker's memory, sealed: they stand in no file, argument
+// or prepared run. What a run writes or tells, what drivers print included, is
+// searched for their values; tables, and files that drivers write, are not. A
+// config that holds a secret under a key such as "password" is refused. A sandbox
+// of E2B reaches the hosts of its run's connections and configs, and
+// [Config.AllowHosts]; everything else is denied, see [Egress]. What comes back from a sandbox is not believed: [ErrProtocol] is
+// what no worker sends.
 //
 // # Leases
 //
@@ -85,13 +89,6 @@
 //
 // After Run, status.json, the result and the error agree; who calls Execute and
 // Collect by himself finds in status.json also that a collection failed.
-//
-// # Secrets
-//
-// Values of variables reach the worker through its standard input, and stand
-// in no file, argument or prepared run. A config that holds a secret under a
-// key such as "password" is refused. Output of drivers is not searched for
-// secrets by this version.
 //
 // # Concurrency
 //

@@ -10,11 +10,13 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
 )
@@ -168,6 +170,23 @@ func TestSessionDocumented(t *testing.T) {
 	})
 	inspect(t, unlucky)
 	inspect(t, waiting)
+	// One that has a connection, which is renewed; one that needs none; one whose is not to be had.
+	var asked atomic.Int64
+	vault := connections.ResolverFunc(func(_ context.Context, ref connections.Reference) (*connections.Connection, error) {
+		switch ref.Alias {
+		case "":
+			return nil, connections.ErrNotConfigured
+		case "closed":
+			return nil, errors.New("closed")
+		}
+		return &connections.Connection{Fields: map[string]any{"n": asked.Add(1), "password": "hunter22"}, RefreshAt: time.Now()}, nil
+	})
+	for _, m := range []*remote.Manifest{connected("test.refreshed", "@test.short", map[string]any{"n": 2}), one("test.noop"), connected("test.noop", "@test.closed", nil)} {
+		a, _ := newAdapter(t, "proxy", remote.Config{Connections: vault}, nil)
+		ec := newContext(t, "s")
+		_, _, _ = remote.Run(t.Context(), a, m, ec)
+		inspect(t, ec)
+	}
 	// One whose server cannot limit its network.
 	server := newServer(t, "served", testDrivers())
 	f := newFront(t, server)
@@ -179,6 +198,9 @@ func TestSessionDocumented(t *testing.T) {
 	_, _, _ = remote.Run(t.Context(), newProxy(t, f.through(connect(remote.Config{Drivers: testDrivers()}, server)), nil), one("test.noop"), open)
 	inspect(t, open)
 
+	if !seen["connection_refreshed"] {
+		t.Error("no connection was renewed")
+	}
 	_, tables, _ := strings.Cut(doc, "Of the run:")
 	tables, _, _ = strings.Cut(tables, "## metrics.jsonl")
 	for _, row := range regexp.MustCompile("(?m)^\\|(?: \\*or\\*)? `([a-z_]+)`").FindAllStringSubmatch(tables, -1) {

@@ -30,7 +30,7 @@ type Egress string
 // shows what that is.
 const (
 	EgressLimited  Egress = "limited"  // limited; where the server cannot do that, the run goes on, with a warning and an event
-	EgressRequired Egress = "required" // limited; where the server cannot do that, the run fails with ErrUnsupported
+	EgressRequired Egress = "required" // limited; where the server cannot do that, the run fails, with ErrUnsupported where it took the rules and did nothing
 	EgressOpen     Egress = "open"     // not limited
 )
 
@@ -90,12 +90,22 @@ func (r NetworkReason) String() string {
 
 // String shows the rules, a line each, for a person.
 func (r NetworkRules) String() string {
+	if r.Policy == "" { // as beside an error
+		return "network: not known\n"
+	}
 	var b strings.Builder
 	if len(r.Deny) == 0 {
 		fmt.Fprintf(&b, "network: open (%s)\n", r.Policy)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "network: nothing but %d targets (%s)\n", len(r.Allow), r.Policy)
+	switch n := len(r.Allow); n {
+	case 0:
+		fmt.Fprintf(&b, "network: nothing (%s)\n", r.Policy)
+	case 1:
+		fmt.Fprintf(&b, "network: nothing but 1 target (%s)\n", r.Policy)
+	default:
+		fmt.Fprintf(&b, "network: nothing but %d targets (%s)\n", n, r.Policy)
+	}
 	for _, rule := range r.Allow {
 		for i, reason := range rule.Reasons {
 			target := rule.Target
@@ -421,7 +431,11 @@ func (p *egressPlan) settle(ctx context.Context, h *neededHost) error {
 		return nil
 	}
 	if err != nil {
-		return h.reason.fault(err.Error())
+		why := err.Error()
+		if errors.Unwrap(err) != nil { // it was not found, which is not for AllowHosts to mend
+			why += "; check the name, or give an address in its place"
+		}
+		return h.reason.fault(why)
 	}
 	p.found[h.host] = addrs
 	return nil

@@ -260,9 +260,10 @@ func TestNetworkOfRun(t *testing.T) {
 			fails: `step "step-1": endpoint: host cannot be reached from the sandbox: "127.0.0.1:8000" is the sandbox itself`},
 		{name: "private", steps: []remote.Step{step("mysql.writer", "@mysql.private", nil)}, fails: `"private.example.com" is 192.168.1.1, which is private, which E2B denies to sandboxes; if sandboxes of this server can reach it, name it in Config.AllowHosts`},
 		{name: "only IPv6", steps: []remote.Step{step("mysql.writer", "@mysql.six", nil)}, fails: "have only IPv4"},
-		{name: "no such host", steps: []remote.Step{step("mysql.writer", "@mysql.nowhere", nil)}, fails: "has no address here"},
+		{name: "no such host", steps: []remote.Step{step("mysql.writer", "@mysql.nowhere", nil)}, fails: "; check the name, or give an address in its place"},
 		{name: "placeholder not filled", steps: []remote.Step{step("mysql.writer", "@mysql.unfilled", nil)}, fails: "placeholder"},
 		{name: "dsn that cannot be read", steps: []remote.Step{step("postgres.extractor", "@postgres.slash", nil)}, fails: "dsn: host cannot be reached from the sandbox: has an @ behind its host"},
+		{name: "host with a password", steps: []remote.Step{step("mysql.writer", "@mysql.login", nil)}, fails: `host: host cannot be reached from the sandbox: "***@db.example.com" has a port that is no number`},
 		{name: "driver that cannot tell", steps: []remote.Step{step("test.hosts", "@test.h", map[string]any{"fail": true})}, fails: "the driver cannot tell its hosts: cannot read"},
 	}
 	for _, test := range tests {
@@ -272,6 +273,7 @@ func TestNetworkOfRun(t *testing.T) {
 			cfg.Drivers = networkDrivers()
 			known := egressConnections()
 			known["@postgres.slash"] = map[string]any{"dsn": "postgres://u:hunter22/x@db.example.com/d"}
+			known["@mysql.login"] = map[string]any{"host": "u:hunter22@db.example.com"}
 			known["@test.h"] = map[string]any{"password": "hunter22"}
 			delete(known, "@mysql.bad")
 			cfg.Connections = known
@@ -288,6 +290,9 @@ func TestNetworkOfRun(t *testing.T) {
 				}
 				if strings.Contains(fmt.Sprint(err), "hunter22") {
 					t.Errorf("the error shows a secret: %v", err)
+				}
+				if ended := events(t, ec, "run_error"); len(ended) != 1 || ended[0]["failed_step"] != "step-1" || ended[0]["error_type"] != "*remote.HostError" {
+					t.Errorf("events %v", ended)
 				}
 				if len(f.creates) != 0 {
 					t.Errorf("a sandbox was asked for: %v", f.creates)
@@ -382,8 +387,8 @@ func TestNetworkDryRun(t *testing.T) {
 	if rules, err := open.Network(t.Context(), p); err != nil || rules.String() != "network: open (open)\n" {
 		t.Errorf("%v, %v", rules, err)
 	}
-	if _, err := a.Network(t.Context(), nil); !errors.Is(err, remote.ErrInvalid) {
-		t.Errorf("error %v", err)
+	if rules, err := a.Network(t.Context(), nil); !errors.Is(err, remote.ErrInvalid) || rules.String() != "network: not known\n" {
+		t.Errorf("%v, error %v", rules, err)
 	}
 }
 

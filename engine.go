@@ -699,6 +699,25 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
 
+// failedStep returns the step that is why a run failed, and what kind of error
+// it was; empty when it was none.
+func failedStep(err error) (id, kind string) {
+	var (
+		step       *StepError
+		connection *connectionError
+		host       *HostError
+	)
+	switch {
+	case errors.As(err, &step):
+		return step.StepID, step.Type
+	case errors.As(err, &connection):
+		return connection.step, fmt.Sprintf("%T", connection.err)
+	case errors.As(err, &host):
+		return host.Step, fmt.Sprintf("%T", host)
+	}
+	return "", ""
+}
+
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
@@ -742,9 +761,8 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	}
 	if runErr != nil {
 		fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
-		var step *StepError
-		if errors.As(runErr, &step) {
-			fields["failed_step"], fields["error_type"] = step.StepID, step.Type
+		if id, kind := failedStep(runErr); id != "" {
+			fields["failed_step"], fields["error_type"] = id, kind
 		}
 		s.event("run_error", fields)
 		s.logf(slog.LevelError, "%v", runErr)

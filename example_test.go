@@ -343,6 +343,48 @@ func ExampleConfig_AddFlags() {
 	// Output: true base 2 4 10m0s eu
 }
 
+// A step gets a connection from a vault, and what it prints is redacted.
+func ExampleConfig_connections() {
+	drivers := worker.NewRegistry()
+	drivers.Register("mysql.extractor", worker.Extract, func() worker.Driver { return login{} })
+	vault := connections.ResolverFunc(func(_ context.Context, ref connections.Reference) (*connections.Connection, error) {
+		return &connections.Connection{Fields: map[string]any{"user": "reader", "password": "correct horse"}}, nil
+	})
+	cfg := remote.Config{
+		Drivers:     drivers,
+		Connections: connections.First(connections.Search{DotEnv: true}, vault), // vault is yours: one method, Resolve
+		PassEnv:     []string{"API_REGION"},                                     // further variables, by name
+	}
+	cfg.InProcess = true
+	adapter, err := remote.NewLocalAdapter(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer adapter.Close()
+	dir, err := os.MkdirTemp("", "remote-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	m := &remote.Manifest{Steps: []remote.Step{
+		{ID: "read", Driver: "mysql.extractor", Config: map[string]any{"connection": "@mysql.example_movies"}},
+	}}
+	_, _, err = remote.Run(context.Background(), adapter, m, remote.NewExecutionContext(dir))
+	fmt.Println(err)
+	// Output: remote: step "read": cannot log in as reader with "***"
+}
+
+// login is a driver that is indiscreet.
+type login struct{}
+
+func (login) Run(_ context.Context, step *worker.Step) (*worker.Result, error) {
+	c, err := step.ResolvedConnection()
+	if err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("cannot log in as %s with %q", c["user"], c["password"])
+}
+
 // Doctor says why a run would not start.
 func ExampleDoctor() {
 	server, err := mock.NewServer()

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/osiris-pipelines/remote/secrets"
 )
 
 // ErrUnreachable is matched by the error for a host that a run needs and that
@@ -522,14 +524,14 @@ func plainText(v any) (string, bool) {
 	return "", false
 }
 
-// clipHost keeps what is shown of a host short, and leaves out what stands where
-// a URL has a password or a token.
+// clipHost is what is shown of a host: short, and without a login before it, or a
+// query behind it.
 func clipHost(s string) string {
-	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		s = "***" + s[i:]
+	if i := strings.LastIndex(s, "@"); i >= 0 { // a password may stand before it
+		s = secrets.Redacted + s[i:]
 	}
 	if i := strings.IndexByte(s, '?'); i >= 0 {
-		s = s[:i] + "?***"
+		s = s[:i] + "?" + secrets.Redacted
 	}
 	if len(s) > 100 {
 		return s[:100] + "..."

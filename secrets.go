@@ -44,7 +44,7 @@ const resolveTimeout = 30 * time.Second
 // newSecrets returns what is known before anything was looked for: the key of
 // the account.
 func (e *engine) newSecrets() *runSecrets {
-	k := &runSecrets{redact: secrets.NewRedactor(e.cfg.apiKey()), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
+	k := &runSecrets{redact: secrets.NewRedactor(e.cfg.apiKeys()...), connections: make(map[string]*connections.Connection), absent: make(map[string]bool)}
 	if e.unprotect != nil {
 		e.unprotect(k)
 	}
@@ -83,17 +83,31 @@ func withParts(value string) []string {
 // What one connection lacks keeps no other from being known.
 func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) error {
 	failed := k.lookup(cfg, p)
-	for _, name := range slices.Sorted(maps.Keys(p.ResolvedConnections)) {
-		ref, err := parseRef(name)
-		if err == nil {
-			_, err = k.resolve(ctx, cfg.resolver(), ref)
+	asked := make(map[connections.Reference]bool)
+	for _, step := range p.Plan.Steps {
+		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
+		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed || asked[ref] {
+			continue
 		}
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("remote: connection %s: %w", name, err))
+		asked[ref] = true
+		if _, err := k.resolve(ctx, cfg.resolver(), ref); err != nil {
+			failed = errors.Join(failed, &connectionError{step.ID, err})
 		}
 	}
 	return failed
 }
+
+// connectionError is why a step's connection is not known.
+type connectionError struct {
+	step string
+	err  error
+}
+
+func (e *connectionError) Error() string {
+	return fmt.Sprintf("remote: step %q: connection: %v", e.step, e.err)
+}
+
+func (e *connectionError) Unwrap() error { return e.err }
 
 // parseRef is the inverse of Reference.String.
 func parseRef(name string) (connections.Reference, error) {
@@ -169,7 +183,7 @@ func (e *engine) resolve(ctx context.Context, p *PreparedRun, s *session, known 
 			continue
 		}
 		if err != nil {
-			err = fmt.Errorf("remote: step %q: connection: %w", step.ID, err)
+			err = &connectionError{step.ID, err}
 			fields["ok"], fields["error"] = false, err.Error()
 			s.event("connection_resolve_complete", fields)
 			return err
@@ -207,8 +221,11 @@ func aliasName(alias string) string {
 // resolve asks for a connection, once. found is false for a default that is not
 // configured.
 func (k *runSecrets) resolve(ctx context.Context, r connections.Resolver, ref connections.Reference) (found bool, err error) {
-	if k.connection(ref.String()) != nil {
-		return true, nil
+	k.mu.Lock()
+	have, absent := k.connections[ref.String()] != nil, k.absent[ref.String()]
+	k.mu.Unlock()
+	if have || absent {
+		return have, nil
 	}
 	c, err := askResolver(ctx, r, ref)
 	if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {
@@ -449,10 +466,9 @@ func (c Config) resolver() connections.Resolver {
 	return c.Connections
 }
 
-// apiKey is the account's key, which no sandbox and no file may have.
-func (c Config) apiKey() string {
-	if c.APIKey != "" {
-		return c.APIKey
-	}
-	return os.Getenv(apiKeyVariable)
+// apiKeys are the account's keys, which no sandbox and no file may have: the one
+// in use, and the one in the environment where Config has another.
+func (c Config) apiKeys() []string {
+	keys := []string{c.APIKey, os.Getenv(apiKeyVariable)}
+	return slices.DeleteFunc(keys, func(key string) bool { return key == "" })
 }

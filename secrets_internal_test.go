@@ -81,10 +81,16 @@ func TestPastValuesAreSent(t *testing.T) {
 // What cannot be resolved keeps nothing else from being known.
 func TestCompleteGoesOn(t *testing.T) {
 	k := new(engine).newSecrets()
-	p := &PreparedRun{ResolvedConnections: map[string]ConnectionRef{"@test.a": {}, "@test.b": {}, "@test.c": {}}}
+	p := &PreparedRun{Plan: new(Manifest), ResolvedConnections: make(map[string]ConnectionRef), CfgIndex: make(map[string]map[string]any)}
+	for _, id := range []string{"a", "b", "c"} {
+		step := Step{ID: id, Driver: "test.connection"}
+		p.Plan.Steps = append(p.Plan.Steps, step)
+		p.ResolvedConnections["@test."+id] = ConnectionRef{}
+		p.CfgIndex[step.cfgPath()] = map[string]any{"connection": "@test." + id}
+	}
 	cfg := Config{Connections: connections.Static{"@test.b": {"password": "kn4ry-of-b"}}}
 	err := k.complete(t.Context(), cfg, p)
-	for _, want := range []string{"@test.a", "@test.c"} {
+	for _, want := range []string{`step "a"`, `step "c"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not name %s", err, want)
 		}

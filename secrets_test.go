@@ -173,6 +173,12 @@ func TestConnectionErrors(t *testing.T) {
 				if len(done) != 1 || done[0]["ok"] != false || !strings.Contains(fmt.Sprint(done[0]["error"]), tt.want) {
 					t.Errorf("events %v", done)
 				}
+				if ended := events(t, ec, "run_error"); len(ended) != 1 || ended[0]["failed_step"] != "step" {
+					t.Errorf("events %v", ended)
+				}
+				if _, err := a.Network(t.Context(), p); err == nil || !strings.Contains(err.Error(), `step "step"`) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("network: error %v", err)
+				}
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `step "step"`) || tt.is != nil && !errors.Is(err, tt.is) {
 				t.Errorf("error %v, want %q", err, tt.want)
@@ -253,6 +259,10 @@ func TestSecretsOfRestarts(t *testing.T) {
 func TestKeyNeverPassed(t *testing.T) {
 	t.Setenv("E2B_API_KEY", "e2b_canary")
 	t.Setenv("REMOTE_TEST_VALUE", "e2b_canary")
+	other := remote.Config{APIKey: "e2b_another", Env: map[string]string{"OTHER": "e2b_canary"}} // of a server on this machine, say
+	if _, err := remote.NewLocalAdapter(other); !errors.Is(err, remote.ErrInvalid) || strings.Contains(err.Error(), "e2b_canary") {
+		t.Errorf("Env, beside another key: error %v", err)
+	}
 	if _, err := remote.NewLocalAdapter(remote.Config{Env: map[string]string{"OTHER": "e2b_canary"}}); !errors.Is(err, remote.ErrInvalid) || strings.Contains(err.Error(), "e2b_canary") {
 		t.Errorf("Env: error %v", err)
 	}

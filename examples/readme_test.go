@@ -45,11 +45,30 @@ func TestReadmeCode(t *testing.T) {
 	}
 }
 
-// What the README links to is there.
-func TestReadmeLinks(t *testing.T) {
-	for _, link := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(readme(t), -1) {
-		if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(link[1]))); err != nil {
-			t.Error(err)
+// What the documents link to is there, and the README leads to all of them.
+func TestDocumentLinks(t *testing.T) {
+	names, err := filepath.Glob(filepath.Join("..", "docs", "*.md"))
+	if err != nil || len(names) == 0 {
+		t.Fatal("there are none", err)
+	}
+	for _, name := range names {
+		if !strings.Contains(readme(t), "](docs/"+filepath.Base(name)+")") {
+			t.Errorf("the README does not link to docs/%s", filepath.Base(name))
+		}
+	}
+	more, err := filepath.Glob(filepath.Join("..", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(names, more...) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(b), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), filepath.FromSlash(link[1]))); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 }

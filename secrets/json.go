@@ -18,8 +18,12 @@ func (r *Redactor) JSON(doc []byte, keep ...string) []byte {
 		return doc
 	}
 	// A letter may be written as \u0041: what has escapes has to be decoded.
+	escapes := bytes.IndexByte(doc, '\\') >= 0
+	if !escapes && t.silent(doc) {
+		return doc
+	}
 	hits := t.scan(doc).spans
-	if len(hits) == 0 && bytes.IndexByte(doc, '\\') < 0 {
+	if len(hits) == 0 && !escapes {
 		return doc
 	}
 	if !json.Valid(doc) {

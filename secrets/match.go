@@ -407,9 +407,21 @@ func (s *scan) merge() {
 
 // filter looks at every second four of bytes.
 func (s *scan) filter() {
-	b, f := s.b, s.t.filter
-	const shift = 32 - filterBits + 6
 	p := 0
+	for {
+		if p = s.t.pass(s.b, p); p < 0 {
+			return
+		}
+		s.lookAll(p, p+16)
+		p += 16
+	}
+}
+
+// pass returns the first of the blocks of 16 bytes from p on that has something
+// to look at, and -1 when there is none.
+func (t *table) pass(b []byte, p int) int {
+	f := t.filter
+	const shift = 32 - filterBits + 6
 	for ; len(b)-p >= 18; p += 16 {
 		c := (*[18]byte)(b[p:])
 		x0 := binary.LittleEndian.Uint32(c[0:])
@@ -423,10 +435,15 @@ func (s *scan) filter() {
 		m := f[hash(x0)>>shift]>>(x0&63) | f[hash(x1)>>shift]>>(x1&63) | f[hash(x2)>>shift]>>(x2&63) | f[hash(x3)>>shift]>>(x3&63) |
 			f[hash(x4)>>shift]>>(x4&63) | f[hash(x5)>>shift]>>(x5&63) | f[hash(x6)>>shift]>>(x6&63) | f[hash(x7)>>shift]>>(x7&63)
 		if m&1 != 0 {
-			s.lookAll(p, p+16)
+			return p
 		}
 	}
-	s.lookAll(p, len(b))
+	for q := p; len(b)-q >= 4; q += 2 {
+		if x := binary.LittleEndian.Uint32(b[q:]); f[hash(x)>>shift]>>(x&63)&1 != 0 {
+			return p
+		}
+	}
+	return -1
 }
 
 // lookAll looks at every second place from..to that passes the filter.
@@ -530,6 +547,11 @@ func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	var store [3][32]int
 	now, next := append(store[0][:0], p), store[1][:0]
 	for rest := f.text[at:]; rest != ""; {
+		if c := rest[0]; c < utf8.RuneSelf && !escape(c) && len(now) == 1 && now[0] < len(s.b) && s.b[now[0]] == c {
+			now[0]++ // in one way only, as nearly always
+			rest = rest[1:]
+			continue
+		}
 		r, n := decode(rest)
 		next = next[:0]
 		for _, q := range now {
@@ -543,6 +565,17 @@ func (s *scan) spelled(f *form, at, p int) (from, to int) {
 	to = now[len(now)-1]
 	now = append(now[:0], p)
 	for rest := f.text[:at]; rest != ""; {
+		if c, q := rest[len(rest)-1], now[0]; len(now) == 1 && c < utf8.RuneSelf {
+			same := q > 0 && s.b[q-1] == c
+			if !same && plain(c) {
+				return -1, -1
+			}
+			if same && (plain(c) || q == 1 || s.b[q-2] != '\\' && s.b[q-2] != '\'' && s.b[q-2] != '"') {
+				now[0]-- // in one way only
+				rest = rest[:len(rest)-1]
+				continue
+			}
+		}
 		c := rest[startOf(rest, len(rest)-1):]
 		r, _ := decode(c)
 		next = next[:0]

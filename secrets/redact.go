@@ -27,9 +27,12 @@ const Redacted = "***"
 //     of more than 48 bytes every piece;
 //   - what looks like a secret: JSON web tokens, keys of well-known services (AWS,
 //     GitHub, GitLab, Slack, Stripe, Google, npm, Shopify, E2B, ...), blocks of private
-//     keys, the value of an Authorization header, of password=, "api_key": and the
-//     like, and the password in scheme://user:password@host and
-//     user:password@tcp(host).
+//     keys, the value of an Authorization header, and the password in
+//     scheme://user:password@host and user:password@tcp(host);
+//   - what is behind a name that ends with password, passwd, api_key, access_token,
+//     auth_token, refresh_token, client_secret, secret_key, access_key or role_key
+//     and "=" or, where the name is in quotes, ":". Names such as token or pwd stand
+//     in ordinary text too often.
 //
 // Short values could be anywhere: those of less than six bytes are found as whole
 // words only, as they are, and those of less than three, or less than six digits,
@@ -107,12 +110,19 @@ func (r *Redactor) Bytes(b []byte) []byte {
 
 // redact returns b without secrets, nil if there are none.
 func (t *table) redact(b []byte) []byte {
+	if t.silent(b) {
+		return nil
+	}
 	s := t.scan(b)
 	if len(s.spans) == 0 {
 		return nil
 	}
 	return s.redact(make([]byte, 0, len(b)), len(b))
 }
+
+// silent reports whether there is nothing in b to look at, as in most texts:
+// which is found out without a scan.
+func (t *table) silent(b []byte) bool { return t.wordSet == nil && t.pass(b, 0) < 0 }
 
 // scan finds the hits in a whole text.
 func (t *table) scan(b []byte) *scan {

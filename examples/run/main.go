@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/examples/internal/progress"
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
@@ -161,12 +162,15 @@ type adapter interface {
 func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
 	cfg := opts.config
 	cfg.Drivers = drivers
+	cfg.Connections = connections.Search{DotEnv: true} // osiris_connections.yaml and .env, as Osiris finds them
 	switch {
 	case opts.embedded:
 		return newEmbedded(cfg)
 	case opts.e2b && opts.dryRun:
-		// Prepare connects to nothing, so it needs no account.
-		cfg.OpenSandbox = func(context.Context, remote.SandboxConfig) (remote.Sandbox, error) { return nil, errors.ErrUnsupported }
+		// It connects to nothing, so it needs no account.
+		if cfg.APIKey == "" && os.Getenv("E2B_API_KEY") == "" {
+			cfg.APIKey = "e2b_0000000000000000000000000000000000000000"
+		}
 		return remote.NewE2BTransparentProxy(cfg)
 	case opts.e2b:
 		return remote.NewE2BTransparentProxy(cfg)
