@@ -264,6 +264,9 @@ type foundWorker struct {
 func (a *E2BTransparentProxy) findWorker(ctx context.Context, c *checkpoint, cfg SandboxConfig) (*foundWorker, error) {
 	var found foundWorker
 	pl, err := a.find(ctx, c, cfg)
+	if err == nil {
+		err = a.checkRequired(ctx, pl)
+	}
 	if err == nil && !c.Restarting {
 		found.proc, err = attachProcess(ctx, pl.sandbox, c.last().PID)
 	}

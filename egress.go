@@ -262,7 +262,7 @@ func (s *egressStep) declared() (hosts []neededHost, warnings []string, err erro
 		config["resolved_connection"] = s.fields
 	}
 	reason := NetworkReason{Step: s.id, Connection: s.connection, Field: "driver"}
-	list, err := s.declare(config)
+	list, err := guarded("it", func() ([]string, error) { return s.declare(config) })
 	if err != nil {
 		text := err.Error()
 		for _, secret := range s.hidden {
@@ -385,6 +385,9 @@ func planEgress(ctx context.Context, in egressInput, look lookup) (*egressPlan, 
 		return nil, err
 	}
 	for i := range p.hosts {
+		if h := &p.hosts[i]; h.pattern == "*" || h.network.IsValid() && h.network.Bits() == 0 {
+			p.warnings = append(p.warnings, fmt.Sprintf("%s: %s allows everything there is to reach", h.reason.Field, h.reason.Host))
+		}
 		if err := p.settle(ctx, &p.hosts[i]); err != nil {
 			return nil, err
 		}
@@ -782,11 +785,11 @@ func (a *E2BTransparentProxy) Network(ctx context.Context, p *PreparedRun) (Netw
 	}
 	known := a.newSecrets()
 	if err := known.complete(ctx, a.cfg, p); err != nil {
-		return NetworkRules{}, err
+		return NetworkRules{}, redactedBy(known.redact, err)
 	}
 	plan, err := a.planEgress(ctx, p, known)
 	if err != nil {
-		return NetworkRules{}, err
+		return NetworkRules{}, redactedBy(known.redact, err)
 	}
 	return plan.rules(), nil
 }
@@ -859,6 +862,29 @@ func (a *E2BTransparentProxy) keepNetwork(ctx context.Context, r *run, s teller,
 	return plan.watch(ctx, s, sb)
 }
 
+// checkRequired refuses the sandbox of a dead host that has no rules, where this
+// host wants some.
+func (a *E2BTransparentProxy) checkRequired(ctx context.Context, pl *place) error {
+	box, ok := pl.sandbox.(*e2bSandbox)
+	if !ok || a.cfg.Egress != EgressRequired {
+		return nil
+	}
+	info, err := box.sb.Info(ctx)
+	if err == nil && !slices.Contains(info.Network.DenyOut, e2b.AllTraffic) {
+		err = fmt.Errorf("%w: the network of the sandbox is not limited; Config.Egress is %q", ErrUnsupported, EgressRequired)
+	}
+	if err != nil {
+		return fmt.Errorf("remote: attach: %w", err)
+	}
+	return nil
+}
+
+// widened reports whether there are rules that a sandbox has not got which a dead
+// host has made.
+func (p *egressPlan) widened() bool {
+	return p.kept != nil && slices.ContainsFunc(p.rules().targets(), func(target string) bool { return !slices.Contains(p.kept, target) })
+}
+
 // networkWatch keeps the rules of a sandbox right while its run lives. Nil is
 // that of one that needs none.
 type networkWatch struct {
@@ -866,17 +892,21 @@ type networkWatch struct {
 	box  limiter
 	stop context.CancelFunc
 	done sync.WaitGroup
+
+	looking sync.Mutex
+	unsent  bool // there are rules that the sandbox has not got
+	failing bool // and that was told
 }
 
 // watch looks the names of the plan up again, until release. What goes wrong is
 // told to s, once while it lasts.
 func (p *egressPlan) watch(ctx context.Context, s teller, sb Sandbox) *networkWatch {
 	box, ok := sb.(limiter)
-	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil {
+	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil && !p.widened() {
 		return nil
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w := &networkWatch{plan: p, box: box, stop: stop}
+	w := &networkWatch{plan: p, box: box, stop: stop, unsent: p.widened()}
 	w.done.Go(func() { w.run(ctx, s) })
 	return w
 }
@@ -890,31 +920,46 @@ func (w *networkWatch) release() {
 }
 
 func (w *networkWatch) run(ctx context.Context, s teller) {
-	failing, unsent := false, false
+	const spread = refreshEvery / refreshJitter
+	if w.unsent {
+		w.look(ctx, s, true)
+	}
 	for {
-		spread := refreshEvery / refreshJitter
 		select {
 		case <-time.After(refreshEvery - spread + rand.N(2*spread)):
 		case <-ctx.Done():
 			return
 		}
-		others, learnErr := w.plan.relearn(ctx)
-		added, err := w.plan.refresh(ctx)
-		err = errors.Join(learnErr, err)
-		unsent = unsent || others+added > 0
-		if unsent && ctx.Err() == nil {
-			setErr := w.box.setNetwork(ctx, w.plan.rules().network())
-			if err = errors.Join(err, setErr); setErr == nil {
-				unsent = false
-				s.logf(slog.LevelInfo, "network: hosts of the run have new addresses, which the sandbox may reach now")
-			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && !failing {
-			s.logf(slog.LevelWarn, "network: the sandbox's rules stay as they are: %v", err)
-		}
-		failing = err != nil
+		w.look(ctx, s, true)
 	}
+}
+
+// look makes the rules those of the run's connections as they are now, and with
+// names looks all names up again.
+func (w *networkWatch) look(ctx context.Context, s teller, names bool) {
+	if w == nil {
+		return
+	}
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	added, err := w.plan.relearn(ctx)
+	if names {
+		more, lookErr := w.plan.refresh(ctx)
+		added, err = added+more, errors.Join(err, lookErr)
+	}
+	w.unsent = w.unsent || added > 0
+	if w.unsent && ctx.Err() == nil {
+		setErr := w.box.setNetwork(ctx, w.plan.rules().network())
+		if err = errors.Join(err, setErr); setErr == nil {
+			w.unsent = false
+			s.logf(slog.LevelInfo, "network: hosts of the run have new addresses, which the sandbox may reach now")
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil && !w.failing {
+		s.logf(slog.LevelWarn, "network: the sandbox's rules stay as they are: %v", err)
+	}
+	w.failing = err != nil
 }

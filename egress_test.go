@@ -66,7 +66,7 @@ func (namer) Run(context.Context, *worker.Step) (*worker.Result, error) { return
 
 func (namer) Hosts(config map[string]any) ([]string, error) {
 	if config["fail"] != nil {
-		return nil, fmt.Errorf("cannot read %v", config["resolved_connection"])
+		return nil, fmt.Errorf("cannot read %v %v", config["resolved_connection"], config["fail"])
 	}
 	return []string{"https://api.declared.example/v1", "db.example.com:5432", "*.cdn.example"}, nil
 }
@@ -612,7 +612,7 @@ func TestNetworkOfRenewedConnection(t *testing.T) {
 			asked++
 			conn := &connections.Connection{Fields: map[string]any{"endpoint": fmt.Sprintf("https://api-%d.example.com", asked)}}
 			if asked == 1 {
-				conn.RefreshAt = time.Now().Add(time.Minute)
+				conn.RefreshAt = time.Now().Add(40 * time.Second)
 			}
 			return conn, nil
 		})
@@ -626,16 +626,86 @@ func TestNetworkOfRenewedConnection(t *testing.T) {
 			}
 		})
 		for _, want := range [][]string{{"api-1.example.com"}, {"api-1.example.com", "api-2.example.com"}} {
-			time.Sleep(30 * time.Second)
+			time.Sleep(22 * time.Second) // sooner than the names are looked up again
 			synctest.Wait()
 			allow, _ := allowed(t, c, c.server.Alive()[0].ID)
 			if diff := cmp.Diff(want, allow); diff != "" {
 				t.Errorf("allowed (-want +got):\n%s", diff)
 			}
-			time.Sleep(3 * time.Minute)
 		}
 		wg.Wait()
 	})
+}
+
+// TestNetworkOfEverything: rules that limit nothing are said to.
+func TestNetworkOfEverything(t *testing.T) {
+	for entry, want := range map[string]bool{"*": true, "0.0.0.0/0": true, "*.example.com": false, "203.0.113.0/24": false} {
+		cfg := remote.Config{Drivers: networkDrivers(), AllowHosts: []string{entry}, Egress: remote.EgressRequired}
+		a := newProxy(t, connect(cfg, newServer(t, "served", cfg.Drivers)), nil)
+		p, err := a.Prepare(t.Context(), one("test.noop"), newContext(t, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := a.Network(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(rules.String(), "warning: Config.AllowHosts: "+entry+" allows everything"); got != want {
+			t.Errorf("%s: %s", entry, rules)
+		}
+	}
+}
+
+// TestNetworkOfNextHost: a host that goes on with a run finds other addresses
+// than the one before, and the sandbox may reach them at once.
+func TestNetworkOfNextHost(t *testing.T) {
+	for _, policy := range []remote.Egress{remote.EgressLimited, remote.EgressRequired, remote.EgressOpen} {
+		ec := newContext(t, "s")
+		elsewhere := filepath.Join(t.TempDir(), "copy")
+		synctest.Test(t, func(t *testing.T) {
+			c := newCloud(t)
+			cfg := remote.Config{Timeout: time.Hour, AllowHosts: []string{"db.example.com:3306"}, Egress: policy}
+			first, _ := c.proxy(cfg)
+			first.SetLookup((&changing{addrs: []string{"203.0.113.1"}}).lookup)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				_, _, err := remote.Run(t.Context(), first, sleep(20*time.Minute), ec)
+				if taken := policy != remote.EgressOpen; taken != errors.Is(err, remote.ErrOwnershipLost) || !taken && err != nil {
+					t.Errorf("first host: %v", err)
+				}
+			})
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			copyTree(t, ec.LogsDir, elsewhere)
+			cfg.Egress = remote.EgressRequired
+			second, _ := c.proxy(cfg)
+			second.SetLookup((&changing{addrs: []string{"203.0.113.9"}}).lookup)
+			wg.Go(func() {
+				own := &remote.ExecutionContext{}
+				p, result, err := second.Attach(t.Context(), elsewhere, own)
+				if open := policy == remote.EgressOpen; open != errors.Is(err, remote.ErrUnsupported) || !open && err != nil {
+					t.Errorf("second host: %v", err)
+				}
+				if result == nil {
+					return
+				}
+				agree(t, own, result, err)
+				if _, err := second.Collect(t.Context(), p, own); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+			if policy != remote.EgressOpen {
+				allow, _ := allowed(t, c, c.server.Alive()[0].ID)
+				slices.Sort(allow)
+				if diff := cmp.Diff([]string{"203.0.113.1", "203.0.113.9", "8.8.8.8"}, allow); diff != "" {
+					t.Errorf("allowed (-want +got):\n%s", diff)
+				}
+			}
+			wg.Wait()
+		})
+	}
 }
 
 // allowed asks the server what a sandbox may reach.

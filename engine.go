@@ -695,7 +695,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
-	err := errors.Join(runErr, s.stopDelivery(), s.close())
+	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
 
@@ -727,6 +727,9 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		for i, step := range p.Plan.Steps {
 			r.steps[i] = StepResult{StepID: step.ID, Driver: step.DriverName(), Status: StepSkipped}
 		}
+	}
+	for i := range r.steps { // an error may be the host's
+		r.steps[i].Error = s.redact.String(r.steps[i].Error)
 	}
 	completed, written, read := 0, 0.0, 0.0
 	for _, step := range r.steps {
@@ -893,6 +896,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	got, err := e.collect(ctx, r, s)
+	err = s.redacted(err)
 	for _, endErr := range []error{s.stopDelivery(), s.flush()} {
 		if err == nil {
 			err = endErr

@@ -197,7 +197,7 @@ func isHosts(name, kind string) bool {
 	case "run_complete", "run_error", "run_end", "collect_start", "collect_complete", "collect_error",
 		"worker_started", "worker_restarted", "worker_silent", "lines_dropped",
 		"sandbox_created", "sandbox_inputs_uploaded", "sandbox_waiting", "sandbox_admitted", "retry", "lease_in_danger", "lease_lost",
-		"network_limited", "connection_resolve_start", "connection_resolve_complete", "connection_refreshed":
+		"network_limited", "network_not_limited", "connection_resolve_start", "connection_resolve_complete", "connection_refreshed":
 		return kind == eventKey
 	case "execution_duration", "artifacts_bytes_total", "artifacts_files_total", "artifacts_copy_ms":
 		return kind == metricKey

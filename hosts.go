@@ -524,10 +524,14 @@ func plainText(v any) (string, bool) {
 	return "", false
 }
 
-// clipHost is what is shown of a host: short, and without a login before it.
+// clipHost is what is shown of a host: short, and without a login before it, or a
+// query behind it.
 func clipHost(s string) string {
 	if i := strings.LastIndex(s, "@"); i >= 0 { // a password may stand before it
 		s = secrets.Redacted + s[i:]
+	}
+	if i := strings.IndexByte(s, '?'); i >= 0 {
+		s = s[:i] + "?" + secrets.Redacted
 	}
 	if len(s) > 100 {
 		return s[:100] + "..."

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -1020,6 +1021,7 @@ type lastLines struct {
 	stream  string   // empty means stderr
 
 	mu      sync.Mutex
+	clean   *secrets.Writer // in front of split, since a value may stand where a long line is cut; nil without a session
 	lines   []string
 	partial []byte
 }
@@ -1033,6 +1035,29 @@ const (
 func (l *lastLines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.session == nil {
+		l.split(p)
+		return len(p), nil
+	}
+	if l.clean == nil {
+		l.clean = l.session.redact.Writer(splitter{l})
+	}
+	_, _ = l.clean.Write(p)
+	if bytes.HasSuffix(p, []byte("\n")) {
+		_ = l.clean.Flush()
+	}
+	return len(p), nil
+}
+
+// splitter is lastLines behind its redactor.
+type splitter struct{ l *lastLines }
+
+func (s splitter) Write(p []byte) (int, error) {
+	s.l.split(p)
+	return len(p), nil
+}
+
+func (l *lastLines) split(p []byte) {
 	for rest := p; len(rest) > 0; {
 		i := bytes.IndexByte(rest, '\n')
 		if i < 0 {
@@ -1046,14 +1071,12 @@ func (l *lastLines) Write(p []byte) (int, error) {
 		l.endLine()
 		rest = rest[i+1:]
 	}
-	return len(p), nil
 }
 
 func (l *lastLines) endLine() {
 	line := strings.ToValidUTF8(string(bytes.TrimRight(l.partial, "\r")), "\uFFFD")
 	l.partial = l.partial[:0]
 	if l.session != nil {
-		line = l.session.redact.String(line)
 		stream := l.stream
 		if stream == "" {
 			stream = "stderr"
@@ -1072,6 +1095,9 @@ func (l *lastLines) endLine() {
 func (l *lastLines) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.clean != nil {
+		_ = l.clean.Flush()
+	}
 	if len(l.partial) > 0 {
 		l.endLine()
 	}

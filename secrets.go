@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,12 @@ type runSecrets struct {
 	mu          sync.Mutex
 	connections map[string]*connections.Connection // by reference
 	absent      map[string]bool                    // defaults that are not configured
+	past        []string                           // what they have had before, the newest at the end
 }
+
+// mostPast is how many values of the past a worker that is started again is told
+// not to tell.
+const mostPast = 1000
 
 // resolveTimeout bounds one question to a resolver.
 const resolveTimeout = 30 * time.Second
@@ -54,26 +60,41 @@ func (k *runSecrets) lookup(cfg Config, p *PreparedRun) error {
 	if err != nil {
 		return err
 	}
-	k.redact.Add(slices.Collect(maps.Values(env))...)
+	for _, v := range env {
+		k.redact.Add(withParts(v)...)
+	}
 	k.env = env
 	return nil
 }
 
-// complete finds what is not known yet, for a host that has not begun the run.
-func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) error {
-	if err := k.lookup(cfg, p); err != nil {
-		return err
+// withParts returns a value of a variable, and the secrets in it: of the URL of a
+// package index its password or token, of a DSN its password.
+func withParts(value string) []string {
+	fields := map[string]any{"": secrets.New(value)}
+	for _, part := range strings.Fields(value) { // a list of URLs
+		if strings.Contains(part, "://") {
+			fields[part] = secrets.New(part)
+		}
 	}
+	return (&connections.Connection{Fields: fields}).Secrets()
+}
+
+// complete finds what is not known yet, for a host that has not begun the run.
+// What one connection lacks keeps no other from being known.
+func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) error {
+	failed := k.lookup(cfg, p)
+	asked := make(map[connections.Reference]bool)
 	for _, step := range p.Plan.Steps {
 		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
-		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed {
+		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed || asked[ref] {
 			continue
 		}
+		asked[ref] = true
 		if _, err := k.resolve(ctx, cfg.resolver(), ref); err != nil {
-			return &connectionError{step.ID, err}
+			failed = errors.Join(failed, &connectionError{step.ID, err})
 		}
 	}
-	return nil
+	return failed
 }
 
 // connectionError is why a step's connection is not known.
@@ -132,7 +153,7 @@ func (e *engine) describe(p *PreparedRun, s Step, config map[string]any) error {
 	}
 	described := ConnectionRef{Ref: name}
 	if d, ok := e.cfg.resolver().(connections.Describer); ok {
-		c, err := d.Describe(ref)
+		c, err := guarded("the resolver", func() (*connections.Connection, error) { return d.Describe(ref) })
 		if ref.Alias == "" && errors.Is(err, connections.ErrNotConfigured) {
 			return nil // it has none, and may need none
 		}
@@ -223,7 +244,22 @@ func (k *runSecrets) resolve(ctx context.Context, r connections.Resolver, ref co
 func askResolver(ctx context.Context, r connections.Resolver, ref connections.Reference) (*connections.Connection, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("%w: the resolver did not answer in %s", ErrTimeout, resolveTimeout))
 	defer cancel()
-	return connections.Resolve(ctx, r, ref)
+	return guarded("the resolver", func() (*connections.Connection, error) { return connections.Resolve(ctx, r, ref) })
+}
+
+// guarded calls what a user has given and what knows secrets. It may be called
+// where nobody would catch its panic, whose text is nobody's to tell.
+func guarded[T any](who string, f func() (T, error)) (result T, err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case runtime.Error:
+			err = fmt.Errorf("%s panicked: %w", who, v)
+		default:
+			err = fmt.Errorf("%s panicked with a %T", who, v)
+		}
+	}()
+	return f()
 }
 
 func (k *runSecrets) connection(ref string) *connections.Connection {
@@ -244,6 +280,10 @@ func (k *runSecrets) learn(ref string, c *connections.Connection) {
 	k.redact.Add(c.Secrets()...)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if old := k.connections[ref]; old != nil {
+		k.past = append(k.past, old.Secrets()...)
+		k.past = slices.Clone(k.past[max(0, len(k.past)-mostPast):])
+	}
 	k.connections[ref] = c
 }
 
@@ -251,7 +291,7 @@ func (k *runSecrets) learn(ref string, c *connections.Connection) {
 func (k *runSecrets) message(env map[string]string, conns map[string]*connections.Connection) (*rpc.Secrets, error) {
 	m := &rpc.Secrets{Env: env, Connections: make(map[string]json.RawMessage, len(conns))}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
-		m.Redact = append(m.Redact, env[name])
+		m.Redact = append(m.Redact, withParts(env[name])...)
 	}
 	for _, ref := range slices.Sorted(maps.Keys(conns)) {
 		c := conns[ref]
@@ -269,10 +309,13 @@ func (k *runSecrets) message(env map[string]string, conns map[string]*connection
 
 // send tells the worker all it has to know.
 func (k *runSecrets) send(ctx context.Context, l *link) error {
-	return k.tell(ctx, l, k.env, k.all())
+	k.mu.Lock()
+	past := slices.Clone(k.past)
+	k.mu.Unlock()
+	return k.tell(ctx, l, k.env, k.all(), past)
 }
 
-func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, conns map[string]*connections.Connection) error {
+func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, conns map[string]*connections.Connection, past []string) error {
 	if len(env) == 0 && len(conns) == 0 {
 		return nil
 	}
@@ -280,6 +323,7 @@ func (k *runSecrets) tell(ctx context.Context, l *link, env map[string]string, c
 	if err != nil {
 		return err
 	}
+	m.Redact = append(m.Redact, past...)
 	k.sending.Lock()
 	defer k.sending.Unlock()
 	if k.tap != nil {
@@ -309,8 +353,9 @@ const (
 )
 
 // refresh asks for connections anew when their time has come, and sends them to
-// the worker that link returns then, until ctx is done.
-func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, link func() *link) {
+// the worker that link returns then, until ctx is done. Before that the sandbox's
+// network is opened for what they name.
+func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, network *networkWatch, link func() *link) {
 	failed := make(map[string]time.Duration) // how long to wait after a failure
 	next := make(map[string]time.Time)
 	for {
@@ -344,7 +389,7 @@ func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *ses
 				continue
 			}
 			fields := map[string]any{"family": c.Family, "alias": aliasName(c.Alias)}
-			if err := k.renew(ctx, r, ref, link); err != nil {
+			if err := k.renew(ctx, r, ref, func() { network.look(ctx, s, false) }, link); err != nil {
 				if ctx.Err() != nil {
 					return
 				}
@@ -367,15 +412,16 @@ func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *ses
 func (w *restarter) refresh(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { w.r.secrets.refresh(ctx, w.e.cfg.resolver(), w.session, w.link) })
+	wg.Go(func() { w.r.secrets.refresh(ctx, w.e.cfg.resolver(), w.session, w.r.place.network, w.link) })
 	return func() {
 		cancel()
 		wg.Wait()
 	}
 }
 
-// renew asks for a connection anew, and tells the worker.
-func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name string, link func() *link) error {
+// renew asks for a connection anew, and tells the worker when its hosts may be
+// reached.
+func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name string, open func(), link func() *link) error {
 	ref, err := parseRef(name)
 	if err != nil {
 		return err
@@ -385,7 +431,8 @@ func (k *runSecrets) renew(ctx context.Context, r connections.Resolver, name str
 		return err
 	}
 	k.learn(name, c) // a worker that is started from now on gets it, too
-	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c})
+	open()
+	return k.tell(ctx, link(), nil, map[string]*connections.Connection{name: c}, nil)
 }
 
 // redactedError is an error whose text holds no secret value.
@@ -398,12 +445,14 @@ func (e *redactedError) Error() string { return e.text }
 func (e *redactedError) Unwrap() error { return e.err }
 
 // redacted returns an error as it may be told.
-func (s *session) redacted(err error) error {
+func (s *session) redacted(err error) error { return redactedBy(s.redact, err) }
+
+func redactedBy(r *secrets.Redactor, err error) error {
 	if err == nil {
 		return nil
 	}
 	text := err.Error()
-	if clean := s.redact.String(text); clean != text {
+	if clean := r.String(text); clean != text {
 		return &redactedError{clean, err}
 	}
 	return err

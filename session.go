@@ -147,7 +147,7 @@ func (s *session) note(name string, fields map[string]any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
-	s.eventLine(s.redactLine(line.AppendEvent(nil, fields)))
+	s.eventLine(s.redactLine(rpc.FrameEvent, line.AppendEvent(nil, fields)))
 }
 
 // metric records a number of the host's.
@@ -159,23 +159,25 @@ func (s *session) metric(name string, value float64, unit string) {
 
 func (s *session) hostMetric(name string, value float64, unit string) {
 	line := rpc.Line{Time: time.Now(), Session: s.id, Name: name}
-	s.metricLine(s.redactLine(line.AppendMetric(nil, value, unit)))
+	s.metricLine(s.redactLine(rpc.FrameMetric, line.AppendMetric(nil, value, unit)))
 }
 
 // workerEvent records a line that the worker wrote. It copies it.
 func (s *session) workerEvent(line []byte, essential bool) {
-	line = s.redactLine(line)
+	line = s.redactLine(rpc.FrameEvent, line)
 	s.admit(1, len(line)+1, essential, func() { s.eventLine(line) })
 }
 
 // workerMetric records a line that the worker wrote. It copies it.
 func (s *session) workerMetric(line []byte) {
-	line = s.redactLine(line)
+	line = s.redactLine(rpc.FrameMetric, line)
 	s.admit(1, len(line)+1, false, func() { s.metricLine(line) })
 }
 
 // redactLine returns a line as it may be written. It stays one.
-func (s *session) redactLine(line []byte) []byte { return s.redact.JSON(line, rpc.LineKeys()...) }
+func (s *session) redactLine(kind rpc.FrameType, line []byte) []byte {
+	return s.redact.JSON(line, rpc.LineKeys(kind)...)
+}
 
 func (s *session) eventLine(line []byte) {
 	s.seq++
@@ -632,7 +634,7 @@ func (s *session) drain() error {
 // lastEvent tells the sinks of an event before it writes it, and does not
 // write it when they fail.
 func (s *session) lastEvent(name string, fields map[string]any) error {
-	line := (rpc.Line{Time: time.Now(), Session: s.id, Name: name}).AppendEvent(nil, fields)
+	line := s.redactLine(rpc.FrameEvent, (rpc.Line{Time: time.Now(), Session: s.id, Name: name}).AppendEvent(nil, fields))
 	s.mu.Lock()
 	s.seq++
 	if s.out != nil {

@@ -102,10 +102,15 @@ func (l Line) AppendEvent(dst []byte, fields map[string]any) []byte {
 	return append(dst, '}')
 }
 
-// LineKeys returns the keys of a line whose values a driver has no part in, or
-// which were looked at before: what redacts a line leaves them alone.
-func LineKeys() []string {
-	return []string{"ts", "session", "event", "metric", "step_id", "unit", "tags"}
+// LineKeys returns the keys of an event's line, or of a metric's
+// ([FrameMetric]), whose values a driver has no part in, or which were looked at
+// before: what redacts a line leaves them alone. An event's fields may be called
+// as the others of a metric are.
+func LineKeys(kind FrameType) []string {
+	if kind == FrameMetric {
+		return []string{"ts", "session", "metric", "value", "unit", "step_id", "tags"}
+	}
+	return []string{"ts", "session", "event", "step_id"}
 }
 
 type field struct {

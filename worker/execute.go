@@ -118,7 +118,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		w.prints.flush() // while its lines still belong to this step
 	}
 	if err != nil {
-		rpcErr := rpcError(p.StepID, err)
+		rpcErr := w.known.rpcError(p.StepID, err)
 		rpcErr.Data.Driver = p.Driver
 		rpcErr.Data.DurationMS = milliseconds(time.Since(start))
 		rpcErr.Data.RowsIn, rpcErr.Data.Metrics = s.sofar()
@@ -265,7 +265,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	result := &rpc.StepResult{StepID: p.StepID, RowsIn: rowsIn, Mode: string(entry.Mode), Outputs: make(map[string]rpc.OutputRef)}
 	for key, out := range outputs {
 		result.RowsOut += out.ref.Rows
-		result.Outputs[key] = out.ref
+		result.Outputs[w.known.redact.String(key)] = out.ref
 	}
 	if len(outputs) > 0 {
 		s.Metric("rows_out", float64(result.RowsOut), "rows")
@@ -588,9 +588,10 @@ func isPanic(err error) bool {
 // maxErrorText bounds what an error message or a stack may take in an answer.
 const maxErrorText = 64 << 10
 
-// rpcError turns a step's error into the answer's.
-func rpcError(stepID string, err error) *rpc.Error {
-	out := &rpc.Error{Code: rpc.CodeStepFailed, Message: truncate(err.Error(), maxErrorText)}
+// rpcError turns a step's error into the answer's. It is redacted before it is
+// cut: half a value would not be known.
+func (c *confidence) rpcError(stepID string, err error) *rpc.Error {
+	out := &rpc.Error{Code: rpc.CodeStepFailed, Message: truncate(c.redact.String(err.Error()), maxErrorText)}
 	out.Data = &rpc.ErrorData{StepID: stepID, Type: errorType(err)}
 	var (
 		rpcErr  *rpc.Error
@@ -606,7 +607,7 @@ func rpcError(stepID string, err error) *rpc.Error {
 		out.Data.Driver, out.Data.Available = unknown.Driver, unknown.Available
 	case errors.As(err, &panicky):
 		out.Data.Type = "panic"
-		out.Data.Traceback = truncate(string(panicky.stack), maxErrorText)
+		out.Data.Traceback = truncate(c.redact.String(string(panicky.stack)), maxErrorText)
 	case errors.As(err, &timeout):
 		out.Code = rpc.CodeTimeout
 	case errors.Is(err, errCancelled), errors.Is(err, errStopping):

@@ -96,7 +96,14 @@ type printStream struct {
 	over   bool   // that is closed
 }
 
-func (s *printStream) add(b []byte) { _, _ = s.redact.Write(b) }
+// add logs the lines of b. At an end of a line nothing is held back, or on
+// platforms where flush can do nothing it would be until the worker ends.
+func (s *printStream) add(b []byte) {
+	_, _ = s.redact.Write(b)
+	if bytes.HasSuffix(b, []byte("\n")) {
+		_ = s.redact.Flush()
+	}
+}
 
 // end logs all that there is, also what has no line end yet.
 func (s *printStream) end() {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/secrets"
@@ -21,16 +22,17 @@ type confidence struct {
 	key    *rpc.SealKey
 	redact *secrets.Redactor
 
-	parts int    // of the message that is arriving
-	data  []byte // and their bytes
+	taking sync.Mutex // held while a part is taken: to make many values known takes seconds, in which others want the worker's lock
+	parts  int        // of the message that is arriving
+	data   []byte     // and their bytes
 
 	env         map[string]string // for the drivers
 	connections map[string]json.RawMessage
 }
 
-func newConfidence() (confidence, error) {
+func newConfidence() (*confidence, error) {
 	key, err := rpc.NewSealKey()
-	return confidence{
+	return &confidence{
 		key: key, redact: secrets.NewRedactor(),
 		env: make(map[string]string), connections: make(map[string]json.RawMessage),
 	}, err
@@ -57,9 +59,9 @@ func (c *confidence) take(session string, p *rpc.Sealed) (*rpc.Secrets, error) {
 
 // secrets takes a part of what the drivers need and nobody else may know.
 func (w *ProxyWorker) secrets(p *rpc.Sealed) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	m, err := w.known.take(w.session, p)
+	w.known.taking.Lock()
+	defer w.known.taking.Unlock()
+	m, err := w.known.take(w.sessionID(), p)
 	if err != nil {
 		return &rpc.Error{Code: rpc.CodeInvalidParams, Message: err.Error()}
 	}
@@ -73,6 +75,8 @@ func (w *ProxyWorker) secrets(p *rpc.Sealed) error {
 			return fmt.Errorf("tell the supervisor what to redact: %w", err)
 		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, k := range slices.Sorted(maps.Keys(m.Env)) {
 		if w.opts.ownProcess {
 			if err := os.Setenv(k, m.Env[k]); err != nil {

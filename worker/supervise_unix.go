@@ -218,6 +218,9 @@ func (c *confidant) take(fd int) (ended bool) {
 			return err != unix.EAGAIN
 		}
 		c.line = append(c.line, c.buf[:n]...)
+		if bytes.IndexByte(c.buf[:n], '\n') < 0 { // not all of it is looked at each time
+			continue
+		}
 		for {
 			line, rest, ok := bytes.Cut(c.line, []byte{'\n'})
 			if !ok {

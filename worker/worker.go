@@ -87,7 +87,7 @@ type ProxyWorker struct {
 	epoch     int64  // of the host that owns this worker
 	owner     string
 	hello     rpc.Handshake
-	known     confidence
+	known     *confidence
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
@@ -493,7 +493,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	}
 	for _, name := range p.Drivers {
 		if _, err := w.opts.Drivers.Lookup(name); err != nil {
-			return nil, rpcError("", err)
+			return nil, w.known.rpcError("", err)
 		}
 	}
 	w.mu.Lock()
@@ -677,7 +677,7 @@ func (w *ProxyWorker) appendLine(typ rpc.FrameType, write func([]byte) []byte) {
 		buf = &b
 	}
 	*buf = write((*buf)[:0])
-	err := w.journal.AppendData(typ, w.known.redact.JSON(*buf, rpc.LineKeys()...))
+	err := w.journal.AppendData(typ, w.known.redact.JSON(*buf, rpc.LineKeys(typ)...))
 	if cap(*buf) <= keep {
 		w.lines.Put(buf)
 	}
@@ -707,7 +707,8 @@ func (w *ProxyWorker) log(l rpc.Log, urgent bool) {
 		}
 	}
 	if errors.Is(err, rpc.ErrFrameTooLarge) {
-		l.Message, l.Attrs = fmt.Sprintf("%.4096s... (%d bytes)", l.Message, len(l.Message)), nil
+		text := w.known.redact.String(l.Message) // before it is cut
+		l.Message, l.Attrs = fmt.Sprintf("%.4096s... (%d bytes)", text, len(text)), nil
 		w.log(l, urgent)
 		return
 	}
