@@ -239,9 +239,9 @@ func attacks(full bool) []attack {
 		{name: "old_times", step: data(rpc.FrameEvent, `{"ts":"9999-99-99T99:99:99.999999Z","session":"SESSION","event":"x","step_id":"a"}`)},
 
 		// Floods.
-		{name: "events", step: func(h *hostile, _ string) { h.flood(count(200_000, 10_000_000)) },
-			cfg:   func(c *remote.Config) { c.MaxEvents, c.Timeout = count(50_000, 5_000_000), time.Hour },
-			check: dropped(count(200_000, 10_000_000) - count(50_000, 5_000_000))},
+		{name: "events", step: func(h *hostile, _ string) { h.flood(count(60_000, 10_000_000)) },
+			cfg:   func(c *remote.Config) { c.MaxEvents, c.Timeout = count(20_000, 5_000_000), time.Hour },
+			check: dropped(count(60_000, 10_000_000) - count(20_000, 5_000_000))},
 		{name: "event_bytes", step: func(h *hostile, _ string) { h.flood(20_000) }, cfg: func(c *remote.Config) { c.MaxEventBytes = 1 << 20 }, check: dropped(10_000)},
 		{name: "heartbeats", step: func(h *hostile, id string) {
 			for range 20_000 {
@@ -255,13 +255,13 @@ func attacks(full bool) []attack {
 		}, cfg: func(c *remote.Config) { c.MaxEvents = 1000 }, check: dropped(19_000)},
 		{name: "endless_print", step: func(h *hostile, _ string) {
 			long := bytes.Repeat([]byte("x"), 1<<20)
-			for range 64 {
+			for range count(4, 64) {
 				_, _ = h.stderr.Write(long)
 				_, _ = h.stdout.Write(long)
 			}
 		}, cfg: func(c *remote.Config) { c.MaxEventBytes = 1 << 20 }, check: dropped(1)},
 		{name: "long_lines", step: func(h *hostile, id string) {
-			for range 100 {
+			for range count(10, 100) {
 				data(rpc.FrameEvent, head+`,"event":"x","step_id":"a","x":"`+strings.Repeat("x", rpc.MaxPayload-1000)+`"}`)(h, id)
 			}
 		}},

@@ -138,7 +138,7 @@ func TestSecretsThatAreWordsOfOurs(t *testing.T) {
 		{"success", "step_complete", "event", "metric", "session", "step_id", "value", "driver"},
 		{"step", "next", "test.tells", "extract", "rows_read", "rows", "df", "tags", "unit"},
 		{"/tmp", "artifacts", "artifacts/step", "cleaned_config.json", "2026", "1", "true", "{}", `":"`, `"}`, ""},
-		{strings.Repeat("kn4ry ", 1<<14), "a\nb\nc\n\"", "\\\\\\\\", "INFO", "time=", "level"},
+		{strings.Repeat("kn4ry ", 1<<11), "a\nb\nc\n\"", "\\\\\\\\", "INFO", "time=", "level"},
 	} {
 		cfg := remote.Config{Env: map[string]string{}}
 		for i, w := range words {

@@ -1,6 +1,7 @@
 package mock
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -422,7 +423,15 @@ func newMatcher(text string) matcher {
 // next returns where in b the next occurrence ends, or -1 when it does not end
 // there.
 func (m *matcher) next(b []byte) int {
-	for i, c := range b {
+	for i := 0; i < len(b); i++ {
+		if m.at == 0 { // uploads are long, and hold nothing of it
+			k := bytes.IndexByte(b[i:], m.text[0])
+			if k < 0 {
+				return -1
+			}
+			i += k
+		}
+		c := b[i]
 		for m.at > 0 && c != m.text[m.at] {
 			m.at = m.fail[m.at-1]
 		}
