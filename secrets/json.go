@@ -29,7 +29,7 @@ func (r *Redactor) JSON(doc []byte, keep ...string) []byte {
 	if !json.Valid(doc) {
 		return r.Bytes(doc)
 	}
-	j := jsonRedactor{t: t, doc: doc, numbers: len(hits) > 0, keep: keep}
+	j := jsonRedactor{t: t, doc: doc, numbers: len(hits) > 0, keep: slices.Clone(keep)} // so that callers need not allocate theirs
 	j.run()
 	if j.out == nil {
 		return doc
