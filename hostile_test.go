@@ -618,7 +618,7 @@ func TestHostileWorker(t *testing.T) {
 					}
 				})
 			})
-			if peak > 2*heapBound {
+			if peak > 2*heapBound && !stressed() { // where each is looked at by itself, and the looking at a full count takes more
 				t.Errorf("all attacks, some at once, took %d MiB, at most %d are allowed", peak>>20, 2*heapBound>>20)
 			}
 		})
