@@ -126,8 +126,11 @@ func attacks(full bool) []attack {
 			_ = os.Symlink(h.outer, h.path("a"))
 		}, sealed: only(artifact("a/secret", "of the host")), want: notCollected},
 		{name: "huge_size", sealed: only(rpc.Artifact{Path: "a/f", Size: 1<<63 - 1, SHA256: "0"}), check: skipped(1)},
-		{name: "many_files", step: func(h *hostile, _ string) {
+		{name: "many_files", step: func(h *hostile, id string) {
 			for i := range count(3000, 1_000_000) {
+				if i%20_000 == 0 { // else it counts as frozen
+					data(rpc.FrameHeartbeat, `{}`)(h, id)
+				}
 				h.write(fmt.Sprintf("a/%d/%d", i/1000, i), "")
 			}
 		}, cfg: func(c *remote.Config) { c.MaxArtifacts, c.Timeout = count(1000, 20_000), time.Hour }, check: func(t *testing.T, _ *remote.ExecutionContext, _ *remote.ExecResult, got *remote.CollectedArtifacts, _ error) {
