@@ -175,7 +175,7 @@ func (a *E2BTransparentProxy) Close() error {
 
 // settle makes a sandbox and sends the worker and the input files. What takes
 // time here happens while E2B makes the sandbox.
-func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *session) (*place, error) {
+func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *session, plan *egressPlan) (*place, error) {
 	if a.cfg.Drivers == nil {
 		s.logf(slog.LevelWarn, "Config.Drivers is nil: files that configs name are not found here, and not sent to the sandbox")
 	}
@@ -195,7 +195,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	}
 	group.Go(func() (err error) {
 		start := time.Now()
-		if sb, err = a.open(groupCtx, cfg, s.egress); err != nil {
+		if sb, err = a.open(groupCtx, cfg, plan); err != nil {
 			return createError(err)
 		}
 		held = newLease(sb, p.SandboxConfig.lease())
@@ -207,8 +207,8 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 		})
-		s.egress.tellNetwork(s, sb)
-		network = s.egress.watch(ctx, s, sb)
+		plan.tellNetwork(s, sb)
+		network = plan.watch(ctx, s, sb)
 		return nil
 	})
 	group.Go(func() (err error) {

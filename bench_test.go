@@ -44,7 +44,7 @@ func connectTo(tb testing.TB, a *engine) *link {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	pl, err := a.settle(tb.Context(), p, s)
+	pl, err := a.settle(tb.Context(), p, s, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -23,9 +23,11 @@ func TestDependencies(t *testing.T) {
 	}{
 		{module, []string{module + "/worker/drivers", module + "/mock", "testing", "google.golang.org/grpc"}},
 		{module + "/rpc", []string{module + "/worker", module + "/mock", module + "/secrets", module + "/internal", "net/http"}},
-		{module + "/secrets", []string{module + "/rpc", module + "/worker", "github.com", "golang.org"}},
-		{module + "/e2b", []string{module + "/rpc", module + "/worker", module + "/mock", module + "/secrets", module + "/internal/inproc", module + "/internal/bare", "testing", "google.golang.org/grpc", "github.com/apache"}},
-		{module + "/worker", []string{module + "/worker/drivers", module + "/mock", module + "/internal", "net/http", "testing", "google.golang.org/grpc"}},
+		{module + "/secrets", []string{module + "/rpc", module + "/worker", module + "/connections", "github.com", "golang.org"}},
+		{module + "/connections", []string{module + "/rpc", module + "/worker", module + "/e2b", module + "/mock", module + "/internal", "net/http", "testing"}},
+		{module + "/worker/python", []string{module + "/rpc", module + "/e2b", module + "/mock", module + "/connections", "net/http", "testing"}},
+		{module + "/e2b", []string{module + "/rpc", module + "/worker", module + "/mock", module + "/secrets", module + "/connections", module + "/internal/inproc", module + "/internal/bare", "testing", "google.golang.org/grpc", "github.com/apache"}},
+		{module + "/worker", []string{module + "/connections", module + "/worker/drivers", module + "/mock", module + "/internal", "net/http", "testing", "google.golang.org/grpc"}},
 		{module + "/mock", []string{"testing", module + "/worker/drivers"}},
 	} {
 		for _, dep := range ours(tt.pkg) {

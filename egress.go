@@ -18,6 +18,8 @@ import (
 
 	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/internal/hostname"
+	"github.com/osiris-pipelines/remote/secrets"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -158,7 +160,7 @@ type egressStep struct {
 	family     string         // of the connection, or of the driver's name
 	fields     map[string]any // of the connection, in plain
 	config     map[string]any
-	hidden     []string // secret values in fields
+	redact     *secrets.Redactor // knows the values in fields
 	declare    func(config map[string]any) ([]string, error)
 }
 
@@ -264,13 +266,7 @@ func (s *egressStep) declared() (hosts []neededHost, warnings []string, err erro
 	reason := NetworkReason{Step: s.id, Connection: s.connection, Field: "driver"}
 	list, err := guarded("it", func() ([]string, error) { return s.declare(config) })
 	if err != nil {
-		text := err.Error()
-		for _, secret := range s.hidden {
-			if secret != "" {
-				text = strings.ReplaceAll(text, secret, "***")
-			}
-		}
-		return nil, nil, reason.fault("the driver cannot tell its hosts: " + text)
+		return nil, nil, reason.fault("the driver cannot tell its hosts: " + s.redact.String(err.Error()))
 	}
 	for _, entry := range list {
 		reason.Host = ""
@@ -316,7 +312,7 @@ func parseEntry(entry string) (neededHost, error) {
 	entry = strings.TrimSpace(entry)
 	h := neededHost{reason: NetworkReason{Host: strings.ToLower(entry)}}
 	if suffix, ok := strings.CutPrefix(entry, "*."); ok || entry == "*" {
-		if entry != "*" && !validHostName(suffix) {
+		if entry != "*" && !hostname.Valid(suffix) {
 			return h, errors.New("is no name with a star before it")
 		}
 		h.pattern, h.name = strings.ToLower(entry), true
@@ -682,13 +678,13 @@ func (e *engine) egressInput(p *PreparedRun, known *runSecrets) egressInput {
 }
 
 func (e *engine) egressStep(s Step, config map[string]any, known *runSecrets) egressStep {
-	out := egressStep{id: s.ID}
+	out := egressStep{id: s.ID, redact: known.redact}
 	out.family, _, _ = strings.Cut(cmp.Or(s.Component, s.DriverName()), ".")
 	out.config, _ = fillPlaceholders(config, known.env).(map[string]any)
 	if ref, ok, err := connectionRef(s, config); err == nil && ok {
 		if c := known.connection(ref.String()); c != nil {
 			out.connection = connections.Reference{Family: c.Family, Alias: c.Alias}.String()
-			out.family, out.fields, out.hidden = c.Family, c.Plain(), c.Secrets()
+			out.family, out.fields = c.Family, c.Plain()
 		}
 	}
 	if e.cfg.Drivers == nil {
@@ -893,21 +889,25 @@ type networkWatch struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	looking sync.Mutex
-	unsent  bool // there are rules that the sandbox has not got
-	failing bool // and that was told
+	looking sync.Mutex // held by look, and guards the two below
+	unsent  bool       // there are rules that the sandbox has not got
+	failing bool       // and that was told
 }
 
 // watch looks the names of the plan up again, until release. What goes wrong is
 // told to s, once while it lasts.
 func (p *egressPlan) watch(ctx context.Context, s teller, sb Sandbox) *networkWatch {
 	box, ok := sb.(limiter)
-	if p == nil || !ok || box.unlimited() != nil || len(p.names()) == 0 && p.again == nil && !p.widened() {
+	if p == nil || !ok || box.unlimited() != nil {
+		return nil
+	}
+	widened := p.widened()
+	if len(p.names()) == 0 && p.again == nil && !widened {
 		return nil
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w := &networkWatch{plan: p, box: box, stop: stop, unsent: p.widened()}
-	w.done.Go(func() { w.run(ctx, s) })
+	w := &networkWatch{plan: p, box: box, stop: stop, unsent: widened}
+	w.done.Go(func() { w.run(ctx, s, widened) })
 	return w
 }
 
@@ -919,9 +919,10 @@ func (w *networkWatch) release() {
 	}
 }
 
-func (w *networkWatch) run(ctx context.Context, s teller) {
+// run looks now and then; at once where the sandbox lacks rules already.
+func (w *networkWatch) run(ctx context.Context, s teller, atOnce bool) {
 	const spread = refreshEvery / refreshJitter
-	if w.unsent {
+	if atOnce {
 		w.look(ctx, s, true)
 	}
 	for {

@@ -35,8 +35,9 @@ type engine struct {
 
 	lookup lookup // of hosts; nil means the system's
 
-	// settle makes the place of a run. It emits the events of doing so.
-	settle func(ctx context.Context, p *PreparedRun, s *session) (*place, error)
+	// settle makes the place of a run, which is to reach no more than the plan
+	// says. It emits the events of doing so.
+	settle func(ctx context.Context, p *PreparedRun, s *session, network *egressPlan) (*place, error)
 
 	unprotect func(*runSecrets) // for tests: lets secrets out, so that they can be found
 
@@ -449,14 +450,14 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := s.materialize(p); err != nil {
 		return err
 	}
-	err := e.resolve(ctx, p, s, r.secrets)
-	if err == nil {
-		s.egress, err = e.egress(ctx, p, r.secrets)
+	if err := e.resolve(ctx, p, s, r.secrets); err != nil {
+		return err
 	}
+	network, err := e.egress(ctx, p, r.secrets)
 	if err != nil {
 		return err
 	}
-	pl, err := e.settle(ctx, p, s)
+	pl, err := e.settle(ctx, p, s, network)
 	if pl != nil {
 		r.place, r.sandboxID = pl, pl.sandbox.Info().ID
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/osiris-pipelines/remote/internal/hostname"
 	"github.com/osiris-pipelines/remote/secrets"
 )
 
@@ -81,31 +82,10 @@ func newEndpoint(host string, port int, http bool) (endpoint, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return endpoint{addr.Unmap().WithZone("").String(), port, false}, nil // there is no name to be seen
 	}
-	if !validHostName(host) {
+	if !hostname.Valid(host) {
 		return endpoint{}, errors.New("is not the name or address of a host")
 	}
 	return endpoint{host, port, http}, nil
-}
-
-func validHostName(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	labels := strings.Split(s, ".")
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			switch b := label[i]; {
-			case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '-', b == '_':
-			default:
-				return false
-			}
-		}
-	}
-	_, err := strconv.Atoi(labels[len(labels)-1])
-	return err != nil // else it is an address that was cut short
 }
 
 // parseHostPort takes "host", "host:port", and addresses of IPv6 with a port in

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/osiris-pipelines/remote/internal/hostname"
 )
 
 func TestParseDSN(t *testing.T) {
@@ -142,7 +143,7 @@ func FuzzParseDSN(f *testing.F) {
 			return
 		}
 		for _, e := range list {
-			if _, bad := netip.ParseAddr(e.host); bad != nil && !validHostName(e.host) {
+			if _, bad := netip.ParseAddr(e.host); bad != nil && !hostname.Valid(e.host) {
 				t.Errorf("%q has the host %q", s, e.host)
 			}
 			if e.port < 0 || e.port > 65535 {

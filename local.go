@@ -66,7 +66,7 @@ func (a *LocalAdapter) String() string { return "remote.LocalAdapter" }
 func (a *LocalAdapter) GoString() string { return a.String() }
 
 // settle makes the run's folder.
-func (a *LocalAdapter) settle(_ context.Context, p *PreparedRun, s *session) (*place, error) {
+func (a *LocalAdapter) settle(_ context.Context, p *PreparedRun, s *session, _ *egressPlan) (*place, error) {
 	base, err := filepath.Abs(a.contextOf(p).BasePath)
 	if err != nil {
 		return nil, fmt.Errorf("remote: base path: %w", err)

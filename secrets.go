@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,8 +86,8 @@ func (k *runSecrets) complete(ctx context.Context, cfg Config, p *PreparedRun) e
 	failed := k.lookup(cfg, p)
 	asked := make(map[connections.Reference]bool)
 	for _, step := range p.Plan.Steps {
-		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
-		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed || asked[ref] {
+		ref, ok := p.connection(step)
+		if !ok || asked[ref] {
 			continue
 		}
 		asked[ref] = true
@@ -125,10 +126,7 @@ func connectionRef(s Step, config map[string]any) (ref connections.Reference, ok
 	if config["connection"] != nil && !isText {
 		return ref, false, errors.New("connection is not a text")
 	}
-	component := s.Component
-	if component == "" {
-		component = s.DriverName()
-	}
+	component := cmp.Or(s.Component, s.DriverName())
 	ref, ok, err = connections.ParseReference(text)
 	switch {
 	case err != nil:
@@ -166,12 +164,19 @@ func (e *engine) describe(p *PreparedRun, s Step, config map[string]any) error {
 	return nil
 }
 
-// resolve finds the connections of a run, and tells of every step's. What was
-// not listed when the run was prepared is not looked for.
+// connection returns a step's connection as it was listed when the run was
+// prepared. What was not is not looked for.
+func (p *PreparedRun) connection(s Step) (connections.Reference, bool) {
+	ref, ok, err := connectionRef(s, p.CfgIndex[s.cfgPath()])
+	_, listed := p.ResolvedConnections[ref.String()]
+	return ref, err == nil && ok && listed
+}
+
+// resolve finds the connections of a run, and tells of every step's.
 func (e *engine) resolve(ctx context.Context, p *PreparedRun, s *session, known *runSecrets) error {
 	for _, step := range p.Plan.Steps {
-		ref, ok, err := connectionRef(step, p.CfgIndex[step.cfgPath()])
-		if _, listed := p.ResolvedConnections[ref.String()]; err != nil || !ok || !listed {
+		ref, ok := p.connection(step)
+		if !ok {
 			continue
 		}
 		fields := map[string]any{"step_id": step.ID, "family": ref.Family, "alias": aliasName(ref.Alias)}
@@ -197,14 +202,11 @@ func (e *engine) resolve(ctx context.Context, p *PreparedRun, s *session, known 
 // reference returns what a step's connection is called between host and worker;
 // empty when it has none.
 func (k *runSecrets) reference(p *PreparedRun, s Step) string {
-	ref, ok, err := connectionRef(s, p.CfgIndex[s.cfgPath()])
+	ref, ok := p.connection(s)
 	name := ref.String()
-	if _, listed := p.ResolvedConnections[name]; err != nil || !ok || !listed {
-		return ""
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.absent[name] {
+	if !ok || k.absent[name] {
 		return ""
 	}
 	return name
@@ -358,13 +360,16 @@ const (
 func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *session, network *networkWatch, link func() *link) {
 	failed := make(map[string]time.Duration) // how long to wait after a failure
 	next := make(map[string]time.Time)
+	when := func(ref string, c *connections.Connection) time.Time {
+		if again, ok := next[ref]; ok {
+			return again
+		}
+		return c.RefreshAt
+	}
 	for {
 		var due time.Time
 		for ref, c := range k.all() {
-			at, again := next[ref]
-			if !again {
-				at = c.RefreshAt
-			}
+			at := when(ref, c)
 			if !at.IsZero() && (due.IsZero() || at.Before(due)) {
 				due = at
 			}
@@ -381,10 +386,7 @@ func (k *runSecrets) refresh(ctx context.Context, r connections.Resolver, s *ses
 		}
 		now := time.Now()
 		for ref, c := range k.all() {
-			at, again := next[ref]
-			if !again {
-				at = c.RefreshAt
-			}
+			at := when(ref, c)
 			if at.IsZero() || at.After(now) {
 				continue
 			}

@@ -59,8 +59,6 @@ type session struct {
 	tally lineTally // of what it has
 
 	failed func(error) // told of err once; may be nil
-
-	egress *egressPlan // what the sandbox may reach; nil where nothing is limited here
 }
 
 // lineFile is a file of lines behind a buffer.

@@ -94,12 +94,12 @@ func TestZeroSearch(t *testing.T) {
 func TestDotEnvFiles(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "home/.env"), "A=home\nSET=home\nNOTHING=home\n")
-	write(t, filepath.Join(root, "project/deep/work/.env"), "A=work\nB=work\nREF=${A}-${SET}-${C:-none}\n")
+	write(t, filepath.Join(root, "project/deep/here/.env"), "A=here\nB=here\nREF=${A}-${SET}-${C:-none}\n")
 	write(t, filepath.Join(root, "project/deep/.env"), "D=between\n")
 	write(t, filepath.Join(root, "project/.env"), "A=project\nB=project\nC=project\n")
 	write(t, filepath.Join(root, "project/osiris.py"), "")
 	write(t, filepath.Join(root, ".env"), "D=above\n")
-	write(t, filepath.Join(root, "project/deep/work", connections.FileName), `
+	write(t, filepath.Join(root, "project/deep/here", connections.FileName), `
 connections:
   f:
     a: {host: "${A} ${B} ${C} ${SET} ${REF}"}
@@ -107,7 +107,7 @@ connections:
     c: {host: "${D}"}
 `)
 	s := connections.Search{
-		Dir:    filepath.Join(root, "project/deep/work"),
+		Dir:    filepath.Join(root, "project/deep/here"),
 		Lookup: env{"OSIRIS_HOME": filepath.Join(root, "home"), "SET": "set", "NOTHING": ""}.lookup,
 	}
 	if _, err := resolve(t, s, "@f.a"); text(err) != "Environment variable 'A' not set for host in f.a" {
@@ -115,7 +115,7 @@ connections:
 	}
 	s.DotEnv = true
 	c, err := resolve(t, s, "@f.a")
-	if err != nil || c.Fields["host"] != "home work project set home-set-none" {
+	if err != nil || c.Fields["host"] != "home here project set home-set-none" {
 		t.Errorf("%v, %v", c, err)
 	}
 	for _, alias := range []string{"b", "c"} {

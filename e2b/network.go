@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/osiris-pipelines/remote/internal/hostname"
 )
 
 // AllTraffic is every address there is, for Network.DenyOut.
@@ -90,25 +92,7 @@ func validDomain(s string) bool {
 	if s == "*" {
 		return true
 	}
-	s = strings.TrimPrefix(s, "*.")
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	labels := strings.Split(s, ".")
-	for _, label := range labels {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			switch b := label[i]; {
-			case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '-', b == '_':
-			default:
-				return false
-			}
-		}
-	}
-	_, err := strconv.Atoi(labels[len(labels)-1])
-	return err != nil // else it is an address that was cut short
+	return hostname.Valid(strings.TrimPrefix(s, "*."))
 }
 
 // SetNetwork replaces what the sandbox may reach: what n does not say is gone,

@@ -590,7 +590,7 @@ const maxErrorText = 64 << 10
 
 // rpcError turns a step's error into the answer's. It is redacted before it is
 // cut: half a value would not be known.
-func (c *confidence) rpcError(stepID string, err error) *rpc.Error {
+func (c *workerSecrets) rpcError(stepID string, err error) *rpc.Error {
 	out := &rpc.Error{Code: rpc.CodeStepFailed, Message: truncate(c.redact.String(err.Error()), maxErrorText)}
 	out.Data = &rpc.ErrorData{StepID: stepID, Type: errorType(err)}
 	var (

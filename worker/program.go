@@ -135,7 +135,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 			Journal: &rpc.JournalOptions{MaxUnacked: *unread},
 		}
 		if *child && p.ownProcess {
-			opts.prints, opts.confide = inherited()
+			opts.prints, opts.share = inherited()
 		}
 		w, err := New(opts)
 		if err != nil {

@@ -17,8 +17,8 @@ import (
 // connection.
 const resolvedConnection = "resolved_connection"
 
-// confidence is what a worker knows and never writes anywhere.
-type confidence struct {
+// workerSecrets is what a worker knows and never writes anywhere.
+type workerSecrets struct {
 	key    *rpc.SealKey
 	redact *secrets.Redactor
 
@@ -30,9 +30,9 @@ type confidence struct {
 	connections map[string]json.RawMessage
 }
 
-func newConfidence() (*confidence, error) {
+func newWorkerSecrets() (*workerSecrets, error) {
 	key, err := rpc.NewSealKey()
-	return &confidence{
+	return &workerSecrets{
 		key: key, redact: secrets.NewRedactor(),
 		env: make(map[string]string), connections: make(map[string]json.RawMessage),
 	}, err
@@ -40,7 +40,7 @@ func newConfidence() (*confidence, error) {
 
 // take collects the parts of a message, and opens it when it is complete: else
 // the message is nil.
-func (c *confidence) take(session string, p *rpc.Sealed) (*rpc.Secrets, error) {
+func (c *workerSecrets) take(session string, p *rpc.Sealed) (*rpc.Secrets, error) {
 	if p.Part == 0 {
 		c.parts, c.data = 0, nil
 	}
@@ -70,8 +70,8 @@ func (w *ProxyWorker) secrets(p *rpc.Sealed) error {
 	}
 	// Before anything can say them.
 	w.known.redact.Add(m.Redact...)
-	if w.opts.confide != nil {
-		if err := w.opts.confide(m.Redact); err != nil {
+	if w.opts.share != nil {
+		if err := w.opts.share(m.Redact); err != nil {
 			return fmt.Errorf("tell the supervisor what to redact: %w", err)
 		}
 	}
@@ -107,29 +107,13 @@ func (w *ProxyWorker) connection(ref string) (map[string]any, error) {
 }
 
 // redacted is an error as it may be told.
-func (c *confidence) redacted(e *rpc.Error) *rpc.Error {
+func (c *workerSecrets) redacted(e *rpc.Error) *rpc.Error {
 	out := *e
 	out.Message = c.redact.String(e.Message)
 	if e.Data != nil {
 		data := *e.Data
 		data.Type, data.Traceback = c.redact.String(data.Type), c.redact.String(data.Traceback)
-		data.Metrics = redactedKeys(c.redact, data.Metrics)
 		out.Data = &data
 	}
 	return &out
-}
-
-// redactedKeys returns the metrics under names that tell nothing.
-func redactedKeys(r *secrets.Redactor, metrics map[string]float64) map[string]float64 {
-	for name := range metrics {
-		if r.String(name) == name {
-			continue
-		}
-		out := make(map[string]float64, len(metrics))
-		for name, v := range metrics {
-			out[r.String(name)] = v
-		}
-		return out
-	}
-	return metrics
 }

@@ -28,7 +28,7 @@ func TestPrintsAreNotHeldBack(t *testing.T) {
 // time, do not hold up what else the worker does, as its heartbeats.
 func TestSecretsHoldUpNothing(t *testing.T) {
 	asked, answer := make(chan []string), make(chan struct{})
-	w, err := New(Options{Dir: t.TempDir(), confide: func(values []string) error {
+	w, err := New(Options{Dir: t.TempDir(), share: func(values []string) error {
 		asked <- values
 		<-answer
 		return nil

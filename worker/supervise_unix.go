@@ -46,7 +46,7 @@ type supervisor struct {
 	prints [2]int   // reading ends of what drivers print to stdout and stderr
 	said   excerpt
 	copied chan struct{} // said is complete
-	hidden *confidant
+	hidden *sharedSecrets
 	oom    oomCounter
 }
 
@@ -131,7 +131,7 @@ func (s *supervisor) start(stdin *os.File, args []string) error {
 		}
 	}
 	s.pipe = os.NewFile(uintptr(fds[4]), "standard error of the worker")
-	s.hidden = newConfidant(os.NewFile(uintptr(fds[6]), "what to redact"))
+	s.hidden = newSharedSecrets(os.NewFile(uintptr(fds[6]), "what to redact"))
 	return nil
 }
 
@@ -182,9 +182,9 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// confidant learns from the worker what must not be told of it: this process
+// sharedSecrets learns from the worker what must not be told of it: this process
 // writes to disk what a worker that dies has left in its pipes.
-type confidant struct {
+type sharedSecrets struct {
 	r      *os.File
 	conn   syscall.RawConn
 	redact *secrets.Redactor
@@ -194,19 +194,19 @@ type confidant struct {
 	buf  [4 << 10]byte
 }
 
-func newConfidant(r *os.File) *confidant {
-	c := &confidant{r: r, redact: secrets.NewRedactor()}
+func newSharedSecrets(r *os.File) *sharedSecrets {
+	c := &sharedSecrets{r: r, redact: secrets.NewRedactor()}
 	c.conn, _ = r.SyscallConn() // of a file that is open
 	return c
 }
 
 // read learns until the worker is gone.
-func (c *confidant) read() { _ = c.conn.Read(func(fd uintptr) bool { return c.take(int(fd)) }) }
+func (c *sharedSecrets) read() { _ = c.conn.Read(func(fd uintptr) bool { return c.take(int(fd)) }) }
 
 // now learns what the worker has said so far.
-func (c *confidant) now() { _ = c.conn.Control(func(fd uintptr) { c.take(int(fd)) }) }
+func (c *sharedSecrets) now() { _ = c.conn.Control(func(fd uintptr) { c.take(int(fd)) }) }
 
-func (c *confidant) take(fd int) (ended bool) {
+func (c *sharedSecrets) take(fd int) (ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -235,8 +235,8 @@ func (c *confidant) take(fd int) (ended bool) {
 	}
 }
 
-// confideBy returns how a worker tells its supervisor what it must not tell.
-func confideBy(w *os.File) func(values []string) error {
+// shareBy returns how a worker tells its supervisor what it must not tell.
+func shareBy(w *os.File) func(values []string) error {
 	return func(values []string) error {
 		b, err := json.Marshal(values)
 		if err != nil {
@@ -328,7 +328,7 @@ func drain(fd int) []byte {
 
 // inherited returns the pipes that a supervisor has made for prints, and how it
 // is told what to redact.
-func inherited() (pipes []printPipe, confide func([]string) error) {
+func inherited() (pipes []printPipe, share func([]string) error) {
 	for fd := 3; fd < 7; fd += 2 {
 		for _, fd := range []int{fd, fd + 1} {
 			unix.CloseOnExec(fd)
@@ -337,5 +337,5 @@ func inherited() (pipes []printPipe, confide func([]string) error) {
 		pipes = append(pipes, printPipe{os.NewFile(uintptr(fd), "prints"), os.NewFile(uintptr(fd+1), "prints")})
 	}
 	unix.CloseOnExec(7)
-	return pipes, confideBy(os.NewFile(7, "what to redact"))
+	return pipes, shareBy(os.NewFile(7, "what to redact"))
 }

@@ -53,9 +53,9 @@ type Options struct {
 	// and its standard streams are the worker's to set.
 	ownProcess bool
 
-	// confide tells a supervisor what must not appear in what it says of the
+	// share tells a supervisor what must not appear in what it says of the
 	// worker; nil where there is none.
-	confide func(values []string) error
+	share func(values []string) error
 
 	// prints are the pipes for what drivers print to stdout and stderr, where
 	// a supervisor takes what is left in them; empty means own ones.
@@ -87,7 +87,7 @@ type ProxyWorker struct {
 	epoch     int64  // of the host that owns this worker
 	owner     string
 	hello     rpc.Handshake
-	known     *confidence
+	known     *workerSecrets
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
@@ -126,7 +126,7 @@ func New(opts Options) (*ProxyWorker, error) {
 		kept:     make(map[string]*keptStep),
 	}
 	var err error
-	if w.known, err = newConfidence(); err != nil {
+	if w.known, err = newWorkerSecrets(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	for _, dir := range []string{journalDir, artifactsDir} {
