@@ -102,11 +102,13 @@ type probe struct {
 	Platform      string
 	Sites         []string          // directories with packages, in their order
 	Distributions map[string]string // versions, by normalised name
+	Paths         map[string]string // of their metadata
 	Required      []string
 	Present       []string
 	Missing       []string
-	Judged        bool   // false: there is no packaging to judge versions with
-	Invalid       string // a requirement that packaging does not understand
+	Unfit         []string // names of those that are there, but not as required
+	Judged        bool     // false: there is no packaging to judge versions with
+	Invalid       string   // a requirement that packaging does not understand
 	Pip           bool
 	Ensurepip     bool
 	Venv          bool
@@ -223,8 +225,11 @@ func (i *installer) base(ctx context.Context, requirements []requirement) (*prob
 }
 
 // variable returns a variable of the processes.
-func (i *installer) variable(name string) (value string) {
-	for _, pair := range i.environ() {
+func (i *installer) variable(name string) string { return lastVariable(i.environ(), name) }
+
+// lastVariable returns the value that counts where a name is there several times.
+func lastVariable(env []string, name string) (value string) {
+	for _, pair := range env {
 		if v, ok := strings.CutPrefix(pair, name+"="); ok {
 			value = v
 		}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -111,6 +110,13 @@ type installation struct {
 }
 
 func (n *installation) install(ctx context.Context, began time.Time) (*installed, error) {
+	var kept []string
+	if n.options.Wheels != "" {
+		var err error
+		if kept, err = verifyWheels(ctx, n.options.Wheels, n.key); err != nil {
+			return nil, err
+		}
+	}
 	if err := n.makeEnvironment(ctx); err != nil {
 		return nil, err
 	}
@@ -130,7 +136,7 @@ func (n *installation) install(ctx context.Context, began time.Time) (*installed
 	if len(n.base.Missing) == 0 {
 		// There is nothing to install.
 	} else if n.options.Wheels != "" {
-		err = n.installWheels(ctx)
+		err = n.installFiles(ctx, kept)
 	} else if n.uv != "" {
 		wheels, err = n.installWithUV(ctx)
 	} else {
@@ -291,37 +297,50 @@ func (n *installation) pip(args ...string) []string {
 }
 
 // installWithPip has pip choose, and install. To keep the wheels, it first makes
-// or loads all that might be needed: "pip wheel" does not look at what is there.
+// or loads all that might be needed: "pip wheel" does not look at what is there,
+// so that what the base has is given to it as stubs.
 func (n *installation) installWithPip(ctx context.Context) (wheels string, err error) {
-	env := n.environment()
 	var closed []string
 	if n.noIndex() {
 		closed = []string{"--no-index"}
 	}
-	install := append(n.pip("install", "--no-user", "--no-compile", "--prefer-binary"), closed...)
 	if n.options.Collect == "" {
-		return "", n.do(ctx, env, append(install, lines(n.requirements)...)...)
+		args := append([]string{"install", "--no-user", "--no-compile", "--prefer-binary"}, closed...)
+		return "", n.do(ctx, n.environment(), n.pip(append(args, lines(n.requirements)...)...)...)
+	}
+	stubs, constraints, err := n.describeBase()
+	if err != nil {
+		return "", err
 	}
 	wheels = filepath.Join(n.tmp, "wheels")
-	collect := append(n.pip("wheel", "--prefer-binary", "--wheel-dir", wheels), closed...)
-	constraints, err := n.writeConstraints()
+	args := append(n.pip("wheel", "--prefer-binary", "--wheel-dir", wheels), append(closed, lines(n.requirements)...)...)
+	if err := n.chooseOverBase(ctx, n.withLinks(n.environment(), stubs), args, constraints); err != nil {
+		return "", err
+	}
+	copies, err := filepath.Glob(filepath.Join(wheels, "*-"+stubBuild+"-*.whl"))
 	if err != nil {
 		return "", err
 	}
-	if constraints != "" {
-		err = n.do(ctx, env, append(append(slices.Clone(collect), "--constraint", constraints), n.base.Missing...)...)
-		if isConflict(err) {
-			n.note("not with the packages of the base as they are; once more with others")
+	for _, stub := range copies {
+		if err := os.Remove(stub); err != nil {
+			return "", err
 		}
 	}
-	if constraints == "" || isConflict(err) {
-		err = n.do(ctx, env, append(collect, lines(n.requirements)...)...)
+	args = []string{"install", "--no-user", "--no-compile", "--no-index", "--find-links", wheels}
+	return wheels, n.do(ctx, n.closedEnvironment(), n.pip(append(args, lines(n.requirements)...)...)...)
+}
+
+// chooseOverBase runs a command that chooses versions: with those of the base,
+// if that can be, and otherwise with whatever it takes.
+func (n *installation) chooseOverBase(ctx context.Context, env, argv []string, constraints string) error {
+	if constraints != "" {
+		err := n.do(ctx, env, append(slices.Clone(argv), "--constraint", constraints)...)
+		if !isConflict(err) {
+			return err
+		}
+		n.note("not with all packages of the base as they are; once more with others")
 	}
-	if err != nil {
-		return "", err
-	}
-	return wheels, n.do(ctx, n.closedEnvironment(), n.pip(append([]string{
-		"install", "--no-user", "--no-compile", "--no-index", "--find-links", wheels}, lines(n.requirements)...)...)...)
+	return n.do(ctx, env, argv...)
 }
 
 // isConflict reports whether versions that somebody wants do not go together.
@@ -330,9 +349,8 @@ func isConflict(err error) bool {
 	return errors.As(err, &failed) && failed.said("No solution found", "No matching distribution", "conflict", "ResolutionImpossible")
 }
 
-// installWithUV has uv choose, which does not know that an environment sees the
-// packages of its base: they are constraints, if that can be, and then need not
-// be installed.
+// installWithUV has uv choose, and install. It does not know that an environment
+// sees the packages of its base: they are stubs, too, and not installed.
 func (n *installation) installWithUV(ctx context.Context) (wheels string, err error) {
 	pins, err := n.resolve(ctx)
 	if err != nil {
@@ -341,7 +359,7 @@ func (n *installation) installWithUV(ctx context.Context) (wheels string, err er
 	var hashed, other strings.Builder
 	for _, p := range pins {
 		switch version, there := n.base.Distributions[p.name]; {
-		case p.version != "" && there && publicVersion(version) == publicVersion(p.version):
+		case there && p.version == version:
 		case strings.Contains(p.text, "--hash="):
 			hashed.WriteString(p.text)
 		default:
@@ -424,34 +442,23 @@ type pin struct {
 	text          string // of a file of requirements
 }
 
-// resolve has uv choose versions: those of the base where that can be, and
-// otherwise whatever it takes.
+// resolve has uv choose versions.
 func (n *installation) resolve(ctx context.Context) ([]pin, error) {
-	out := filepath.Join(n.tmp, "resolved.txt")
-	args := []string{n.uv, "pip", "compile", "--python", interpreterIn(n.dir), "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--output-file", out}
-	if n.noIndex() {
-		args = append(args, "--no-index")
-	}
-	in := filepath.Join(n.tmp, "requirements.in")
+	in, out := filepath.Join(n.tmp, "requirements.in"), filepath.Join(n.tmp, "resolved.txt")
 	if err := os.WriteFile(in, []byte(strings.Join(lines(n.requirements), "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	args = append(args, in)
-	constraints, err := n.writeConstraints()
+	// With hashes, pip takes the files that uv has chosen, and no others of the
+	// same version from another index.
+	args := []string{n.uv, "pip", "compile", in, "--python", interpreterIn(n.dir), "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--output-file", out}
+	if n.noIndex() {
+		args = append(args, "--no-index")
+	}
+	stubs, constraints, err := n.describeBase()
 	if err != nil {
 		return nil, err
 	}
-	env := n.environment()
-	if constraints != "" {
-		err = n.do(ctx, env, append(args, "--constraints", constraints)...)
-		if isConflict(err) {
-			n.note("not with the packages of the base as they are; once more with others")
-		}
-	}
-	if constraints == "" || isConflict(err) {
-		err = n.do(ctx, env, args...)
-	}
-	if err != nil {
+	if err := n.chooseOverBase(ctx, n.withLinks(n.environment(), stubs), args, constraints); err != nil {
 		return nil, err
 	}
 	content, err := os.ReadFile(out)
@@ -489,41 +496,6 @@ func parsePins(content string) (pins []pin, err error) {
 	return pins, s.Err()
 }
 
-// publicVersion returns a version without its local part: indexes may have the
-// same one without it.
-func publicVersion(v string) string {
-	public, _, _ := strings.Cut(v, "+")
-	return public
-}
-
-// writeConstraints writes what the base has, but for what is required otherwise,
-// to a file. Empty: there is nothing.
-func (n *installation) writeConstraints() (path string, err error) {
-	version := regexp.MustCompile(`^(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?$`)
-	free := map[string]bool{}
-	for _, r := range n.requirements {
-		if r.url != "" {
-			free[r.name] = true
-		}
-	}
-	for _, text := range n.base.Missing {
-		if r, err := parseRequirement(text); err == nil {
-			free[r.name] = true
-		}
-	}
-	var b strings.Builder
-	for _, name := range sortedNames(n.base.Distributions) {
-		if v := publicVersion(n.base.Distributions[name]); !free[name] && version.MatchString(v) {
-			fmt.Fprintf(&b, "%s==%s\n", name, v)
-		}
-	}
-	if b.Len() == 0 {
-		return "", nil
-	}
-	path = filepath.Join(n.tmp, "constraints.txt")
-	return path, os.WriteFile(path, []byte(b.String()), 0o600)
-}
-
 // installFiles installs wheels, which are all there is to install, and asks
 // nobody for anything.
 func (n *installation) installFiles(ctx context.Context, files []string) error {
@@ -537,15 +509,6 @@ func (n *installation) installFiles(ctx context.Context, files []string) error {
 	return n.do(ctx, n.closedEnvironment(), append(args, files...)...)
 }
 
-// installWheels installs what another sandbox has left.
-func (n *installation) installWheels(ctx context.Context) error {
-	files, err := verifyWheels(ctx, n.options.Wheels, n.key)
-	if err != nil {
-		return err
-	}
-	return n.installFiles(ctx, files)
-}
-
 // explain says what to do about an error.
 func (n *installation) explain(err error) error {
 	var failed *commandError
@@ -556,7 +519,7 @@ func (n *installation) explain(err error) error {
 	switch {
 	case failed.said("No space left on device", "Disk quota exceeded", "os error 28"):
 		hint = "the disk of the sandbox is full: take a template with more, or with the packages in it"
-	case failed.said("Failed building wheel", "Failed to build", "error: subprocess-exited-with-error", "build backend"):
+	case failed.said("metadata-generation-failed", "Failed building wheel", "Failed to build", "error: subprocess-exited-with-error", "build backend"):
 		hint = "a package has no wheel for Python " + n.base.Version + " on " + n.base.Platform + ", and could not be built here: require a version that has one, or have what it takes in the template"
 	case failed.said("No matching distribution", "No solution found", "ResolutionImpossible", "conflict"):
 		hint = "check the names and versions that the drivers require; where packages come from is said by PIP_INDEX_URL, PIP_FIND_LINKS and PIP_NO_INDEX (and UV_...)"

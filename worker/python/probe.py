@@ -29,7 +29,8 @@ def look(question):
         "platform": platform(),
         "sites": [s for s in sites if s in sys.path],
         "distributions": {name: version for name, (version, _) in dists.items()},
-        "required": [], "present": [], "missing": [], "judged": True,
+        "paths": {name: path for name, (_, path) in dists.items()},
+        "required": [], "present": [], "missing": [], "unfit": [], "judged": True,
     }
     for module in ("pip", "ensurepip", "venv"):
         answer[module] = importlib.util.find_spec(module) is not None
@@ -45,7 +46,7 @@ def look(question):
                 answer["invalid"] = "%s: %s" % (text, e)
                 return answer
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            there = applies and satisfied(requirement, requirements.Requirement, dists, question["urls"], set())
+            there = applies and satisfied(requirement, requirements.Requirement, dists, question["urls"], set(), answer["unfit"])
         if applies:
             answer["required"].append(text)
             answer["present" if there else "missing"].append(text)
@@ -107,18 +108,21 @@ def metadata(path):
     return email.message_from_string("")
 
 
-def satisfied(requirement, parse, dists, urls, seen):
-    """Reports whether a requirement is satisfied, with its extras."""
+def satisfied(requirement, parse, dists, urls, seen, unfit):
+    """Reports whether a requirement is satisfied, with its extras.
+
+    unfit gets the names of packages that are there, but not as required.
+    """
     name = normalise(requirement.name)
     if name not in dists:
         return False
     version, path = dists[name]
-    if requirement.url and urls and origin(path) != requirement.url:
-        return False
     try:
-        if not requirement.specifier.contains(version, prereleases=True):
-            return False
+        fits = requirement.specifier.contains(version, prereleases=True)
     except Exception:  # a version from before there were rules
+        fits = False
+    if not fits or requirement.url and urls and origin(path) != requirement.url:
+        unfit.append(name)
         return False
     if not requirement.extras or (name, frozenset(requirement.extras)) in seen:
         return True
@@ -133,7 +137,7 @@ def satisfied(requirement, parse, dists, urls, seen):
         if inner.marker is None or inner.marker.evaluate({"extra": ""}):
             continue
         if any(inner.marker.evaluate({"extra": e}) for e in requirement.extras):
-            if not satisfied(inner, parse, dists, urls, seen):
+            if not satisfied(inner, parse, dists, urls, seen, unfit):
                 return False
     return True
 
