@@ -2,8 +2,6 @@ package python
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -30,9 +28,9 @@ func Register(r *worker.Registry) { r.AddRuntime(Name, newRuntime) }
 
 func bridgeRequirements() []string { return []string{"pandas", "pyarrow"} }
 
-// runtime is what a worker has of Python: what there is of packages, and a
+// pythonRuntime is what a worker has of Python: what there is of packages, and a
 // pool of processes.
-type runtime struct {
+type pythonRuntime struct {
 	opts worker.RuntimeOptions
 
 	declared     map[string]rpc.DeclaredDriver
@@ -48,7 +46,7 @@ type runtime struct {
 }
 
 func newRuntime(opts worker.RuntimeOptions) (worker.Runtime, error) {
-	return &runtime{
+	return &pythonRuntime{
 		opts: opts, declared: make(map[string]rpc.DeclaredDriver), classes: make(map[string]driverClass),
 		sources: make(map[string]string),
 	}, nil
@@ -64,7 +62,7 @@ const (
 const environmentsDir = "environments"
 
 // Load implements [worker.Runtime].
-func (r *runtime) Load(ctx context.Context, drivers []rpc.DeclaredDriver) (string, error) {
+func (r *pythonRuntime) Load(ctx context.Context, drivers []rpc.DeclaredDriver) (string, error) {
 	for _, d := range drivers {
 		class := driverClass{name: d.Name, module: d.Module, class: d.Class}
 		for _, source := range d.Sources {
@@ -79,16 +77,25 @@ func (r *runtime) Load(ctx context.Context, drivers []rpc.DeclaredDriver) (strin
 		r.requirements = append(r.requirements, d.Requirements...)
 	}
 	r.requirements = append(r.requirements, bridgeRequirements()...)
-	return "", nil
+	i, done, err := r.installer(nil)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	p, err := i.base(ctx, nil)
+	if err != nil {
+		return "", nil // Check says why
+	}
+	return p.Version, nil
 }
 
 // Driver implements [worker.Runtime].
-func (r *runtime) Driver(name string) worker.Driver {
+func (r *pythonRuntime) Driver(name string) worker.Driver {
 	return &driver{r, r.declared[name], r.classes[name]}
 }
 
 type driver struct {
-	r        *runtime
+	r        *pythonRuntime
 	declared rpc.DeclaredDriver
 	class    driverClass
 }
@@ -160,13 +167,16 @@ func cloneJSON(v any) any {
 }
 
 // Check implements [worker.Runtime].
-func (r *runtime) Check(ctx context.Context) (*rpc.CheckDepsResult, error) {
+func (r *pythonRuntime) Check(ctx context.Context) (*rpc.CheckDepsResult, error) {
 	i, done, err := r.installer(nil)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
 	c, err := i.check(ctx, r.requirements)
+	if errors.Is(err, errRequirement) {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: err.Error()}
+	}
 	if err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingRuntime, Message: err.Error()}
 	}
@@ -185,7 +195,7 @@ func (r *runtime) Check(ctx context.Context) (*rpc.CheckDepsResult, error) {
 }
 
 // Install implements [worker.Runtime].
-func (r *runtime) Install(ctx context.Context, p *rpc.InstallDeps) (*rpc.InstallDepsResult, error) {
+func (r *pythonRuntime) Install(ctx context.Context, p *rpc.InstallDeps) (*rpc.InstallDepsResult, error) {
 	failed := func(err error) error { return &rpc.Error{Code: rpc.CodeInstallFailed, Message: err.Error()} }
 	f, artifact, err := r.opts.Artifact("pip_install.log")
 	if err != nil {
@@ -233,7 +243,7 @@ func (r *runtime) Install(ctx context.Context, p *rpc.InstallDeps) (*rpc.Install
 }
 
 // installer prepares an installer; done ends it. Without a log it only checks.
-func (r *runtime) installer(log io.Writer) (i *installer, done func(), err error) {
+func (r *pythonRuntime) installer(log io.Writer) (i *installer, done func(), err error) {
 	variables := r.opts.Env()
 	indexes, rest, err := indexesFrom(variables)
 	if err != nil {
@@ -264,7 +274,7 @@ func (r *runtime) installer(log io.Writer) (i *installer, done func(), err error
 }
 
 // use has steps run with an interpreter from now on.
-func (r *runtime) use(ctx context.Context, python string) error {
+func (r *pythonRuntime) use(ctx context.Context, python string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -293,7 +303,7 @@ func (r *runtime) use(ctx context.Context, python string) error {
 }
 
 // Close implements [worker.Runtime].
-func (r *runtime) Close() error {
+func (r *pythonRuntime) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
@@ -304,11 +314,11 @@ func (r *runtime) Close() error {
 }
 
 // verify checks that a file of the run's folder is what the host sent.
-func (r *runtime) verify(ref rpc.FileRef) error {
+func (r *pythonRuntime) verify(ref rpc.FileRef) error {
 	if !filepath.IsLocal(ref.Path) || path.Dir(ref.Path) != packagesDir {
 		return fmt.Errorf("%q is not in the folder of packages", ref.Path)
 	}
-	sum, size, err := hashFile(filepath.Join(r.opts.Dir, filepath.FromSlash(ref.Path)))
+	size, sum, err := hashFile(filepath.Join(r.opts.Dir, filepath.FromSlash(ref.Path)))
 	if err == nil && (size != ref.Size || sum != ref.SHA256) {
 		err = errors.New("it does not have the size and sha256 that the host has announced")
 	}
@@ -325,22 +335,11 @@ func listPackages(dir string) ([]rpc.FileRef, error) {
 		if !e.Type().IsRegular() {
 			continue
 		}
-		sum, size, err := hashFile(filepath.Join(dir, e.Name()))
+		size, sum, err := hashFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return nil, err
 		}
 		refs = append(refs, rpc.FileRef{Path: path.Join(packagesDir, e.Name()), Size: size, SHA256: sum})
 	}
 	return refs, nil
-}
-
-func hashFile(name string) (sum string, size int64, err error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", 0, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	size, err = io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), size, err
 }
