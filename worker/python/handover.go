@@ -313,7 +313,7 @@ func (h *handover) open(files []string, rows int64, mem memory.Allocator) (_ *ta
 		r.files = append(r.files, file)
 		limits := rpc.ArrowLimits{
 			MaxMetadataBytes: math.MaxInt32,
-			MaxBodyBytes:     1 << 40, // the file is the limit
+			MaxBodyBytes:     1 << 40,          // the file is the limit
 			MaxBatchRows:     max(rows, 1<<26), // it is for values of dictionaries, too
 			MaxFields:        1 << 20,
 		}

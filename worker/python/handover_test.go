@@ -34,20 +34,11 @@ func frame(t testing.TB, res *worker.Result, key string) *worker.DataFrame {
 	return df
 }
 
-// text is a table as one can read it.
-func text(df *worker.DataFrame) string {
-	var b strings.Builder
-	fmt.Fprintln(&b, df.Schema().Fields())
-	r := df.Reader()
-	defer r.Release()
-	for r.Next() {
-		fmt.Fprintln(&b, r.Record())
-	}
-	return b.String()
-}
-
 // numbers makes a table of several batches.
 func numbers(t testing.TB, mem memory.Allocator, batches, rows int) *worker.DataFrame {
+	if mem == nil {
+		mem = memory.DefaultAllocator
+	}
 	schema := arrow.NewSchema([]arrow.Field{{Name: "id", Type: arrow.PrimitiveTypes.Int64}, {Name: "name", Type: arrow.BinaryTypes.String, Nullable: true}}, nil)
 	b := array.NewRecordBuilder(mem, schema)
 	defer b.Release()

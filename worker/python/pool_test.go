@@ -127,7 +127,7 @@ func newStep(t testing.TB, id string, config map[string]any) (*worker.Step, *rec
 }
 
 // values returns what a driver has returned beside tables.
-func values(t *testing.T, step *worker.Step) map[string]any {
+func values(t testing.TB, step *worker.Step) map[string]any {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(step.ArtifactsDir, resultValues))
 	if err != nil {
