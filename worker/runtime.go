@@ -40,6 +40,7 @@ type RuntimeOptions struct {
 	Dir      string // the run's folder, an absolute path; the runtime makes directories of its own in it
 	CacheDir string // for what other runs may use again; it may be missing
 	Program  string // the interpreter, a path or a name; empty means the usual one
+	Session  string // the run's id
 
 	Redactor *secrets.Redactor        // knows what must not be said
 	Env      func() map[string]string // the variables of the run, as they are now: a copy
@@ -134,7 +135,7 @@ func (w *ProxyWorker) addRuntime(d *declared, p *rpc.Handshake, name string, dri
 		return &rpc.Error{Code: rpc.CodeMissingRuntime, Message: fmt.Sprintf("driver %q is in %s, which takes a machine: this sandbox is only in memory", drivers[0].Name, name)}
 	}
 	rt, err := make(RuntimeOptions{
-		Dir: w.opts.Dir, CacheDir: cmp.Or(p.CacheDir, w.path("cache")), Program: p.Python, Redactor: w.known.redact,
+		Dir: w.opts.Dir, CacheDir: cmp.Or(p.CacheDir, w.path("cache")), Program: p.Python, Session: p.SessionID, Redactor: w.known.redact,
 		Env: func() map[string]string {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -403,14 +403,14 @@ func TestPoolStop(t *testing.T) {
 				t.Error("the child is kept")
 			}
 			if how == "child" {
-				gone(t, int(<-r.seen["child"]))
+				processGone(t, int(<-r.seen["child"]))
 			}
 		})
 	}
 }
 
-// gone waits for the end of a process, of which another is the parent.
-func gone(t *testing.T, pid int) {
+// processGone waits for the end of a process, of which another is the parent.
+func processGone(t *testing.T, pid int) {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || strings.Contains(string(b), ") Z ") {

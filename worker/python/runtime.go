@@ -91,17 +91,17 @@ func (r *pythonRuntime) Load(ctx context.Context, drivers []rpc.DeclaredDriver) 
 
 // Driver implements [worker.Runtime].
 func (r *pythonRuntime) Driver(name string) worker.Driver {
-	return &driver{r, r.declared[name], r.classes[name]}
+	return &declaredDriver{r, r.declared[name], r.classes[name]}
 }
 
-type driver struct {
+type declaredDriver struct {
 	r        *pythonRuntime
 	declared rpc.DeclaredDriver
 	class    driverClass
 }
 
 // Run implements [worker.Driver].
-func (d *driver) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
+func (d *declaredDriver) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	d.r.mu.Lock()
 	pool := d.r.pool
 	d.r.mu.Unlock()
@@ -117,7 +117,7 @@ func (d *driver) Run(ctx context.Context, step *worker.Step) (*worker.Result, er
 
 // localize returns a step whose config has the paths of this machine, as far as
 // it is declared which fields are paths. A driver in Go asks the step for them.
-func (d *driver) localize(step *worker.Step) (*worker.Step, error) {
+func (d *declaredDriver) localize(step *worker.Step) (*worker.Step, error) {
 	out := *step
 	if len(d.declared.InputFiles)+len(d.declared.OutputFiles) > 0 {
 		config, ok := cloneJSON(step.Config).(map[string]any)
@@ -297,7 +297,8 @@ func (r *pythonRuntime) use(ctx context.Context, python string) error {
 		}
 	}
 	r.pool = newPool(poolOptions{
-		dir: filepath.Join(r.opts.Dir, runtimeDir, "pool"), interpreter: interpreter{path: python}, printed: r.opts.Print,
+		dir: filepath.Join(r.opts.Dir, runtimeDir, "pool"), interpreter: interpreter{path: python},
+		session: r.opts.Session, redact: r.opts.Redactor, printed: r.opts.Print,
 	})
 	return nil
 }
