@@ -45,6 +45,7 @@ type poolOptions struct {
 	interpreter interpreter
 	session     string            // what drivers get as ctx.session_id; may be empty
 	redact      *secrets.Redactor // for what is printed; nil: nothing is redacted
+	inArtifacts bool              // drivers work in the step's artifacts directory, so that what they write by a relative name comes home; else in its base path
 
 	// printed gets each line that a step has printed, without its end. stream is
 	// "stdout" or "stderr"; stepID is empty for what comes between two steps, as
@@ -183,6 +184,10 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 	}
 	if req.ArtifactsDir, err = filepath.Abs(step.ArtifactsDir); err != nil {
 		return nil, err
+	}
+	req.Cwd = req.BasePath
+	if p.opts.inArtifacts {
+		req.Cwd = req.ArtifactsDir
 	}
 	if req.Output, err = filepath.Abs(req.Output); err != nil {
 		return nil, err
