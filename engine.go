@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -399,6 +400,13 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 	again := &PreparedRun{CfgIndex: make(map[string]map[string]any), ResolvedConnections: make(map[string]ConnectionRef),
 		Package: Package{Connections: make(map[string]ConnectionRef)}}
+	var err error
+	if again.PythonDrivers, err = e.cfg.pythonDrivers(p.Plan); err != nil {
+		return &ManifestError{Reason: err.Error()}
+	}
+	if !sameJSON(again.PythonDrivers, append([]PythonDriver{}, p.PythonDrivers...)) {
+		return fmt.Errorf("remote: execute: %w: the run has other drivers in Python than its manifest and this adapter's Config declare; prepare it again", ErrInvalid)
+	}
 	for _, s := range p.Plan.Steps {
 		s.Config = p.CfgIndex[s.cfgPath()]
 		if err := e.prepareStep(again, s, ec); err != nil {
@@ -411,6 +419,14 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 		}
 	}
 	return nil
+}
+
+// sameJSON reports whether two values that JSON has come from or goes to are
+// the same there.
+func sameJSON(a, b any) bool {
+	x, errA := json.Marshal(a)
+	y, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(x, y)
 }
 
 // refuses returns why the adapter would not take a run now; nil when it would.

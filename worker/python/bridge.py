@@ -189,7 +189,7 @@ class Sources:
         self.sources = []
 
     def enter(self, request):
-        os.chdir(request["base_path"])
+        os.chdir(request["cwd"])
         environ = dict(self.environ)
         environ.update(request["env"])
         for name in set(os.environ) - set(environ):
@@ -564,7 +564,7 @@ def only_driver(told, seen):
     if told is None or id(told) in seen:
         return
     seen.add(id(told))
-    told.stack[:] = [f for f in told.stack if f.filename != __file__ and not f.filename.startswith("<frozen importlib")]
+    told.stack[:] = [f for f in told.stack if f.filename not in (__file__, importlib.__file__) and not f.filename.startswith("<frozen importlib")]
     only_driver(told.__cause__, seen)
     only_driver(told.__context__, seen)
     for e in getattr(told, "exceptions", None) or ():

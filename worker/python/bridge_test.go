@@ -1,3 +1,5 @@
+//go:build unix
+
 package python
 
 import (
@@ -5,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -48,9 +49,6 @@ func pythons(t *testing.T) map[string]string {
 // TestBridge runs the bridge's own tests, and a few steps, with every Python
 // there is. Those without pandas run what needs none.
 func TestBridge(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("drivers in Python do not run on Windows")
-	}
 	for version, path := range pythons(t) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
@@ -77,9 +75,6 @@ func TestBridge(t *testing.T) {
 
 // TestBridgeRefuses has Pythons that are too old, and one without pandas.
 func TestBridgeRefuses(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("drivers in Python do not run on Windows")
-	}
 	df := numbers(t, nil, 1, 1)
 	defer df.Release()
 	home, _ := os.UserHomeDir()

@@ -37,6 +37,10 @@ type driverClass struct {
 	module  string   // dotted
 	class   string   // within the module
 	sources []string // absolute directories, put in front of sys.path in their order
+
+	// inArtifacts has it work in the step's artifacts directory, so that what it
+	// writes by a relative name comes home; else it is in the step's base path.
+	inArtifacts bool
 }
 
 // poolOptions configure a [pool].
@@ -44,6 +48,7 @@ type poolOptions struct {
 	dir         string // for the bridge and hand-over files; the pool makes and removes it
 	interpreter interpreter
 	session     string            // what drivers get as ctx.session_id; may be empty
+	inArtifacts bool              // all drivers are, see driverClass
 	redact      *secrets.Redactor // for what is printed; nil: nothing is redacted
 
 	// printed gets each line that a step has printed, without its end. stream is
@@ -183,6 +188,10 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 	}
 	if req.ArtifactsDir, err = filepath.Abs(step.ArtifactsDir); err != nil {
 		return nil, err
+	}
+	req.Cwd = req.BasePath
+	if d.inArtifacts || p.opts.inArtifacts {
+		req.Cwd = req.ArtifactsDir
 	}
 	if req.Output, err = filepath.Abs(req.Output); err != nil {
 		return nil, err

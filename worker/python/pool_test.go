@@ -1,3 +1,5 @@
+//go:build unix
+
 package python
 
 import (
@@ -12,10 +14,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/osiris-pipelines/remote/secrets"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -409,19 +411,6 @@ func TestPoolStop(t *testing.T) {
 	}
 }
 
-// processGone waits for the end of a process, of which another is the parent.
-func processGone(t *testing.T, pid int) {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(b), ") Z ") {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d still runs", pid)
-		}
-	}
-}
-
 func TestPoolClose(t *testing.T) {
 	t.Parallel()
 	p := newTestPool(t)
@@ -441,6 +430,33 @@ func TestPoolClose(t *testing.T) {
 	}
 	if _, err := p.run(context.Background(), driver("steps", "See"), step); !errors.Is(err, errPoolClosed) {
 		t.Errorf("error %v, want %v", err, errPoolClosed)
+	}
+}
+
+func TestPoolInArtifacts(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t, func(o *poolOptions) { o.inArtifacts = true })
+	step, _ := newStep(t, "a", nil)
+	mustRun(t, p, driver("steps", "See"), step)
+	want, _ := filepath.EvalSymlinks(step.ArtifactsDir)
+	if got := values(t, step)["cwd"]; got != want {
+		t.Errorf("works in %v, want %s", got, want)
+	}
+}
+
+// TestPoolRedacts has a secret that stands where a long line is cut.
+func TestPoolRedacts(t *testing.T) {
+	t.Parallel()
+	const secret = "zzzz-not-for-you"
+	p := newTestPool(t, func(o *poolOptions) {
+		o.redact = secrets.NewRedactor()
+		o.redact.Add(secret)
+	})
+	step, _ := newStep(t, "a", map[string]any{"before": maxPrintLine - 5, "secret": secret})
+	_, err := p.run(t.Context(), driver("steps", "Tell"), step)
+	all := fmt.Sprint(p.lines, err)
+	if strings.Contains(all, "not-for") || strings.Contains(all, "for-you") || len(p.printed("a", "stdout")) != 2 {
+		t.Errorf("%d lines, %.100q ...", len(p.lines), all)
 	}
 }
 

@@ -39,6 +39,7 @@ type stepRequest struct {
 	Output       string              `json:"output"` // what the names of output files begin with
 	BasePath     string              `json:"base_path"`
 	ArtifactsDir string              `json:"artifacts_dir"`
+	Cwd          string              `json:"cwd"`
 	Env          map[string]string   `json:"env"`
 }
 

@@ -64,7 +64,7 @@ const environmentsDir = "environments"
 // Load implements [worker.Runtime].
 func (r *pythonRuntime) Load(ctx context.Context, drivers []rpc.DeclaredDriver) (string, error) {
 	for _, d := range drivers {
-		class := driverClass{name: d.Name, module: d.Module, class: d.Class}
+		class := driverClass{name: d.Name, module: d.Module, class: d.Class, inArtifacts: d.Mode == string(worker.Write)}
 		for _, source := range d.Sources {
 			if strings.HasSuffix(source, ".zip") {
 				name := strings.TrimSuffix(filepath.Base(source), ".zip")

@@ -112,16 +112,16 @@ class Modules(unittest.TestCase):
             try:
                 sources = bridge.Sources()
                 cwd = os.getcwd()
-                sources.enter({"base_path": cwd, "env": {}, "sources": [source]})
+                sources.enter({"cwd": cwd, "env": {}, "sources": [source]})
                 import bridge_test_installed
                 import bridge_test_own
 
-                sources.enter({"base_path": cwd, "env": {"BRIDGE_TEST": "1"}, "sources": []})
+                sources.enter({"cwd": cwd, "env": {"BRIDGE_TEST": "1"}, "sources": []})
                 self.assertNotIn("bridge_test_own", sys.modules)
                 self.assertIn("bridge_test_installed", sys.modules)
                 self.assertNotIn(source, sys.path)
                 self.assertEqual(os.environ["BRIDGE_TEST"], "1")
-                sources.enter({"base_path": cwd, "env": {}, "sources": []})
+                sources.enter({"cwd": cwd, "env": {}, "sources": []})
                 self.assertNotIn("BRIDGE_TEST", os.environ)
             finally:
                 sys.path[:] = path

@@ -71,6 +71,15 @@ class Print:
         return {"n": config["n"], "bytes": os.write(1, b"z" * config["n"])}
 
 
+class Tell:
+    """Prints a secret, and dies of it."""
+
+    def run(self, *, step_id, config, inputs=None, ctx=None):
+        print("x" * config["before"] + config["secret"], "end")
+        print(config["secret"], file=sys.stderr)
+        os._exit(1)
+
+
 class Close:
     """Takes its own streams away."""
 
@@ -139,7 +148,7 @@ class Wait:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             ctx.log_metric("pid", os.getpid())
-            while True:
+            while config["how"] != "once":
                 time.sleep(0.01)
         except KeyboardInterrupt:
             ctx.log_event("cleaned_up")
