@@ -115,7 +115,7 @@ func (e *engine) wheelhouse(key string) (*wheelhouse, error) {
 	if !e.ships || dir == "off" {
 		return nil, nil
 	}
-	if !isSHA256(key) {
+	if !wheelSetKey.MatchString(key) {
 		return nil, &protocolError{fmt.Errorf("the key of the packages is %.80q", key)}
 	}
 	if dir == "" {
@@ -146,6 +146,8 @@ const (
 	maxWheels     = 2_000
 	maxWheelBytes = 16 << 30
 )
+
+var wheelSetKey = regexp.MustCompile(`^[0-9a-f]{16,64}$`)
 
 var wheelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}$`)
 

@@ -259,15 +259,20 @@ func TestInstallDependencies(t *testing.T) {
 			t.Error(diff)
 		}
 		if _, logErr := os.Stat(filepath.Join(files.ArtifactsDir, "_system", "pip_install.log")); logErr != nil {
-			t.Error(logErr)
+			t.Errorf("%v; %+v; %+v", logErr, files.Artifacts, files.Skipped)
 		}
 		return ec, err
 	}
-	off := map[string]string{"PIP_NO_INDEX": "1", "UV_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9/", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/"}
-	if _, err := run("closed", off); err == nil {
-		t.Error("packages came from an index that is switched off")
+	off := indexVariables()
+	off["PIP_NO_INDEX"], off["UV_NO_INDEX"], off["UV_OFFLINE"] = "1", "1", "1"
+	ec, err := run("closed", off)
+	if err == nil || !strings.Contains(err.Error(), "install dependencies") {
+		t.Errorf("with the index switched off: %v", err)
 	}
-	ec, err := run("first", indexVariables())
+	if b, err := os.ReadFile(filepath.Join(ec.LogsDir, "artifacts", "_system", "pip_install.log")); !strings.Contains(string(b), "$ ") {
+		t.Errorf("the log of a failed installation: %v, %q", err, b)
+	}
+	ec, err = run("first", indexVariables())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -189,7 +189,7 @@ type CheckDeps struct {
 type CheckDepsResult struct {
 	Version  string   `json:"version"`  // of the runtime, as "3.11.7"
 	Platform string   `json:"platform"` // what built packages have to fit
-	Key      string   `json:"key"`      // names the packages for this platform: 64 hex digits
+	Key      string   `json:"key"`      // names the packages for this platform: 16 to 64 hex digits
 	Required []string `json:"required"` // sorted; each is either present or missing
 	Present  []string `json:"present"`  // sorted
 	Missing  []string `json:"missing"`  // sorted; when empty, steps may be executed
