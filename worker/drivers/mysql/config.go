@@ -132,6 +132,9 @@ func (f *fields) oneOf(otherwise string, allowed []string, keys ...string) strin
 	if v == nil {
 		return otherwise
 	}
+	if b, ok := v.(bool); ok {
+		v = strconv.FormatBool(b)
+	}
 	s, ok := v.(string)
 	if s = strings.ToLower(strings.TrimSpace(s)); !ok || !slices.Contains(allowed, s) {
 		f.fail(key, "one of "+strings.Join(allowed, ", "))
@@ -144,6 +147,7 @@ func (f *fields) oneOf(otherwise string, allowed []string, keys ...string) strin
 type extractConfig struct {
 	query       string
 	batchRows   int
+	batchBytes  int
 	coerceFloat bool
 	strictDates bool
 }

@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -17,12 +18,14 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 )
 
-// batchBytes ends a batch before it has batch_size rows.
-const batchBytes = 64 << 20
+// maxBatchBytes ends a batch before it has batch_size rows.
+const maxBatchBytes = 64 << 20
 
 // Extractor is the driver mysql.extractor. The package comment has its config
 // and semantics.
-type Extractor struct{}
+type Extractor struct {
+	batchBytes int // for tests; zero means maxBatchBytes
+}
 
 // Hosts returns the server of the connection.
 func (*Extractor) Hosts(config map[string]any) ([]string, error) { return hosts(config) }
@@ -37,11 +40,12 @@ func (*Extractor) Hosts(config map[string]any) ([]string, error) { return hosts(
 //     query failed" or "MySQL execution failed"; a [*mysql.MySQLError] has the
 //     server's code.
 //   - Source: osiris/drivers/mysql_extractor_driver.py.
-func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
+func (e *Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	cfg, err := decodeExtract(step)
 	if err != nil {
 		return nil, err
 	}
+	cfg.batchBytes = cmp.Or(e.batchBytes, maxBatchBytes)
 	s, err := connect(ctx, step, map[string]string{
 		"time_zone":  "'+00:00'", // TIMESTAMP is shown in the session's
 		"autocommit": "0",        // as in the original: what a query changes is not kept
@@ -201,7 +205,7 @@ func (r *reader) Next() bool {
 func (r *reader) fill() (rows int, err error) {
 	r.builder.Reserve(min(r.cfg.batchRows, 1<<16))
 	fields := r.builder.Fields()
-	for size := 0; rows < r.cfg.batchRows && size < batchBytes; rows++ {
+	for size := 0; rows < r.cfg.batchRows && size < r.cfg.batchBytes; rows++ {
 		if err := r.rows.Next(r.values); err != nil {
 			return rows, err
 		}

@@ -3,11 +3,15 @@ package mysql_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,6 +39,9 @@ func TestExtractErrors(t *testing.T) {
 	db := servers.MariaDB(t).Database(t)
 	db.Exec(t, "CREATE TABLE t (n INT)")
 	query := map[string]any{"query": "SELECT 1"}
+	tlsServer := httptest.NewTLSServer(nil)
+	tlsServer.Close()
+	stranger := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tlsServer.Certificate().Raw}))
 	for _, c := range []struct {
 		name               string
 		config, connection map[string]any
@@ -51,7 +58,9 @@ func TestExtractErrors(t *testing.T) {
 		{"bad tls", query, with(db.Connection, "tls", "maybe"), `connection field "tls": want one of`},
 		{"no such certificate", query, with(db.Connection, "ssl_ca", "/no/such/file"), `connection field "ssl_ca"`},
 		{"no certificate", query, with(db.Connection, "ssl_ca", "-----BEGIN NOTHING-----"), `connection field "ssl_ca": there is no certificate in it`},
-		{"no encryption", query, with(db.Connection, "ssl_mode", "REQUIRED"), "MySQL connection failed for step s: "},
+		{"unknown authority", query, with(db.Connection, "ssl_mode", "VERIFY_IDENTITY"), "MySQL connection failed for step s: tls: failed to verify"},
+		{"another authority", query, with(db.Connection, "ssl_ca", stranger, "ssl_mode", "verify_ca"), "MySQL connection failed for step s: x509"},
+		{"key without certificate", query, with(db.Connection, "ssl_key", "x"), `connection field "ssl_cert" is missing`},
 		{"wrong password", query, with(db.Connection, "password", "hunter2-not-it"), "MySQL connection failed for step s: Error 1045"},
 		{"no such database", query, with(db.Connection, "database", "nowhere"), "MySQL connection failed for step s: Error 1049"},
 		{"syntax", map[string]any{"query": "SELEKT 1"}, db.Connection, "MySQL query failed: Error 1064"},
@@ -125,6 +134,50 @@ func TestExtractConnection(t *testing.T) {
 	}
 }
 
+// TestExtractEncryption has the ways to ask for encryption, and not to.
+func TestExtractEncryption(t *testing.T) {
+	server := servers.MariaDB(t)
+	db := server.Database(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(server.CA), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	named := with(db.Connection, "host", "localhost")
+	for _, c := range []struct {
+		connection map[string]any
+		encrypted  bool
+	}{
+		{db.Connection, true}, // where the server can
+		{with(db.Connection, "tls", "preferred"), true},
+		{with(db.Connection, "tls", "skip-verify"), true},
+		{with(db.Connection, "ssl", true), true},
+		{with(db.Connection, "ssl", false), false},
+		{with(db.Connection, "tls", false), false},
+		{with(db.Connection, "ssl_disabled", true), false},
+		{with(db.Connection, "ssl_mode", "DISABLED"), false},
+		{with(db.Connection, "sslmode", "required"), true},
+		{with(db.Connection, "ssl_ca", server.CA), true},
+		{with(db.Connection, "ssl_ca", "ca.pem"), true},
+		{with(named, "ssl_ca", "ca.pem", "ssl_mode", "VERIFY_IDENTITY"), true},
+		{with(named, "ssl", map[string]any{"ca": server.CA}), true},
+		{with(named, "ssl", map[string]any{"ca": server.CA, "check_hostname": false}), true},
+		{with(db.Connection, "ssl_ca", server.CA, "ssl_verify_identity", false), true},
+		{with(db.Connection, "ssl_ca", server.CA, "ssl_mode", "VERIFY_CA"), true},
+	} {
+		step, _ := newStep(map[string]any{"query": "SHOW STATUS LIKE 'Ssl_cipher'"}, c.connection)
+		step.BasePath = dir
+		f, err := run(context.Background(), step)
+		if err != nil {
+			t.Errorf("%v: %v", c.connection, err)
+			continue
+		}
+		if cipher := render(f)[0][1]; (cipher != "") != c.encrypted {
+			t.Errorf("%v: the cipher is %q", c.connection, cipher)
+		}
+		f.Release()
+	}
+}
+
 // TestExtractDeafServer has a server that takes connections and says nothing.
 func TestExtractDeafServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -149,10 +202,10 @@ func TestExtractBatches(t *testing.T) {
 		{"SELECT seq FROM seq_1_to_10", 4, []int64{4, 4, 2}},
 		{"SELECT seq FROM seq_1_to_8", 4, []int64{4, 4}},
 		{"SELECT seq FROM seq_1_to_8 WHERE seq > 8", 4, nil},
-		{"SELECT REPEAT('x', 8388608) FROM seq_1_to_9", 100, []int64{8, 1}}, // 64 MiB are full
+		{"SELECT REPEAT('x', 12000) FROM seq_1_to_12", 100, []int64{9, 3}}, // 100 KiB are full
 	} {
 		step, s := newStep(map[string]any{"query": c.query, "batch_size": c.size}, db.Connection)
-		res, err := new(mysql.Extractor).Run(context.Background(), step)
+		res, err := mysql.SmallBatches(100<<10).Run(context.Background(), step)
 		if err != nil {
 			t.Fatal(err)
 		}

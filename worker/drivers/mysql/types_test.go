@@ -78,45 +78,74 @@ func typeCases() []typeCase {
 	}
 }
 
+// typesTable makes the table "types": a column c0, c1, ... for each case, and the
+// values of the cases in rows, as far as they go. Row 0 is all NULL.
+func typesTable(tb testing.TB, db *dbtest.Database, cases []typeCase) (rows int) {
+	tb.Helper()
+	ddl, inserts := "CREATE TABLE types (id INT NOT NULL PRIMARY KEY", []string{"INSERT INTO types (id) VALUES (0)"}
+	for i, c := range cases {
+		ddl += fmt.Sprintf(", c%d %s", i, c.sql)
+		rows = max(rows, len(c.values)+1)
+	}
+	for k := range rows - 1 {
+		values := fmt.Sprint(k + 1)
+		for _, c := range cases {
+			if k < len(c.values) {
+				values += ", " + c.values[k][0]
+			} else {
+				values += ", NULL"
+			}
+		}
+		inserts = append(inserts, "INSERT INTO types VALUES ("+values+")")
+	}
+	db.Exec(tb, ddl+")")
+	db.Exec(tb, inserts...)
+	return rows
+}
+
 // TestTypes extracts every type and writes it back to a table like the first.
 func TestTypes(t *testing.T) {
 	db := servers.MariaDB(t).Database(t)
-	for i, c := range typeCases() {
-		t.Run(c.sql, func(t *testing.T) {
-			name := fmt.Sprintf("t%d", i)
-			db.Exec(t, fmt.Sprintf("CREATE TABLE %s (id INT NOT NULL PRIMARY KEY, v %s)", name, c.sql))
-			want := [][]string{{"0", "<nil>"}}
-			db.Exec(t, fmt.Sprintf("INSERT INTO %s VALUES (0, NULL)", name))
-			for k, v := range c.values {
-				want = append(want, []string{fmt.Sprint(k + 1), v[1]})
-				db.Exec(t, fmt.Sprintf("INSERT INTO %s VALUES (%d, %s)", name, k+1, v[0]))
-			}
-			f := extract(t, db, "SELECT * FROM "+name+" ORDER BY id")
-			if got := f.Schema().Field(1).Type.String(); got != c.arrow {
-				t.Errorf("type %s, want %s", got, c.arrow)
-			}
-			if diff := cmp.Diff(want, render(f)); diff != "" {
-				t.Errorf("extracted (-want +got):\n%s", diff)
-			}
+	cases := typeCases()
+	rows := typesTable(t, db, cases)
+	f := extract(t, db, "SELECT * FROM types ORDER BY id")
+	got := render(f)
+	for i, c := range cases {
+		if typ := f.Schema().Field(i + 1).Type.String(); typ != c.arrow {
+			t.Errorf("%s has the type %s, want %s", c.sql, typ, c.arrow)
+		}
+		want, column := []string{"<nil>"}, []string{}
+		for _, v := range c.values {
+			want = append(want, v[1])
+		}
+		for len(want) < rows {
+			want = append(want, "<nil>")
+		}
+		for _, row := range got {
+			column = append(column, row[i+1])
+		}
+		if diff := cmp.Diff(want, column); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.sql, diff)
+		}
+	}
 
-			db.Exec(t, fmt.Sprintf("CREATE TABLE copy_%s LIKE %[1]s", name))
-			s, err := write(context.Background(), db, f, map[string]any{"table": "copy_" + name})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := s.metrics["rows_written rows"]; n != float64(len(want)) {
-				t.Errorf("rows_written is %v, want %d", n, len(want))
-			}
-			if len(s.events) > 0 {
-				t.Errorf("events %v", s.events)
-			}
-			if sum(t, db, name) != sum(t, db, "copy_"+name) {
-				t.Errorf("the copy is another: %v", render(extract(t, db, "SELECT * FROM copy_"+name+" ORDER BY id")))
-			}
-		})
+	db.Exec(t, "CREATE TABLE copy LIKE types")
+	s, err := write(context.Background(), db, f, map[string]any{"table": "copy"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.metrics["rows_written rows"]; n != float64(rows) {
+		t.Errorf("rows_written is %v, want %d", n, rows)
+	}
+	if len(s.events) > 0 {
+		t.Errorf("events %v", s.events)
+	}
+	if sum(t, db, "types") != sum(t, db, "copy") {
+		t.Errorf("the copy is another (-first +copy):\n%s", cmp.Diff(got, render(extract(t, db, "SELECT * FROM copy ORDER BY id"))))
 	}
 }
 
+// sum is of all that is in a table.
 func sum(tb testing.TB, db *dbtest.Database, table string) (n int64) {
 	tb.Helper()
 	var name string
