@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -143,6 +144,11 @@ func (f *fields) oneOf(otherwise string, allowed []string, keys ...string) strin
 	return s
 }
 
+// stepError begins as the original's errors of a config do.
+func stepError(step *worker.Step, message string) error {
+	return errors.New("Step " + step.ID + ": " + message)
+}
+
 // extractConfig is the extractor's config, decoded.
 type extractConfig struct {
 	query       string
@@ -166,7 +172,7 @@ func decodeExtract(step *worker.Step) (*extractConfig, error) {
 		return nil, f.err
 	}
 	if cfg.query == "" {
-		return nil, fmt.Errorf("Step %s: 'query' is required in config", step.ID) //nolint:staticcheck // the original's words
+		return nil, stepError(step, "'query' is required in config")
 	}
 	return cfg, nil
 }
@@ -216,9 +222,9 @@ func decodeWrite(step *worker.Step) (*writeConfig, error) {
 	case f.err != nil:
 		return nil, f.err
 	case cfg.table == "":
-		return nil, fmt.Errorf("Step %s: 'table' is required in config", step.ID) //nolint:staticcheck // as for the extractor
+		return nil, stepError(step, "'table' is required in config")
 	case cfg.mode == modeUpsert && len(cfg.keys) == 0:
-		return nil, fmt.Errorf("Step %s: 'primary_key' or 'upsert_keys' is required when the mode is 'upsert'", step.ID) //nolint:staticcheck // as for the extractor
+		return nil, stepError(step, "'primary_key' or 'upsert_keys' is required when the mode is 'upsert'")
 	}
 	return cfg, nil
 }

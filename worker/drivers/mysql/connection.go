@@ -52,14 +52,14 @@ func clientConfig(step *worker.Step) (*mysql.Config, error) {
 		return nil, err
 	}
 	if len(values) == 0 {
-		return nil, fmt.Errorf("Step %s: 'resolved_connection' is required; name a connection in the step's config", step.ID) //nolint:staticcheck // the original's words
+		return nil, stepError(step, "'resolved_connection' is required; name a connection in the step's config")
 	}
 	f := &fields{what: "connection field", values: values}
 	cfg := mysql.NewConfig()
 	cfg.Net, cfg.Addr = endpoint(f)
 	cfg.DBName = f.text("database", "db")
 	if cfg.DBName == "" {
-		return nil, fmt.Errorf("Step %s: 'database' is required in connection", step.ID) //nolint:staticcheck // the original's words
+		return nil, stepError(step, "'database' is required in connection")
 	}
 	if cfg.User = f.text("user", "username"); cfg.User == "" {
 		cfg.User = "root"
@@ -126,6 +126,7 @@ func encryption(step *worker.Step, f *fields) (config *tls.Config, fallback bool
 		mode = tlsPreferred
 	}
 	ca, cert, key := files.text(prefix+"ca"), files.text(prefix+"cert"), files.text(prefix+"key")
+	private := files.text(prefix + "private_key") // a name that is known for a secret's
 	if ca != "" && mode != tlsVerifyCA {
 		mode = tlsVerify
 		if on, ok := f.flag("ssl_verify_identity"); ok && !on {
@@ -157,14 +158,19 @@ func encryption(step *worker.Step, f *fields) (config *tls.Config, fallback bool
 			return nil, false, fmt.Errorf("connection field %q: there is no certificate in it", prefix+"ca")
 		}
 	}
-	if cert != "" || key != "" {
+	if cert != "" || key != "" || private != "" {
 		certPEM, err := readPEM(step, prefix+"cert", cert)
 		if err != nil {
 			return nil, false, err
 		}
-		keyPEM, err := readPEM(step, prefix+"key", key)
-		if err != nil {
-			return nil, false, err
+		if strings.Contains(key, "-----BEGIN") {
+			return nil, false, fmt.Errorf("connection field %q: want the name of a file; the key itself may stand in %q, which is known for a secret", prefix+"key", prefix+"private_key")
+		}
+		keyPEM := []byte(private)
+		if private == "" {
+			if keyPEM, err = readPEM(step, prefix+"key", key); err != nil {
+				return nil, false, err
+			}
 		}
 		pair, err := tls.X509KeyPair(certPEM, keyPEM)
 		if err != nil {
@@ -199,7 +205,7 @@ func readPEM(step *worker.Step, field, value string) ([]byte, error) {
 	}
 	f, err := step.Open(value)
 	if err != nil {
-		return nil, fmt.Errorf("connection field %q: %w; the text of the file may stand there instead of its name", field, err)
+		return nil, fmt.Errorf("connection field %q: %w; the text of a certificate may stand there instead of its file's name", field, err)
 	}
 	defer f.Close() //nolint:errcheck // only read from
 	pem, err := io.ReadAll(io.LimitReader(f, 1<<20))
@@ -242,7 +248,7 @@ func connect(ctx context.Context, step *worker.Step, settings map[string]string)
 	cfg.Params = settings
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("Step %s: %w", step.ID, err) //nolint:staticcheck // the original's words
+		return nil, stepError(step, err.Error())
 	}
 	s := &session{connector: connector, killed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)

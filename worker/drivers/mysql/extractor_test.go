@@ -60,6 +60,8 @@ func TestExtractErrors(t *testing.T) {
 		{"no certificate", query, with(db.Connection, "ssl_ca", "-----BEGIN NOTHING-----"), `connection field "ssl_ca": there is no certificate in it`},
 		{"unknown authority", query, with(db.Connection, "ssl_mode", "VERIFY_IDENTITY"), "MySQL connection failed for step s: tls: failed to verify"},
 		{"another authority", query, with(db.Connection, "ssl_ca", stranger, "ssl_mode", "verify_ca"), "MySQL connection failed for step s: x509"},
+		{"key in sight", query, with(db.Connection, "ssl_cert", stranger, "ssl_key", "-----BEGIN PRIVATE KEY-----"), `connection field "ssl_key": want the name of a file; the key itself may stand in "ssl_private_key"`},
+		{"no key", query, with(db.Connection, "ssl_cert", stranger, "ssl_private_key", "hunter2"), `connection fields "ssl_cert" and "ssl_key": tls: failed to find any PEM data in key`},
 		{"key without certificate", query, with(db.Connection, "ssl_key", "x"), `connection field "ssl_cert" is missing`},
 		{"wrong password", query, with(db.Connection, "password", "hunter2-not-it"), "MySQL connection failed for step s: Error 1045"},
 		{"no such database", query, with(db.Connection, "database", "nowhere"), "MySQL connection failed for step s: Error 1049"},

@@ -138,7 +138,7 @@ func (w *writing) prepare() error {
 	}
 	if len(t.columns) == 0 {
 		if !w.cfg.create {
-			return fmt.Errorf("Table %s does not exist and create_if_missing is false", w.cfg.table) //nolint:staticcheck // the original's words
+			return errors.New("Table " + w.cfg.table + " does not exist and create_if_missing is false")
 		}
 		if err := t.create(w.session, w.cfg, schema); err != nil {
 			return err
