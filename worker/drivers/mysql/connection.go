@@ -319,7 +319,9 @@ func (s *session) abandon() {
 
 // close closes a session that has nothing left to do.
 func (s *session) close() {
-	if !s.unwatch() {
+	// Where the context is done kill is about to run, and must: what was asked
+	// may have failed for no other reason.
+	if s.ctx.Err() != nil || !s.unwatch() {
 		<-s.killed
 	}
 	s.conn.Close() //nolint:errcheck // what was asked has been answered

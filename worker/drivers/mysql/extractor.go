@@ -55,7 +55,7 @@ func (e *Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result,
 	}
 	rows, err := s.query(cfg.query)
 	if err != nil {
-		s.abandon()
+		s.close()
 		return nil, failed(err)
 	}
 	r, err := newReader(step, s, rows, cfg)
@@ -186,7 +186,12 @@ func (r *reader) Next() bool {
 	rows, err := r.fill()
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = failed(r.session.explain(err))
-		r.finish((*session).abandon)
+		var server *mysql.MySQLError
+		if errors.As(err, &server) {
+			r.finish((*session).close) // the server has ended the query
+		} else {
+			r.finish((*session).abandon)
+		}
 		return false
 	}
 	r.count += int64(rows)

@@ -367,6 +367,56 @@ func TestExtractRelease(t *testing.T) {
 	}
 }
 
+// TestExtractLost has a connection that ends while rows are read.
+func TestExtractLost(t *testing.T) {
+	db := servers.MariaDB(t).Database(t)
+	step, s := newStep(map[string]any{"query": "SELECT 'is_lost', REPEAT('x', 1000) FROM seq_1_to_100000000", "batch_size": 10}, db.Connection)
+	res, err := new(mysql.Extractor).Run(context.Background(), step)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := res.Outputs[worker.DefaultOutput]
+	defer r.Release()
+	if !r.Next() {
+		t.Fatal(r.Err())
+	}
+	var id int64
+	if err := db.QueryRow("SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE '%is_lost%' AND ID <> CONNECTION_ID()").Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, fmt.Sprintf("KILL %d", id))
+	for r.Next() {
+	}
+	if err := r.Err(); err == nil || !strings.HasPrefix(err.Error(), "MySQL execution failed: ") && !strings.HasPrefix(err.Error(), "MySQL query failed: ") {
+		t.Errorf("error %v", err)
+	}
+	if len(s.metrics) > 0 {
+		t.Errorf("metrics %v", s.metrics)
+	}
+}
+
+// TestExtractCompiled has a config as the original's compiler makes it, with the
+// component's defaults.
+func TestExtractCompiled(t *testing.T) {
+	db := servers.Movies(t)
+	dec := json.NewDecoder(strings.NewReader(`{"batch_size":10000,"component":"mysql.extractor","connection":"@mysql.db_movies","echo":false,"host":"localhost",
+		"mode":"extract","offset":0,"pool_recycle":3600,"pool_size":5,"port":3306,"query":"SELECT * FROM movies","schema":null}`))
+	dec.UseNumber()
+	var config map[string]any
+	if err := dec.Decode(&config); err != nil {
+		t.Fatal(err)
+	}
+	step, s := newStep(config, db.Connection)
+	f, err := run(context.Background(), step)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Release()
+	if diff := cmp.Diff(map[string]float64{"rows_read rows": 5}, s.metrics); diff != "" || f.Rows() != 5 {
+		t.Errorf("%d rows, metrics (-want +got):\n%s", f.Rows(), diff)
+	}
+}
+
 func TestExtractZeroDates(t *testing.T) {
 	db := servers.MariaDB(t).Database(t)
 	db.Exec(t, `SET sql_mode = 'ALLOW_INVALID_DATES'; CREATE TABLE z (id INT, d DATE, dt DATETIME(3), ts TIMESTAMP);

@@ -352,6 +352,27 @@ func TestWriteCancel(t *testing.T) {
 	}
 }
 
+// TestWriteCancelCreate cancels a write to a table that it has created.
+func TestWriteCancelCreate(t *testing.T) {
+	db := servers.MariaDB(t).Database(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	f := extract(t, db, "SELECT seq AS id, REPEAT('x', 100) AS name FROM seq_1_to_100000")
+	done := make(chan error, 1)
+	go func() {
+		_, err := write(ctx, db, f, map[string]any{"table": "made_late", "create_table": true, "batch_size": 100})
+		done <- err
+	}()
+	await(t, "rows are written", func() bool { return running(t, db, "INSERT INTO `made_late`") == 1 })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+	if rows := render(extract(t, db, "SHOW TABLES")); len(rows) > 0 {
+		t.Errorf("tables %v, want none", rows)
+	}
+}
+
 func TestWriteInputs(t *testing.T) {
 	db := servers.MariaDB(t).Database(t)
 	db.Exec(t, "CREATE TABLE p (id INT PRIMARY KEY, name VARCHAR(20) NOT NULL DEFAULT 'nobody', CONSTRAINT c CHECK (id > 0))")
