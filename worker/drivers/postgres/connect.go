@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -243,7 +242,6 @@ func (s *session) explain(ctx context.Context, doing string, err error) error {
 		if errors.As(err, &connect) {
 			text += fmt.Sprintf(" (user %q, database %q)", connect.Config.User, connect.Config.Database)
 		}
-	case errors.As(err, new(*net.OpError)) && connect == nil:
 	}
 	return &Error{text: s.redact.String(doing + ": " + text), err: err}
 }

@@ -54,16 +54,6 @@ const (
 
 // Register adds both drivers to r. It panics when one of the names is taken.
 func Register(r *worker.Registry) {
-	for _, e := range Drivers() {
-		r.Register(e.Name, e.Mode, e.New)
-	}
-}
-
-// Drivers returns the entries of both drivers.
-func Drivers() []worker.Registration {
-	secrets := []string{"/resolved_connection/password", "/resolved_connection/dsn", "/resolved_connection/pg_dsn"}
-	return []worker.Registration{
-		{Name: ExtractorName, Mode: worker.Extract, New: func() worker.Driver { return &Extractor{} }, Secrets: secrets},
-		{Name: WriterName, Mode: worker.Write, New: func() worker.Driver { return &Writer{} }, Secrets: secrets},
-	}
+	r.Register(ExtractorName, worker.Extract, func() worker.Driver { return &Extractor{} })
+	r.Register(WriterName, worker.Write, func() worker.Driver { return &Writer{} })
 }
