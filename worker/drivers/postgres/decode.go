@@ -204,11 +204,10 @@ func infinity(positive bool) string {
 	return "-infinity"
 }
 
-// appendText takes a text. A database with the encoding SQL_ASCII may hold any
-// bytes.
+// appendText takes a text, which is UTF-8: the server was asked for it.
 func appendText(out *array.StringBuilder, b []byte) error {
 	if !utf8.Valid(b) {
-		return errors.New("the text is not valid UTF-8, as in a database of the encoding SQL_ASCII; convert it in the query, as with convert_from(convert_to(column, 'SQL_ASCII'), 'LATIN1')")
+		return errors.New("the text is not valid UTF-8")
 	}
 	out.BinaryBuilder.Append(b)
 	return nil

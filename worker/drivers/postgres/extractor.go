@@ -57,13 +57,13 @@ func decodeExtract(step *worker.Step) (*extractConfig, error) {
 	return cfg, nil
 }
 
-// Run starts the query and returns a reader of its rows.
+// Run starts the query, waits for its first row, and returns a reader of all.
 //
 //   - Shapes: output "df", the columns of the query, all nullable.
 //   - Units: batches of batch_size rows; the metric rows_read counts rows.
 //   - Errors: ctx's error; [*Error] for those of the server, whose messages begin
-//     with "PostgreSQL connection failed" or "PostgreSQL query failed". The
-//     server may find them only while rows are read.
+//     with "PostgreSQL connection failed" or "PostgreSQL query failed". Those that
+//     the server finds after the first rows are the reader's.
 func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	cfg, err := decodeExtract(step)
 	if err != nil {
@@ -75,8 +75,9 @@ func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, e
 	}
 	r := &reader{ctx: ctx, step: step, s: s, batch: *cfg.BatchSize, specials: specials{null: *cfg.Special == "null"}}
 	if err := r.start(ctx, cfg.Query); err != nil {
+		err = r.explain(err)
 		r.close()
-		return nil, r.explain(err)
+		return nil, err
 	}
 	r.refs.Store(1)
 	return worker.Output(r), nil
@@ -123,7 +124,7 @@ func (r *reader) start(ctx context.Context, query string) error {
 		r.nulls[i] = b.AppendNull
 		r.decoders[i] = newDecoder(t, b, &r.specials)
 	}
-	r.rows = r.s.conn.ExecPrepared(ctx, statement, nil, nil, formats)
+	r.rows = r.s.conn.ExecStatement(ctx, described, nil, nil, formats) // waits for the first row
 	return nil
 }
 
