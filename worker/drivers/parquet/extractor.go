@@ -18,6 +18,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/apache/arrow/go/v17/parquet"
 	"github.com/apache/arrow/go/v17/parquet/file"
+	"github.com/apache/arrow/go/v17/parquet/metadata"
 	"github.com/apache/arrow/go/v17/parquet/pqarrow"
 
 	"github.com/osiris-pipelines/remote/rpc"
@@ -232,6 +233,9 @@ func (r *reader) open() error {
 	if info.IsDir() {
 		return errors.New("it is a directory; give one Parquet file")
 	}
+	if err := checkMagic(input, info.Size()); err != nil {
+		return err
+	}
 	// Pages go by way of a pool, which may hold some of them back for a while:
 	// the step's allocator has only what is in the batches.
 	pages := parquet.NewReaderProperties(&budget{Allocator: memory.DefaultAllocator})
@@ -249,6 +253,28 @@ func (r *reader) open() error {
 		return err
 	}
 	return r.choose()
+}
+
+// checkMagic tells what is no Parquet file from what is damaged.
+func checkMagic(input io.ReaderAt, size int64) error {
+	var begin, end [4]byte
+	if size >= 12 {
+		if _, err := input.ReadAt(begin[:], 0); err != nil {
+			return err
+		}
+		if _, err := input.ReadAt(end[:], size-4); err != nil {
+			return err
+		}
+	}
+	switch {
+	case string(begin[:]) == "PARE" || string(end[:]) == "PARE":
+		return errors.New("the file is encrypted, which is not supported")
+	case string(begin[:]) != "PAR1":
+		return errors.New("it is no Parquet file")
+	case string(end[:]) != "PAR1":
+		return errors.New("the file is cut off: it has no footer")
+	}
+	return nil
 }
 
 // check compares what the footer says with the file.
@@ -453,6 +479,9 @@ func (r *reader) beginGroup() error {
 	if rows := meta.NumRows(); rows > 0 && meta.TotalByteSize() > 0 {
 		r.batch = max(1, min(r.batch, batchBytes/max(1, meta.TotalByteSize()/rows)))
 	}
+	if err := r.checkEncodings(meta); err != nil {
+		return err
+	}
 	for i := range r.fields {
 		f := &r.fields[i]
 		if err := r.rehearse(f, g); err != nil {
@@ -468,6 +497,28 @@ func (r *reader) beginGroup() error {
 		r.columns = append(r.columns, c)
 	}
 	r.rows = meta.NumRows()
+	return nil
+}
+
+// checkEncodings looks for those that Arrow's reader has trouble with.
+func (r *reader) checkEncodings(meta *metadata.RowGroupMetaData) error {
+	for _, f := range r.fields {
+		for leaf := range f.leaves {
+			c, err := meta.ColumnChunk(leaf)
+			if err != nil {
+				return err
+			}
+			for _, e := range c.Encodings() {
+				switch {
+				case e == parquet.Encodings.DeltaBinaryPacked:
+					// It loses its place in a page that is not read as a whole.
+					r.batch = max(1, meta.NumRows())
+				case e.String() == "BYTE_STREAM_SPLIT":
+					return fmt.Errorf("column %q: the encoding BYTE_STREAM_SPLIT is not supported; write the file anew without it", c.PathInSchema())
+				}
+			}
+		}
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package parquet_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -43,9 +44,11 @@ func (s *sink) Metric(name string, value float64, _ string) {
 // extract reads a file. All memory is seen to be released when the test ends.
 func extract(tb testing.TB, step *worker.Step, path string, config map[string]any) (*worker.DataFrame, error) {
 	tb.Helper()
-	mem := memory.NewCheckedAllocator(memory.DefaultAllocator)
-	tb.Cleanup(func() { mem.AssertSize(tb, 0) })
-	step.Allocator = mem
+	if step.Allocator == nil {
+		mem := memory.NewCheckedAllocator(memory.DefaultAllocator)
+		tb.Cleanup(func() { mem.AssertSize(tb, 0) })
+		step.Allocator = mem
+	}
 	step.Config = map[string]any{"path": path}
 	maps.Copy(step.Config, config)
 	res, err := new(parquet.Extractor).Run(context.Background(), step)
@@ -141,17 +144,19 @@ func values(tb testing.TB, df *worker.DataFrame, column int) []string {
 	return out
 }
 
-// python runs a script of testdata with the tests' Python, and skips without.
-func python(t *testing.T, script string, args ...string) {
+// python runs testdata/exchange.py with the tests' Python, and skips without.
+func python(t *testing.T, out, in string) {
 	t.Helper()
 	program := os.Getenv("OSIRIS_TEST_PYTHON")
 	if program == "" {
 		t.Skip("OSIRIS_TEST_PYTHON names no Python; scripts/test-setup installs one")
 	}
-	if err := exec.Command(program, "-c", "import pandas, pyarrow").Run(); err != nil {
+	output, err := exec.Command(program, filepath.Join("testdata", "exchange.py"), out, in).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 77 {
 		t.Skip("the tests' Python has no pandas and pyarrow; scripts/test-setup installs them")
 	}
-	if out, err := exec.Command(program, append([]string{filepath.Join("testdata", script)}, args...)...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err != nil {
+		t.Fatalf("%v: %s", err, output)
 	}
 }

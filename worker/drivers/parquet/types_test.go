@@ -19,7 +19,7 @@ type typeCase struct {
 	typ    arrow.DataType
 	values string         // as JSON
 	read   arrow.DataType // nil: the same
-	python string         // how pyarrow has it; empty: the same
+	python arrow.DataType // what pyarrow reads; nil: the same
 }
 
 func typeCases() []typeCase {
@@ -83,7 +83,7 @@ func typeCases() []typeCase {
 		{name: "list of structs", typ: list(arrow.StructOf(arrow.Field{Name: "a", Type: f.Boolean, Nullable: true})), values: `[{"a": true}, null], [], null`},
 		{name: "map", typ: arrow.MapOf(text, p.Int64), values: `[{"key": "k", "value": 1}, {"key": "l", "value": null}], [], null`},
 		{name: "dictionary", typ: dict(p.Int32, text), values: `"low", "high", "low", null`},
-		{name: "dictionary int8", typ: dict(p.Int8, text), values: `"low", "high", "low", null`, read: dict(p.Int32, text)},
+		{name: "dictionary int8", typ: dict(p.Int8, text), values: `"low", "high", "low", null`, read: dict(p.Int32, text), python: dict(p.Int8, text)},
 		{name: "dictionary of integers", typ: dict(p.Int32, p.Int64), values: `7, 8, 7, null`, read: p.Int64},
 	}
 }
@@ -118,20 +118,23 @@ func typeTable(t *testing.T, cases []typeCase) *worker.DataFrame {
 	return frameOf(t, schema, first, second)
 }
 
-// TestTypes writes every type, extremes and nulls, and reads it again: here, and
-// in Python.
-func TestTypes(t *testing.T) {
-	cases := typeCases()
-	df := typeTable(t, cases)
-	dir := t.TempDir()
-	for name, config := range map[string]map[string]any{
+func writeConfigs() map[string]map[string]any {
+	return map[string]map[string]any{
 		"default": nil,
 		"zstd":    {"compression": "zstd"},
 		"gzip":    {"compression": "gzip"},
 		"brotli":  {"compression": "brotli"},
 		"none":    {"compression": nil},
 		"groups":  {"row_group_size": 7},
-	} {
+	}
+}
+
+// TestTypes writes every type, extremes and nulls, and reads it again.
+func TestTypes(t *testing.T) {
+	cases := typeCases()
+	df := typeTable(t, cases)
+	dir := t.TempDir()
+	for name, config := range writeConfigs() {
 		t.Run(name, func(t *testing.T) {
 			s, err := write(t, dir, name+".parquet", df, config)
 			if err != nil {
@@ -162,20 +165,6 @@ func TestTypes(t *testing.T) {
 			}
 		})
 	}
-	t.Run("python", func(t *testing.T) {
-		python(t, "read.py", dir)
-		for _, name := range []string{"default", "groups", "zstd", "gzip", "brotli", "none"} {
-			again := readIPC(t, filepath.Join(dir, name+".read"))
-			for i, c := range cases {
-				if diff := cmp.Diff(normal(values(t, df, i)), normal(values(t, again, i))); diff != "" {
-					t.Errorf("%s, %s (-want +got):\n%s", name, c.name, diff)
-				}
-				if want := c.python; want != "" && again.Schema().Field(i).Type.String() != want {
-					t.Errorf("%s, %s: read as %s, want %s", name, c.name, again.Schema().Field(i).Type, want)
-				}
-			}
-		}
-	})
 }
 
 // normal has times in one notation, whatever their units.
@@ -189,14 +178,49 @@ func normal(list []string) []string {
 	return list
 }
 
-// TestPython reads what pyarrow and pandas write.
+// TestPython reads what pyarrow and pandas write, and has them read what is
+// written here.
 func TestPython(t *testing.T) {
-	dir := t.TempDir()
-	python(t, "write.py", dir)
+	dir, ours := t.TempDir(), t.TempDir()
+	cases := typeCases()
+	df := typeTable(t, cases)
+	for name, config := range writeConfigs() {
+		if _, err := write(t, ours, name+".parquet", df, config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	python(t, dir, ours)
+	for name := range writeConfigs() {
+		t.Run("reads "+name, func(t *testing.T) {
+			again := readIPC(t, filepath.Join(ours, name+".read"))
+			for i, c := range cases {
+				if diff := cmp.Diff(normal(values(t, df, i)), normal(values(t, again, i))); diff != "" {
+					t.Errorf("%s (-want +got):\n%s", c.name, diff)
+				}
+				want := c.read
+				if want == nil || c.python != nil {
+					want = c.python
+				}
+				if want == nil {
+					want = c.typ
+				}
+				if have := again.Schema().Field(i).Type; !arrow.TypeEqual(have, want) {
+					t.Errorf("%s: type %s, want %s", c.name, have, want)
+				}
+			}
+		})
+	}
 	for _, name := range []string{"types", "groups", "v1", "v2", "plain", "gzip", "brotli", "delta", "empty", "required", "pandas"} {
 		t.Run(name, func(t *testing.T) {
 			want := readIPC(t, filepath.Join(dir, name+".arrow"))
-			got := mustExtract(t, filepath.Join(dir, name+".parquet"), map[string]any{"batch_size": 999})
+			step := &worker.Step{}
+			if name == "delta" { // Arrow's decoder leaves a buffer to the garbage collector
+				step.Allocator = memory.DefaultAllocator
+			}
+			got, err := extract(t, step, filepath.Join(dir, name+".parquet"), map[string]any{"batch_size": 999})
+			if err != nil {
+				t.Fatal(err)
+			}
 			if got.Rows() != want.Rows() {
 				t.Errorf("%d rows, want %d", got.Rows(), want.Rows())
 			}
@@ -204,6 +228,9 @@ func TestPython(t *testing.T) {
 				have := got.Schema().Field(i)
 				if have.Name != f.Name || have.Nullable != f.Nullable {
 					t.Errorf("field %v, want %v", have, f)
+				}
+				if d, ok := f.Type.(*arrow.DictionaryType); ok { // whose indices are always of 32 bits
+					f.Type = &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: d.ValueType}
 				}
 				if !arrow.TypeEqual(have.Type, f.Type) {
 					t.Errorf("%s: type %s, want %s", f.Name, have.Type, f.Type)
@@ -214,6 +241,11 @@ func TestPython(t *testing.T) {
 			}
 		})
 	}
+	t.Run("split", func(t *testing.T) {
+		if _, err := extract(t, &worker.Step{}, filepath.Join(dir, "split.parquet"), nil); err == nil || !strings.Contains(err.Error(), `column "double": the encoding BYTE_STREAM_SPLIT is not supported`) {
+			t.Errorf("error %v", err)
+		}
+	})
 	t.Run("nothing", func(t *testing.T) {
 		if df := mustExtract(t, filepath.Join(dir, "nothing.parquet"), nil); df.Rows() != 0 || df.Schema().NumFields() != 0 {
 			t.Errorf("%d rows of %v", df.Rows(), df.Schema())
