@@ -32,7 +32,8 @@ import (
 // Servers are the servers of a test binary. Each starts when a test first asks
 // for it. The zero value is ready.
 type Servers struct {
-	mariadb once[*MariaDB]
+	mariadb  once[*MariaDB]
+	postgres once[*Postgres]
 }
 
 // Main returns what to pass to goleak.VerifyTestMain, or to call Run of: the
@@ -53,6 +54,7 @@ func (m *Main) Run() int {
 
 func (s *Servers) stop() {
 	s.mariadb.stop(func(m *MariaDB) { m.process.kill() })
+	s.postgres.stop((*Postgres).end)
 }
 
 // Database is a database of its own for one test.
