@@ -1,0 +1,276 @@
+package duckdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	bindings "github.com/duckdb/duckdb-go-bindings"
+
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+// Processor is the driver duckdb.processor. The package comment has its config
+// and semantics.
+type Processor struct{}
+
+// Run executes the query and returns a reader of its rows.
+//
+//   - Shapes: every input is a table of its name; output "df" has the columns of
+//     the query's last statement, which is executed as its rows are read.
+//   - Units: batches of at most 2048 rows; the metrics rows_read and
+//     rows_written count rows of all inputs and of the output.
+//   - Errors: ctx's error; "DuckDB transformation failed: ..." with DuckDB's own
+//     words, after the query's first 500 characters were logged.
+//   - Source: osiris/drivers/duckdb_processor_driver.py.
+func (*Processor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
+	cfg, err := decode(step)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{ctx: ctx, step: step, query: cfg.query}
+	r.refs.Store(1)
+	if err := r.start(cfg); err != nil {
+		r.close()
+		return nil, r.explain(err)
+	}
+	return worker.Output(r), nil
+}
+
+// config is a step's config, decoded.
+type config struct {
+	query         string
+	memoryLimit   string
+	threads       string // empty: as many as there are processors
+	tempDirectory string // empty: the system's
+}
+
+func decode(step *worker.Step) (*config, error) {
+	c := &config{memoryLimit: defaultMemoryLimit}
+	query, ok := step.Config["query"].(string)
+	if c.query = strings.TrimSpace(query); !ok || c.query == "" {
+		return nil, errors.New("'query' is required in config")
+	}
+	wrong := func(key, want string, have any) error {
+		return fmt.Errorf("config key %q: want %s, have %v", key, want, have)
+	}
+	if v := step.Config["memory_limit"]; v != nil {
+		if c.memoryLimit, ok = v.(string); !ok {
+			return nil, wrong("memory_limit", `text as "2GB" or "50%"`, v)
+		}
+	}
+	if v := step.Config["threads"]; v != nil {
+		n, err := strconv.ParseInt(fmt.Sprint(v), 10, 32)
+		if _, text := v.(string); err != nil || text || n < 1 {
+			return nil, wrong("threads", "an integer of at least 1", v)
+		}
+		c.threads = strconv.FormatInt(n, 10)
+	}
+	if v := step.Config["temp_directory"]; v != nil {
+		if c.tempDirectory, ok = v.(string); !ok {
+			return nil, wrong("temp_directory", "a directory", v)
+		}
+	}
+	known := []string{"query", "memory_limit", "threads", "temp_directory", "mode", "component", "resolved_connection"}
+	for _, key := range slices.Sorted(maps.Keys(step.Config)) {
+		if !slices.Contains(known, key) {
+			step.Log().Debug("config key ignored", "key", key)
+		}
+	}
+	return c, nil
+}
+
+// defaultMemoryLimit leaves the other half to the tables themselves, which the
+// worker holds.
+const defaultMemoryLimit = "50%"
+
+// reader is a query's result as a stream of batches.
+type reader struct {
+	ctx   context.Context
+	step  *worker.Step
+	query string
+	refs  atomic.Int64
+
+	temp   string
+	db     *database
+	stop   func() // ends the interruptions
+	tables []*table
+	res    *result
+	conv   *converter
+
+	schema *arrow.Schema
+	rec    arrow.Record
+	err    error
+	rows   int64
+}
+
+var _ array.RecordReader = (*reader)(nil)
+
+// start opens a database, gives it the inputs, and begins the query.
+func (r *reader) start(cfg *config) (err error) {
+	inputs, err := r.inputs()
+	if err != nil {
+		return err
+	}
+	if r.temp, err = os.MkdirTemp(cfg.tempDirectory, "osiris-duckdb-"); err != nil {
+		return err
+	}
+	if r.db, err = openDatabase(); err != nil {
+		return err
+	}
+	r.stop = r.db.interruptWhen(r.ctx)
+	if err := r.db.limitMemory(r.ctx, cfg.memoryLimit); err != nil {
+		return err
+	}
+	settings := []string{"temp_directory = " + literal(r.temp), "TimeZone = 'UTC'"}
+	if cfg.threads != "" {
+		settings = append(settings, "threads = "+cfg.threads)
+	}
+	if r.step.BasePath != "" {
+		settings = append(settings, "file_search_path = "+literal(r.step.BasePath))
+	}
+	for _, s := range settings {
+		if err := r.db.run(r.ctx, "SET "+s); err != nil {
+			return err
+		}
+	}
+	read := int64(0)
+	seen := make(map[*worker.DataFrame]bool)
+	for _, name := range inputs {
+		df := r.step.Inputs[name]
+		t, err := r.db.newTable(r.ctx, name, df)
+		if t != nil {
+			r.tables = append(r.tables, t)
+		}
+		if err != nil {
+			return err
+		}
+		if !seen[df] {
+			seen[df] = true
+			read += df.Rows()
+		}
+	}
+	r.step.LogMetric("rows_read", float64(read), "rows")
+	if r.res, err = r.db.query(r.ctx, r.query); err != nil {
+		return err
+	}
+	if r.conv, err = newConverter(&r.res.res); err != nil {
+		return err
+	}
+	r.schema = r.conv.schema
+	return nil
+}
+
+// inputs returns the names of the tables.
+func (r *reader) inputs() ([]string, error) {
+	names := r.step.InputNames()
+	folded := make(map[string]string)
+	for _, name := range names {
+		if r.step.Inputs[name].Schema().NumFields() == 0 {
+			return nil, fmt.Errorf("input %q has no columns, so it cannot be a table", name)
+		}
+		lower := strings.ToLower(name)
+		if other, taken := folded[lower]; taken {
+			return nil, fmt.Errorf("inputs %q and %q are one name in SQL; give them others under the step's inputs", other, name)
+		}
+		folded[lower] = name
+	}
+	return names, nil
+}
+
+func (r *reader) Schema() *arrow.Schema { return r.schema }
+func (r *reader) Record() arrow.Record  { return r.rec }
+func (r *reader) Err() error            { return r.err }
+func (r *reader) Retain()               { r.refs.Add(1) }
+
+// Release drops an owner; the last one ends the query.
+func (r *reader) Release() {
+	if r.refs.Add(-1) == 0 {
+		r.drop()
+		r.close()
+	}
+}
+
+// Next makes the next batch. The one before is released.
+func (r *reader) Next() bool {
+	r.drop()
+	if r.res == nil {
+		return false
+	}
+	ok, err := r.fetch()
+	if ok {
+		r.rows += r.rec.NumRows()
+		return true
+	}
+	r.close()
+	if err != nil {
+		r.err = r.explain(err)
+		return false
+	}
+	r.step.LogMetric("rows_written", float64(r.rows), "rows")
+	return false
+}
+
+func (r *reader) fetch() (ok bool, err error) {
+	if err := r.ctx.Err(); err != nil {
+		return false, err
+	}
+	chunk, ok, err := r.res.fetch()
+	if !ok {
+		return false, err
+	}
+	r.rec, err = r.conv.record(chunk)
+	bindings.DestroyDataChunk(&chunk)
+	return err == nil, err
+}
+
+func (r *reader) drop() {
+	if r.rec != nil {
+		r.rec.Release()
+		r.rec = nil
+	}
+}
+
+// close ends the query and frees the database, then the inputs.
+func (r *reader) close() {
+	if r.conv != nil {
+		r.conv.close()
+	}
+	if r.res != nil {
+		r.res.close()
+	}
+	if r.db != nil {
+		r.stop()
+		r.db.close()
+	}
+	for _, t := range r.tables {
+		t.release()
+	}
+	if r.temp != "" {
+		if err := os.RemoveAll(r.temp); err != nil {
+			r.step.Log().Warn("temporary directory was not removed", "error", err)
+		}
+	}
+	r.conv, r.res, r.db, r.tables, r.temp = nil, nil, nil, nil, ""
+}
+
+// explain gives an error the original's words.
+func (r *reader) explain(err error) error {
+	if ctxErr := r.ctx.Err(); ctxErr != nil {
+		return ctxErr
+	}
+	query := r.query
+	if cut := []rune(query); len(cut) > 500 {
+		query = string(cut[:500])
+	}
+	r.step.Log().Error("DuckDB transformation failed", "query", query)
+	return fmt.Errorf("DuckDB transformation failed: %w", err)
+}
