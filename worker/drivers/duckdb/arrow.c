@@ -67,6 +67,22 @@ struct table *table_new(handle connection, int64_t batches) {
 struct ArrowSchema *table_schema(struct table *t) { return &t->schema; }
 struct ArrowArray *table_batch(struct table *t, int64_t i) { return &t->batches[i]; }
 
+static void mend_offsets(struct ArrowSchema *s, struct ArrowArray *a) {
+	bool shared = strcmp(s->format, "+s") == 0 || strncmp(s->format, "+us:", 4) == 0;
+	for (int64_t i = 0; i < a->n_children; i++) {
+		if (shared)
+			a->children[i]->offset -= a->offset;
+		mend_offsets(s->children[i], a->children[i]);
+	}
+	if (a->dictionary != NULL)
+		mend_offsets(s->dictionary, a->dictionary);
+}
+
+void table_mend_batch(struct table *t, int64_t batch) {
+	for (int64_t i = 0; i < t->schema.n_children; i++)
+		mend_offsets(t->schema.children[i], t->batches[batch].children[i]);
+}
+
 handle table_check(struct table *t) {
 	struct ArrowSchema schema = t->schema;
 	schema.release = keep_schema;

@@ -111,6 +111,10 @@ struct table *table_new(handle connection, int64_t batches);
 struct ArrowSchema *table_schema(struct table *);
 struct ArrowArray *table_batch(struct table *, int64_t);
 
+// table_mend_batch mends what Arrow's Go library exports of slices of structs and
+// unions: it counts their offset twice, in them and in their children.
+void table_mend_batch(struct table *, int64_t);
+
 // table_check returns why the table's columns cannot be scanned, to be
 // destroyed, or NULL.
 handle table_check(struct table *);

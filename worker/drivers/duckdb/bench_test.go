@@ -1,4 +1,4 @@
-package duckdb
+package duckdb_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/ipc"
 
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
 )
 
 // pythonEnv names a Python that has duckdb and pyarrow.
@@ -101,7 +102,7 @@ func BenchmarkJoin(b *testing.B) {
 			rows := int64(0)
 			for b.Loop() {
 				before := b.Elapsed()
-				res, err := (&Processor{}).Run(context.Background(), &worker.Step{Config: map[string]any{"query": bb.query}, Inputs: inputs})
+				res, err := (&duckdb.Processor{}).Run(context.Background(), &worker.Step{Config: map[string]any{"query": bb.query}, Inputs: inputs})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -1,13 +1,11 @@
+//go:build cgo
+
 package duckdb
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -17,10 +15,6 @@ import (
 
 	"github.com/osiris-pipelines/remote/worker"
 )
-
-// Processor is the driver duckdb.processor. The package comment has its config
-// and semantics.
-type Processor struct{}
 
 // Run executes the query and returns a reader of its rows.
 //
@@ -44,53 +38,6 @@ func (*Processor) Run(ctx context.Context, step *worker.Step) (*worker.Result, e
 	}
 	return worker.Output(r), nil
 }
-
-// config is a step's config, decoded.
-type config struct {
-	query         string
-	memoryLimit   string
-	threads       string // empty: as many as there are processors
-	tempDirectory string // empty: the system's
-}
-
-func decode(step *worker.Step) (*config, error) {
-	c := &config{memoryLimit: defaultMemoryLimit}
-	query, ok := step.Config["query"].(string)
-	if c.query = strings.TrimSpace(query); !ok || c.query == "" {
-		return nil, errors.New("'query' is required in config")
-	}
-	wrong := func(key, want string, have any) error {
-		return fmt.Errorf("config key %q: want %s, have %v", key, want, have)
-	}
-	if v := step.Config["memory_limit"]; v != nil {
-		if c.memoryLimit, ok = v.(string); !ok {
-			return nil, wrong("memory_limit", `text as "2GB" or "50%"`, v)
-		}
-	}
-	if v := step.Config["threads"]; v != nil {
-		n, err := strconv.ParseInt(fmt.Sprint(v), 10, 32)
-		if _, text := v.(string); err != nil || text || n < 1 {
-			return nil, wrong("threads", "an integer of at least 1", v)
-		}
-		c.threads = strconv.FormatInt(n, 10)
-	}
-	if v := step.Config["temp_directory"]; v != nil {
-		if c.tempDirectory, ok = v.(string); !ok {
-			return nil, wrong("temp_directory", "a directory", v)
-		}
-	}
-	known := []string{"query", "memory_limit", "threads", "temp_directory", "mode", "component", "resolved_connection"}
-	for _, key := range slices.Sorted(maps.Keys(step.Config)) {
-		if !slices.Contains(known, key) {
-			step.Log().Debug("config key ignored", "key", key)
-		}
-	}
-	return c, nil
-}
-
-// defaultMemoryLimit leaves the other half to the tables themselves, which the
-// worker holds.
-const defaultMemoryLimit = "50%"
 
 // reader is a query's result as a stream of batches.
 type reader struct {

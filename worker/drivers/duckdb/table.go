@@ -43,11 +43,16 @@ func (d *database) newTable(ctx context.Context, name string, df *worker.DataFra
 	}
 	df.Retain()
 	t := &table{df: df, c: c}
-	for i, b := range batches {
-		cdata.ExportArrowRecordBatch(b, (*cdata.CArrowArray)(unsafe.Pointer(C.table_batch(c, C.int64_t(i)))), nil)
-	}
 	cdata.ExportArrowSchema(df.Schema(), (*cdata.CArrowSchema)(unsafe.Pointer(C.table_schema(c))))
-	if err := t.register(ctx, d, name); err != nil {
+	err := takeError(C.table_check(c)) // first, since what it refuses may not be exported
+	if err == nil {
+		for i, b := range batches {
+			cdata.ExportArrowRecordBatch(b, (*cdata.CArrowArray)(unsafe.Pointer(C.table_batch(c, C.int64_t(i)))), nil)
+			C.table_mend_batch(c, C.int64_t(i))
+		}
+		err = t.register(ctx, d, name)
+	}
+	if err != nil {
 		return t, fmt.Errorf("input %q cannot be a table: %w", name, err)
 	}
 	return t, nil
@@ -55,9 +60,6 @@ func (d *database) newTable(ctx context.Context, name string, df *worker.DataFra
 
 // register makes the function that scans the table, and the view that calls it.
 func (t *table) register(ctx context.Context, d *database, name string) error {
-	if err := takeError(C.table_check(t.c)); err != nil {
-		return err
-	}
 	// Names and types of columns as DuckDB sees them.
 	d.functions++
 	function := fmt.Sprintf("osiris_input_%d", d.functions)
@@ -206,13 +208,20 @@ func uniqueNames(res *bindings.Result) []string {
 	return names
 }
 
-// noArrow are the types whose values have no like in Arrow: what DuckDB makes
-// of them there is another value, or its own bytes.
-var noArrow = map[bindings.Type]string{
-	bindings.TypeUHugeInt: "UHUGEINT",
-	bindings.TypeTimeTZ:   "TIME WITH TIME ZONE",
-	bindings.TypeBit:      "BIT",
-	bindings.TypeBigNum:   "BIGNUM",
+// noArrow returns the name of a type whose values have no like in Arrow: what
+// DuckDB makes of them there is another value, or its own bytes.
+func noArrow(t bindings.Type) string {
+	switch t {
+	case bindings.TypeUHugeInt:
+		return "UHUGEINT"
+	case bindings.TypeTimeTZ:
+		return "TIME WITH TIME ZONE"
+	case bindings.TypeBit:
+		return "BIT"
+	case bindings.TypeBigNum:
+		return "BIGNUM"
+	}
+	return ""
 }
 
 // lossy returns the name of a type in t, at any depth, that has no like in
@@ -236,7 +245,7 @@ func lossy(t bindings.LogicalType) string {
 			children = append(children, bindings.UnionTypeMemberType(t, i))
 		}
 	}
-	name := noArrow[id]
+	name := noArrow(id)
 	for _, child := range children {
 		if inner := lossy(child); inner != "" {
 			name = inner
