@@ -123,6 +123,65 @@ void table_free(struct table *t) {
 	free(t);
 }
 
+// convert makes a chunk of n rows of a batch, of the columns in source. The room
+// for as many arrays and pointers must last as long as the chunk does. It
+// returns an error, to be destroyed, or NULL.
+static handle convert(struct table *t, struct ArrowArray *batch, int64_t at, int64_t n, const int64_t *source, int64_t columns,
+                      handle converted, struct ArrowArray *arrays, struct ArrowArray **pointers, handle *chunk) {
+	struct ArrowArray rows = {.length = n, .n_buffers = batch->n_buffers, .buffers = batch->buffers};
+	for (int64_t i = 0; i < columns; i++) {
+		arrays[i] = *batch->children[source[i]];
+		arrays[i].offset += at;
+		arrays[i].length = n;
+		arrays[i].release = keep_array;
+		pointers[i] = &arrays[i];
+	}
+	rows.n_children = columns;
+	rows.children = pointers;
+	rows.release = keep_array;
+	handle error = duckdb_data_chunk_from_arrow(t->connection, &rows, converted, chunk);
+	if (error != NULL && duckdb_error_data_has_error(error))
+		return error;
+	duckdb_destroy_error_data(&error);
+	return NULL;
+}
+
+// Preparing a SELECT has told of the types, but for the type of NULL, which is
+// INTEGER there, and must not be where there are rows.
+static handle exact_types(struct table *t) {
+	int64_t b = 0;
+	while (b < t->n && t->batches[b].length == 0)
+		b++;
+	if (b == t->n)
+		return NULL;
+	struct ArrowSchema schema = t->schema;
+	schema.release = keep_schema;
+	handle converted = NULL, chunk = NULL;
+	handle error = duckdb_schema_from_arrow(t->connection, &schema, &converted);
+	if (error != NULL && duckdb_error_data_has_error(error))
+		return error;
+	duckdb_destroy_error_data(&error);
+	int64_t *all = calloc(t->columns, sizeof *all);
+	struct ArrowArray *arrays = calloc(t->columns, sizeof *arrays);
+	struct ArrowArray **pointers = calloc(t->columns, sizeof *pointers);
+	if (all != NULL && arrays != NULL && pointers != NULL) {
+		for (int64_t i = 0; i < t->columns; i++)
+			all[i] = i;
+		error = convert(t, &t->batches[b], 0, 1, all, t->columns, converted, arrays, pointers, &chunk);
+	}
+	for (int64_t i = 0; chunk != NULL && error == NULL && i < t->columns; i++) {
+		duckdb_destroy_logical_type(&t->types[i]);
+		t->types[i] = duckdb_vector_get_column_type(duckdb_data_chunk_get_vector(chunk, i));
+	}
+	if (chunk != NULL)
+		duckdb_destroy_data_chunk(&chunk);
+	duckdb_destroy_arrow_converted_schema(&converted);
+	free(all);
+	free(arrays);
+	free(pointers);
+	return error;
+}
+
 static void table_bind(handle info) {
 	struct table *t = duckdb_bind_get_extra_info(info);
 	for (int64_t i = 0; i < t->columns; i++)
@@ -273,25 +332,13 @@ static void scan_rows(handle info, handle output) {
 			ids[i] = p->row + i;
 	}
 	if (s->n > 0) {
-		struct ArrowArray rows = {.length = n, .n_buffers = p->batch->n_buffers, .buffers = p->batch->buffers};
-		for (int64_t i = 0; i < s->n; i++) {
-			p->columns[i] = *p->batch->children[s->source[i]];
-			p->columns[i].offset += p->at;
-			p->columns[i].length = n;
-			p->columns[i].release = keep_array;
-			p->children[i] = &p->columns[i];
-		}
-		rows.n_children = s->n;
-		rows.children = p->children;
-		rows.release = keep_array;
 		handle chunk = NULL;
-		handle error = duckdb_data_chunk_from_arrow(s->table->connection, &rows, s->converted, &chunk);
-		if (error != NULL && duckdb_error_data_has_error(error)) {
+		handle error = convert(s->table, p->batch, p->at, n, s->source, s->n, s->converted, p->columns, p->children, &chunk);
+		if (error != NULL) {
 			duckdb_function_set_error(info, duckdb_error_data_message(error));
 			duckdb_destroy_error_data(&error);
 			return;
 		}
-		duckdb_destroy_error_data(&error);
 		for (int64_t i = 0; i < s->n; i++)
 			duckdb_vector_reference_vector(duckdb_data_chunk_get_vector(output, s->target[i]), duckdb_data_chunk_get_vector(chunk, i));
 		duckdb_destroy_data_chunk(&chunk);
@@ -302,10 +349,13 @@ static void scan_rows(handle info, handle output) {
 	p->left -= n;
 }
 
-int table_register(struct table *t, const char *function) {
+handle table_register(struct table *t, const char *function) {
 	t->rows = 0;
 	for (int64_t i = 0; i < t->n; i++)
 		t->rows += t->batches[i].length;
+	handle error = exact_types(t);
+	if (error != NULL)
+		return error;
 	handle f = duckdb_create_table_function();
 	duckdb_table_function_set_name(f, function);
 	duckdb_table_function_set_extra_info(f, t, NULL);
@@ -314,7 +364,8 @@ int table_register(struct table *t, const char *function) {
 	duckdb_table_function_set_local_init(f, part_init);
 	duckdb_table_function_set_function(f, scan_rows);
 	duckdb_table_function_supports_projection_pushdown(f, true);
-	int state = duckdb_register_table_function(t->connection, f);
+	// What it refuses is found out when the function is called.
+	duckdb_register_table_function(t->connection, f);
 	duckdb_destroy_table_function(&f);
-	return state;
+	return NULL;
 }

@@ -73,6 +73,7 @@ extern void duckdb_data_chunk_set_size(handle chunk, uint64_t size);
 extern void duckdb_destroy_data_chunk(handle *chunk);
 extern void duckdb_vector_reference_vector(handle to, handle from);
 extern void *duckdb_vector_get_data(handle vector);
+extern handle duckdb_vector_get_column_type(handle vector);
 extern uint64_t duckdb_vector_size(void);
 
 extern handle duckdb_create_table_function(void);
@@ -126,8 +127,9 @@ int table_describe(struct table *, const char *view);
 // freed with free.
 void table_column(struct table *, int64_t, char *name, handle type);
 
-// table_register makes the table function that scans the table.
-int table_register(struct table *, const char *function);
+// table_register makes the table function that scans the table. It returns an
+// error, to be destroyed, or NULL.
+handle table_register(struct table *, const char *function);
 
 // table_free frees the table. No scan may run any more.
 void table_free(struct table *);

@@ -565,3 +565,49 @@ func appendRandom(b array.Builder, r *rand.Rand) {
 		panic(fmt.Sprintf("%T", b))
 	}
 }
+
+// TestInputTypes has what DuckDB makes of other types than its own.
+func TestInputTypes(t *testing.T) {
+	for _, tt := range []struct {
+		typ  arrow.DataType
+		json string // a value
+		want string // DuckDB's type and text
+	}{
+		{arrow.Null, "null", `"NULL"|(null)`},
+		{arrow.ListOf(arrow.Null), "[null, null]", `"NULL"[]|[NULL, NULL]`},
+		{arrow.FixedWidthTypes.Float16, "1.5", ""},
+		{arrow.FixedWidthTypes.Timestamp_ns, `"2024-01-02 03:04:05.678901234"`, "TIMESTAMP WITH TIME ZONE|2024-01-02 03:04:05.678901+00"},
+		{&arrow.TimestampType{Unit: arrow.Second, TimeZone: "Europe/Prague"}, `"2024-01-02 03:04:05"`, "TIMESTAMP WITH TIME ZONE|2024-01-02 03:04:05+00"},
+		{arrow.FixedWidthTypes.Time32s, `"03:04:05"`, "TIME|03:04:05"},
+		{arrow.FixedWidthTypes.Time64ns, `"03:04:05.000000001"`, "TIME_NS|03:04:05.000000001"},
+		{arrow.FixedWidthTypes.Duration_s, `"7261s"`, "INTERVAL|02:01:01"},
+		{arrow.FixedWidthTypes.MonthInterval, `{"months": 14}`, "INTERVAL|1 year 2 months"},
+		{arrow.BinaryTypes.StringView, `"a text of more than 12 bytes"`, "VARCHAR|a text of more than 12 bytes"},
+		{arrow.BinaryTypes.LargeBinary, `"AP8="`, `BLOB|\x00\xFF`},
+		{arrow.LargeListOf(arrow.PrimitiveTypes.Int8), `[1, null]`, "TINYINT[]|[1, NULL]"},
+		{arrow.ListViewOf(arrow.PrimitiveTypes.Int8), `[1, null]`, "TINYINT[]|[1, NULL]"},
+		{arrow.RunEndEncodedOf(arrow.PrimitiveTypes.Int32, arrow.BinaryTypes.String), `"x"`, "VARCHAR|x"},
+		{&arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Uint32, ValueType: arrow.PrimitiveTypes.Int64}, `7`, "BIGINT|7"},
+		{&arrow.Decimal256Type{Precision: 30, Scale: 2}, `"1.25"`, ""},
+	} {
+		t.Run(tt.typ.String(), func(t *testing.T) {
+			schema := arrow.NewSchema([]arrow.Field{{Name: "x", Type: tt.typ, Nullable: true}}, nil)
+			inputs := map[string]*worker.DataFrame{"df_x": frame(t, memory.DefaultAllocator, schema, `[{"x":`+tt.json+`}]`)}
+			defer release(inputs)
+			df, err := run(t.Context(), (&sink{}).step(query("SELECT typeof(x) AS t, x::VARCHAR AS v FROM df_x"), inputs))
+			if tt.want == "" {
+				if err == nil || !strings.Contains(err.Error(), `input "df_x" cannot be a table`) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer df.Release()
+			if diff := cmp.Diff(tt.want, rows(df)[1]); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

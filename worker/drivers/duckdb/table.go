@@ -80,8 +80,8 @@ func (t *table) register(ctx context.Context, d *database, name string) error {
 	if err := d.run(ctx, "DROP VIEW "+function); err != nil {
 		return err
 	}
-	if C.table_register(t.c, cFunction) != 0 {
-		return errors.New("the function that scans it cannot be registered")
+	if err := takeError(C.table_register(t.c, cFunction)); err != nil {
+		return err
 	}
 	return d.run(ctx, "CREATE VIEW "+identifier(name)+" AS SELECT * FROM "+function+"()")
 }
