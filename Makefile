@@ -28,7 +28,7 @@ test: ## install what is missing, check the code, run all tests with the race de
 
 .PHONY: gotest
 gotest: ## only run the tests
-	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" $(GO) test $(RACE) -parallel 8 -shuffle=on $(TESTFLAGS) ./...
+	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" GO="$(GO)" scripts/gotest $(RACE) -parallel 8 -shuffle=on $(TESTFLAGS) ./...
 	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
 	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas and e2b: the tests with them were skipped"
 	@[ -n "$(NODE)" ] || echo "test: there is no .node with e2b: the tests with it were skipped"

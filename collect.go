@@ -92,7 +92,7 @@ func (c *chooser) skip(name, reason string) {
 // add takes an entry, or skips it. The error is for what no run can leave.
 func (c *chooser) add(a rpc.Artifact) error {
 	_, known := c.seen[a.Path]
-	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts {
+	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts && a.Path != installLog {
 		return impossible(a)
 	}
 	if why := c.unfit(a.Path); why != "" {

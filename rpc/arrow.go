@@ -160,6 +160,13 @@ func NewArrowReader(r io.Reader, limits *ArrowLimits, mem memory.Allocator) (*Ar
 	return newArrowReader(r, caps, mem, &arrowCodecs{max: caps.body})
 }
 
+// ArrowBodyReader is an optional interface of the reader that [NewArrowReader] is given. It hands the next n bytes out
+// without a copy, as a mapped file can: in a buffer that starts at a multiple of 8 and that the caller releases.
+// io.ErrUnexpectedEOF says that there are not so many.
+type ArrowBodyReader interface {
+	ReadArrowBody(n int64) (*memory.Buffer, error)
+}
+
 // NewPlainArrowReader is [NewArrowReader] for what an [ArrowWriter] has written: compressed buffers, which that does not
 // write, are refused as corrupt. A program that needs no more is smaller by the decoders.
 func NewPlainArrowReader(r io.Reader, limits *ArrowLimits, mem memory.Allocator) (*ArrowReader, error) {
@@ -458,6 +465,17 @@ func (a *ArrowReader) readBody(n int64) (*memory.Buffer, error) {
 		return memory.NewBufferBytes(nil), nil
 	case n > a.caps.body:
 		return nil, arrowTooLarge("MaxBodyBytes", "message body is %d bytes", n, a.caps.body)
+	}
+	if r, ok := a.r.(ArrowBodyReader); ok {
+		if n > a.caps.total-a.read {
+			return nil, arrowTooLarge("MaxTotalBytes", "stream has %d bytes or more", saturate(a.read, n), a.caps.total)
+		}
+		a.read += n
+		buf, err := r.ReadArrowBody(n)
+		if err == io.ErrUnexpectedEOF {
+			err = arrowCorrupt("stream ends in a message body, without its end-of-stream marker: %w", err)
+		}
+		return buf, err
 	}
 	buf := memory.NewResizableBuffer(a.mem)
 	for have := int64(0); have < n; {

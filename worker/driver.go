@@ -76,6 +76,16 @@ const (
 // names.
 var ErrUnknownDriver = errors.New("unknown driver")
 
+// DriverError is the failure of a driver that is not written in Go, as its own
+// language tells it. The worker redacts it like any other error.
+type DriverError struct {
+	Type      string // of the exception, as "sqlalchemy.exc.OperationalError"
+	Message   string
+	Traceback string // the driver's own frames; may be empty
+}
+
+func (e *DriverError) Error() string { return e.Message }
+
 // UnknownDriverError names a driver that is missing and those that exist. It
 // matches [ErrUnknownDriver].
 type UnknownDriverError struct {
@@ -101,8 +111,9 @@ func (e *UnknownDriverError) Is(target error) bool { return target == ErrUnknown
 
 // Registry maps driver names to drivers. It is safe for concurrent use.
 type Registry struct {
-	mu      sync.RWMutex
-	entries map[string]Registration
+	mu       sync.RWMutex
+	entries  map[string]Registration
+	runtimes map[string]NewRuntime
 }
 
 // Registration is one entry of a [Registry].

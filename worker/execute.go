@@ -193,7 +193,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &timeoutError{timeout})
 		defer cancel()
 	}
-	entry, err := w.opts.Drivers.Lookup(p.Driver)
+	entry, err := w.driver(p.Driver)
 	if err != nil {
 		return nil, err
 	}
@@ -598,6 +598,7 @@ func (c *workerSecrets) rpcError(stepID string, err error) *rpc.Error {
 		unknown *UnknownDriverError
 		panicky *panicError
 		timeout *timeoutError
+		driver  *DriverError
 	)
 	switch {
 	case errors.As(err, &rpcErr):
@@ -612,6 +613,9 @@ func (c *workerSecrets) rpcError(stepID string, err error) *rpc.Error {
 		out.Code = rpc.CodeTimeout
 	case errors.Is(err, errCancelled), errors.Is(err, errStopping):
 		out.Code = rpc.CodeCancelled
+	case errors.As(err, &driver):
+		out.Data.Type = truncate(c.redact.String(driver.Type), maxErrorText)
+		out.Data.Traceback = truncate(c.redact.String(driver.Traceback), maxErrorText)
 	}
 	return out
 }

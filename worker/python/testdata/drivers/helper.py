@@ -1,0 +1,5 @@
+NAME = "drivers"
+
+
+class Refused(Exception):
+    pass
