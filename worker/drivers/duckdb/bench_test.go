@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,27 +20,7 @@ import (
 	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
 )
 
-// pythonEnv names a Python that has duckdb and pyarrow.
-const pythonEnv = "OSIRIS_TEST_PYTHON"
-
 const benchRows = 1_000_000
-
-// peer runs DuckDB's Python client.
-func peer(tb testing.TB, args ...string) []byte {
-	tb.Helper()
-	python := os.Getenv(pythonEnv)
-	if python == "" {
-		tb.Skipf("set %s to a Python with duckdb and pyarrow to compare with it", pythonEnv)
-	}
-	cmd := exec.Command(python, append([]string{filepath.Join("testdata", "peer.py")}, args...)...)
-	out, err := cmd.Output()
-	if err != nil {
-		var exit *exec.ExitError
-		errors.As(err, &exit)
-		tb.Fatalf("%v: %s", err, exit.Stderr)
-	}
-	return out
-}
 
 // readArrow reads an Arrow file as a table.
 func readArrow(tb testing.TB, name string) *worker.DataFrame {
@@ -85,7 +64,7 @@ func readArrow(tb testing.TB, name string) *worker.DataFrame {
 // the median time there.
 func BenchmarkJoin(b *testing.B) {
 	dir := b.TempDir()
-	peer(b, "make", dir, strconv.Itoa(benchRows))
+	peer(b, nil, "make", dir, strconv.Itoa(benchRows))
 	inputs := make(map[string]*worker.DataFrame)
 	for _, name := range []string{"df_users", "df_orders", "df_charges"} {
 		inputs[name] = readArrow(b, filepath.Join(dir, name+".arrow"))
@@ -120,7 +99,7 @@ func BenchmarkJoin(b *testing.B) {
 				Rows    int64
 				DuckDB  string
 			}
-			if err := json.Unmarshal(peer(b, "time", dir, bb.query, strconv.Itoa(max(5, len(times)))), &theirs); err != nil {
+			if err := json.Unmarshal(peer(b, nil, "time", dir, bb.query, strconv.Itoa(max(5, len(times)))), &theirs); err != nil {
 				b.Fatal(err)
 			}
 			if theirs.Rows != rows || !strings.HasPrefix(theirs.DuckDB, "1.5.0") {

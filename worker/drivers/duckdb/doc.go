@@ -47,9 +47,9 @@
 //     30 days in a month.
 //   - UUID and JSON are texts; an ENUM is a dictionary.
 //   - Integers and booleans with missing values stay what they are.
-//   - UHUGEINT, TIME WITH TIME ZONE, BIT, BIGNUM and VARIANT have no like in Arrow and
-//     are refused: cast them. pandas is given none of them but BIT, as bytes
-//     of DuckDB's own.
+//   - UHUGEINT, TIME WITH TIME ZONE, BIT, BIGNUM, UNION and VARIANT are refused: cast
+//     them. pandas is given two of them, BIT as bytes of DuckDB's own, and the
+//     members of a UNION.
 //   - Infinite dates and timestamps are the largest and least there are.
 //
 // # Errors and metrics

@@ -167,7 +167,9 @@ func TestQuery(t *testing.T) {
 			inputs := tables(t, mem)
 			defer release(inputs)
 			s := &sink{}
-			df, err := run(t.Context(), s.step(query(tt.query), inputs))
+			step := s.step(query(tt.query), inputs)
+			step.Allocator = mem
+			df, err := run(t.Context(), step)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -234,7 +236,9 @@ func TestErrors(t *testing.T) {
 		{"no columns", query("SELECT 1"), map[string]*arrow.Schema{"df_x": noColumns}, failed + `input "df_x" has no columns`, ""},
 		{"names that differ in case", query("SELECT 1"), map[string]*arrow.Schema{"df_A": people, "df_a": people}, failed + `inputs "df_A" and "df_a" are one name in SQL`, ""},
 		{"a type that DuckDB has not", query("SELECT 1"), map[string]*arrow.Schema{"df_x": half}, failed + `input "df_x" cannot be a table: Not implemented Error: Unsupported Internal Arrow Type`, ""},
-		{"a type that Arrow has not", query("SELECT [{'t': '10:00:00+01'::TIMETZ}] AS x"), nil, failed + `column "x": TIME WITH TIME ZONE has no like in Arrow; cast it in the query, as "x"::VARCHAR`, ""},
+		{"a type that Arrow has not", query("SELECT [{'t': '10:00:00+01'::TIMETZ}] AS x"), nil, failed + `column "x": TIME WITH TIME ZONE cannot be put out; cast it in the query, as "x"::VARCHAR`, ""},
+		{"a union", query("SELECT union_value(num := 2) AS x"), nil, failed + `column "x": UNION cannot be put out`, ""},
+		{"a variant", query("SELECT {'a': 1}::VARIANT AS x"), nil, failed + "result: Not implemented Error: Unsupported Arrow type VARIANT", ""},
 		{"writing to an input", query("INSERT INTO df_x SELECT * FROM df_x"), map[string]*arrow.Schema{"df_x": people}, failed + "Catalog Error: df_x is not an table", ""},
 		{"out of memory", map[string]any{"query": "SET max_temp_directory_size = '1MB'; SELECT range AS x FROM range(10000000) ORDER BY hash(x)", "memory_limit": "40MB"}, nil, failed + "Out of Memory Error", ""},
 	} {

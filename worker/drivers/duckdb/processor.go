@@ -11,6 +11,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/memory"
 	bindings "github.com/duckdb/duckdb-go-bindings"
 
 	"github.com/osiris-pipelines/remote/worker"
@@ -20,7 +21,7 @@ import (
 //
 //   - Shapes: every input is a table of its name; output "df" has the columns of
 //     the query's last statement, which is executed as its rows are read.
-//   - Units: batches of at most 2048 rows; the metrics rows_read and
+//   - Units: batches of about 64k rows or 8 MiB; the metrics rows_read and
 //     rows_written count rows of all inputs and of the output.
 //   - Errors: ctx's error; "DuckDB transformation failed: ..." with DuckDB's own
 //     words, after the query's first 500 characters were logged.
@@ -54,6 +55,7 @@ type reader struct {
 	conv   *converter
 
 	schema *arrow.Schema
+	ended  bool // all chunks are fetched
 	rec    arrow.Record
 	err    error
 	rows   int64
@@ -166,17 +168,88 @@ func (r *reader) Next() bool {
 	return false
 }
 
+// A batch ends when it has batchRows rows, or about batchBytes: DuckDB's chunks
+// of 2048 rows would make many small ones.
+const (
+	batchRows  = 1 << 16
+	batchBytes = 8 << 20
+)
+
+// fetch makes a batch of the next chunks. It is a copy in the step's memory: what
+// DuckDB has allocated is freed with its batch, whatever texts of it are still
+// looked at, and nobody counts it.
 func (r *reader) fetch() (ok bool, err error) {
-	if err := r.ctx.Err(); err != nil {
-		return false, err
+	var chunks []arrow.Record
+	defer func() {
+		for _, c := range chunks {
+			c.Release()
+		}
+	}()
+	rows, size := int64(0), uint64(0)
+	for rows < batchRows && size < batchBytes && !r.ended {
+		if err := r.ctx.Err(); err != nil {
+			return false, err
+		}
+		chunk, ok, err := r.res.fetch()
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			r.ended = true
+			break
+		}
+		rec, err := r.conv.record(chunk)
+		bindings.DestroyDataChunk(&chunk)
+		if err != nil {
+			return false, err
+		}
+		chunks = append(chunks, rec)
+		rows += rec.NumRows()
+		for _, c := range rec.Columns() {
+			size += c.Data().SizeInBytes()
+		}
 	}
-	chunk, ok, err := r.res.fetch()
-	if !ok {
-		return false, err
+	if len(chunks) == 0 {
+		return false, nil
 	}
-	r.rec, err = r.conv.record(chunk)
-	bindings.DestroyDataChunk(&chunk)
+	r.rec, err = concatenate(r.step.Memory(), r.schema, chunks)
 	return err == nil, err
+}
+
+func concatenate(mem memory.Allocator, schema *arrow.Schema, chunks []arrow.Record) (arrow.Record, error) {
+	rows := int64(0)
+	for _, c := range chunks {
+		rows += c.NumRows()
+	}
+	columns := make([]arrow.Array, 0, schema.NumFields())
+	defer func() {
+		for _, c := range columns {
+			c.Release()
+		}
+	}()
+	parts := make([]arrow.Array, len(chunks))
+	for i := range schema.NumFields() {
+		for k, c := range chunks {
+			parts[k] = c.Column(i)
+		}
+		column, err := array.Concatenate(parts, mem)
+		if err != nil {
+			return nil, fmt.Errorf("column %q: %w", schema.Field(i).Name, err)
+		}
+		if d, ok := column.(*array.Dictionary); ok { // its values are still those of a chunk
+			values, err := array.Concatenate([]arrow.Array{d.Dictionary()}, mem)
+			if err == nil {
+				column = array.NewDictionaryArray(d.DataType(), d.Indices(), values)
+				values.Release()
+			}
+			d.Release()
+			if err != nil {
+				return nil, fmt.Errorf("column %q: %w", schema.Field(i).Name, err)
+			}
+		}
+		columns = append(columns, column)
+	}
+	return array.NewRecord(schema, columns, rows), nil
 }
 
 func (r *reader) drop() {

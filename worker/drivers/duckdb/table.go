@@ -125,8 +125,8 @@ func newConverter(res *bindings.Result) (*converter, error) {
 		names[i] = C.CString(unique[i])
 	}
 	for i, name := range unique {
-		if typ := lossy(bindings.LogicalType{Ptr: unsafe.Pointer(types[i])}); typ != "" {
-			return nil, fmt.Errorf("column %q: %s has no like in Arrow; cast it in the query, as %s::VARCHAR", name, typ, identifier(name))
+		if typ := refusedIn(bindings.LogicalType{Ptr: unsafe.Pointer(types[i])}); typ != "" {
+			return nil, fmt.Errorf("column %q: %s cannot be put out; cast it in the query, as %s::VARCHAR", name, typ, identifier(name))
 		}
 	}
 	c := &converter{options: bindings.ResultGetArrowOptions(res)}
@@ -208,9 +208,10 @@ func uniqueNames(res *bindings.Result) []string {
 	return names
 }
 
-// noArrow returns the name of a type whose values have no like in Arrow: what
-// DuckDB makes of them there is another value, or its own bytes.
-func noArrow(t bindings.Type) string {
+// refused returns the name of a type that is not put out: its values have no
+// like in Arrow, where DuckDB makes others of them, or its own bytes; or, UNION,
+// little can be done with it there.
+func refused(t bindings.Type) string {
 	switch t {
 	case bindings.TypeUHugeInt:
 		return "UHUGEINT"
@@ -220,13 +221,14 @@ func noArrow(t bindings.Type) string {
 		return "BIT"
 	case bindings.TypeBigNum:
 		return "BIGNUM"
+	case bindings.TypeUnion:
+		return "UNION"
 	}
 	return ""
 }
 
-// lossy returns the name of a type in t, at any depth, that has no like in
-// Arrow.
-func lossy(t bindings.LogicalType) string {
+// refusedIn returns the name of a type in t, at any depth, that is not put out.
+func refusedIn(t bindings.LogicalType) string {
 	var children []bindings.LogicalType
 	id := bindings.GetTypeId(t)
 	switch id {
@@ -240,14 +242,10 @@ func lossy(t bindings.LogicalType) string {
 		for i := range bindings.StructTypeChildCount(t) {
 			children = append(children, bindings.StructTypeChildType(t, i))
 		}
-	case bindings.TypeUnion:
-		for i := range bindings.UnionTypeMemberCount(t) {
-			children = append(children, bindings.UnionTypeMemberType(t, i))
-		}
 	}
-	name := noArrow(id)
+	name := refused(id)
 	for _, child := range children {
-		if inner := lossy(child); inner != "" {
+		if inner := refusedIn(child); inner != "" {
 			name = inner
 		}
 		bindings.DestroyLogicalType(&child)

@@ -3,6 +3,8 @@
   peer.py make DIR ROWS        writes the inputs of the benchmarks as Arrow files
   peer.py time DIR QUERY N     prints the seconds of each of N runs of QUERY over
                                them, from Arrow tables to an Arrow table
+  peer.py values               prints what fetchdf makes of each query that standard
+                               input has in a JSON list: names, and rows of values
 """
 
 import json
@@ -70,8 +72,48 @@ def timed(folder, query, n):
     print(json.dumps({"seconds": seconds, "rows": rows, "duckdb": duckdb.__version__}))
 
 
+def value(v):
+    """One form of a value, whatever pandas or numpy have made of it."""
+    import datetime
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(v, np.ma.MaskedArray):
+        return [None if m else value(x) for x, m in zip(v.data, np.ma.getmaskarray(v))]
+    if isinstance(v, (list, np.ndarray)):
+        return [value(x) for x in v]
+    if isinstance(v, dict):
+        return {str(k): value(x) for k, x in v.items()}
+    if v is None or v is pd.NA or v is pd.NaT:
+        return None
+    if isinstance(v, (bool, np.bool_)):
+        return bool(v)
+    if isinstance(v, (int, float, np.number)):
+        return None if v != v else "%.9g" % v
+    if isinstance(v, (pd.Timestamp, pd.Timedelta)):
+        return "%dns" % (int(v.asm8.astype("int64")) * {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}[v.unit])
+    if isinstance(v, datetime.time):
+        return v.isoformat()
+    if isinstance(v, (bytes, bytearray)):
+        return bytes(v).hex()
+    return str(v)
+
+
+def values():
+    import duckdb
+
+    out = []
+    for query in json.load(sys.stdin):
+        df = duckdb.connect(":memory:").execute("SET TimeZone = 'UTC'; " + query).fetchdf()
+        rows = [[value(df.iloc[i, j]) for j in range(df.shape[1])] for i in range(df.shape[0])]
+        out.append({"names": list(df.columns), "rows": rows})
+    json.dump(out, sys.stdout)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "values":
+        values()
     else:
         timed(sys.argv[2], sys.argv[3], int(sys.argv[4]))
