@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
 )
 
@@ -378,6 +379,43 @@ func TestFiles(t *testing.T) {
 	defer df.Release()
 	if diff := cmp.Diff([]string{"a|b", "1|x"}, rows(df)); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+}
+
+// What docs/duckdb.md says of a query that may not reach files.
+func TestNoExternalAccess(t *testing.T) {
+	inputs := tables(t, memory.DefaultAllocator)
+	defer release(inputs)
+	df, err := run(t.Context(), (&sink{}).step(query("SET enable_external_access = false; SELECT count(*) AS n FROM df_people"), inputs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer df.Release()
+	if diff := cmp.Diff([]string{"n", "3"}, rows(df)); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	_, err = run(t.Context(), (&sink{}).step(query("SET enable_external_access = false; SELECT * FROM 'in.csv'"), inputs))
+	if err == nil || !strings.Contains(err.Error(), "Permission Error") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// What docs/duckdb.md says of how the CSV writer prints exact numbers.
+func TestWritten(t *testing.T) {
+	df, err := run(t.Context(), (&sink{}).step(query("SELECT sum(range) AS s, 1.50::DECIMAL(4, 2) AS d, sum(range)::DOUBLE AS f FROM range(5)"), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer df.Release()
+	dir := t.TempDir()
+	if _, err := (&csv.Writer{}).Run(t.Context(), &worker.Step{
+		Config: map[string]any{"path": "out.csv"}, Inputs: map[string]*worker.DataFrame{"df": df}, ArtifactsDir: dir,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "out.csv"))
+	if want := "d,f,s\n1.50,10.0,10\n"; err != nil || string(got) != want {
+		t.Errorf("written %q, want %q (%v)", got, want, err)
 	}
 }
 
