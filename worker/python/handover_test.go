@@ -112,6 +112,9 @@ func TestTables(t *testing.T) {
 		}
 	})
 
+	t.Run("types", func(t *testing.T) { testTypes(t, p) })
+	t.Run("odd tables", func(t *testing.T) { testOddTables(t, p) })
+
 	t.Run("one table, two names", func(t *testing.T) {
 		df := numbers(t, mem, 2, 10)
 		defer df.Release()
@@ -272,10 +275,8 @@ func cells(t testing.TB, df *worker.DataFrame) string {
 	return b.String()
 }
 
-// TestTypes is the table of what becomes of a column that a driver in Go puts out.
-func TestTypes(t *testing.T) {
-	t.Parallel()
-	p := newTestPool(t)
+// testTypes is the table of what becomes of a column that a driver in Go puts out.
+func testTypes(t *testing.T, p *testPool) {
 	type column struct {
 		typ   arrow.DataType
 		json  string // of the column's values
@@ -366,10 +367,8 @@ func dataFrame(t testing.TB, fields []arrow.Field, cols []arrow.Array) *worker.D
 	return df
 }
 
-// TestOddTables has what no pandas would make, and other languages may.
-func TestOddTables(t *testing.T) {
-	t.Parallel()
-	p := newTestPool(t)
+// testOddTables has what no pandas would make, and other languages may.
+func testOddTables(t *testing.T, p *testPool) {
 	mem := memory.DefaultAllocator
 	fromJSON := func(dt arrow.DataType, s string) arrow.Array {
 		a, _, err := array.FromJSON(mem, dt, strings.NewReader(s))

@@ -172,7 +172,7 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		Module:    d.module,
 		Class:     d.class,
 		Sources:   append([]string{}, d.sources...),
-		Config:    step.Config,
+		Config:    filesHere(step),
 		Output:    p.files.name("out"),
 		Env:       step.Env,
 	}
@@ -197,6 +197,40 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		return nil, err
 	}
 	return req, nil
+}
+
+// filesHere is the step's config with the names of input files as they are on
+// this machine, where they are not what they were: what a driver in Go leaves to
+// [worker.Step.Open].
+func filesHere(step *worker.Step) map[string]any {
+	var replace func(v any) any
+	replace = func(v any) any {
+		switch v := v.(type) {
+		case string:
+			here, ok := step.Files[v]
+			if ok && (filepath.IsAbs(v) || here != filepath.Join(step.BasePath, v)) {
+				return here
+			}
+		case map[string]any:
+			out := make(map[string]any, len(v))
+			for key, value := range v {
+				out[key] = replace(value)
+			}
+			return out
+		case []any:
+			out := make([]any, len(v))
+			for i, value := range v {
+				out[i] = replace(value)
+			}
+			return out
+		}
+		return v
+	}
+	if len(step.Files) == 0 {
+		return step.Config
+	}
+	config, _ := replace(step.Config).(map[string]any)
+	return config
 }
 
 // ask has a child run a step. A child that has answered is kept for the next.

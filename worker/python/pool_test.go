@@ -3,6 +3,7 @@
 package python
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -264,6 +265,7 @@ func TestPool(t *testing.T) {
 			"key":          {driver("tables", "Wrong"), map[string]any{"what": "key"}, &worker.DriverError{Type: "TypeError", Message: `run() has returned the key 1`}},
 			"object":       {driver("tables", "Wrong"), map[string]any{"what": "object"}, &worker.DriverError{Type: "TypeError", Message: `result 'x' is a object; a result is a table or what JSON can hold`}},
 			"double names": {driver("tables", "Wrong"), map[string]any{"what": "twice"}, &worker.DriverError{Type: "ValueError", Message: `output 'df': more than one column is called a`}},
+			"second":       {driver("tables", "Wrong"), map[string]any{"what": "half"}, &worker.DriverError{Type: "TypeError", Message: `output 'b': `}},
 			"mixed column": {driver("tables", "Wrong"), map[string]any{"what": "mixed"}, &worker.DriverError{Type: "TypeError", Message: `output 'df': `}},
 		}
 		for name, test := range tests {
@@ -290,6 +292,9 @@ func TestPool(t *testing.T) {
 		}
 	})
 
+	if left := listDir(t, p.opts.dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
 	// All of the above was one child.
 	if n := len(p.idle); n != 1 || p.idle[0].seq < 20 {
 		t.Errorf("%d idle children", n)
@@ -431,6 +436,65 @@ func TestPoolClose(t *testing.T) {
 	if _, err := p.run(context.Background(), driver("steps", "See"), step); !errors.Is(err, errPoolClosed) {
 		t.Errorf("error %v, want %v", err, errPoolClosed)
 	}
+}
+
+func TestFilesHere(t *testing.T) {
+	step := &worker.Step{
+		BasePath: "/base",
+		Config:   map[string]any{"path": "/home/me/a.csv", "all": []any{"b.csv", map[string]any{"x": "../c.csv"}}, "other": "/home/me", "n": json.Number("1")},
+		Files:    map[string]string{"/home/me/a.csv": "/inputs/0", "b.csv": "/base/b.csv", "../c.csv": "/inputs/1", "1": "/inputs/2"},
+	}
+	want := map[string]any{"path": "/inputs/0", "all": []any{"b.csv", map[string]any{"x": "/inputs/1"}}, "other": "/home/me", "n": json.Number("1")}
+	if d := cmp.Diff(want, filesHere(step)); d != "" {
+		t.Error(d)
+	}
+	if step.Config["path"] != "/home/me/a.csv" {
+		t.Error("the step's own config was changed")
+	}
+}
+
+// FuzzPrintStream has the same prints in one piece and in many.
+func FuzzPrintStream(f *testing.F) {
+	const marker = "\x00osiris-M\n"
+	for _, s := range []string{"", "a\nb", "a\r\n\n", "x" + marker, marker + marker + "y\n", "\x00osiris-\x00osiris-M\n\x00", strings.Repeat("long ", maxPrintLine) + marker} {
+		f.Add([]byte(s), uint8(1))
+		f.Add([]byte(s), uint8(7))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
+		read := func(size int) (lines []string, markers int) {
+			s := newPrintStream(nil, []byte(marker), nil, func(step, line string) { lines = append(lines, step+":"+line) })
+			s.begin("a")
+			buf := make([]byte, len(marker)+size)
+			held := 0
+			for rest := data; ; {
+				n := copy(buf[held:held+size], rest)
+				rest = rest[n:]
+				held = s.take(buf[:held+n], len(rest) == 0)
+				select {
+				case <-s.marked:
+					markers++
+				default:
+				}
+				if len(rest) == 0 {
+					s.flush()
+					return lines, markers
+				}
+			}
+		}
+		whole, markers := read(max(len(data), 1))
+		parts, _ := read(int(size) + 1)
+		if d := cmp.Diff(whole, parts); d != "" {
+			t.Error(d)
+		}
+		if want := bytes.Contains(data, []byte(marker)); (markers > 0) != want {
+			t.Errorf("%d markers seen, want some: %v", markers, want)
+		}
+		for _, l := range whole {
+			if len(l) > maxPrintLine+2 || strings.Contains(l, "\n") {
+				t.Errorf("a line of %d bytes", len(l))
+			}
+		}
+	})
 }
 
 func TestPoolInArtifacts(t *testing.T) {

@@ -452,32 +452,38 @@ func (s *printStream) read() {
 	var held int // bytes at the beginning of buf that may begin a marker
 	for {
 		n, err := s.r.Read(buf[held:])
-		data := buf[:held+n]
-		for {
-			i := bytes.Index(data, s.marker)
-			if i < 0 {
-				break
-			}
-			s.add(data[:i])
-			s.flush()
-			s.begin("")
-			select {
-			case s.marked <- struct{}{}:
-			default: // a driver has printed one
-			}
-			data = data[i+len(s.marker):]
-		}
-		held = markerBegun(data, s.marker)
-		if err != nil {
-			held = 0
-		}
-		s.add(data[:len(data)-held])
+		held = s.take(buf[:held+n], err != nil)
 		if err != nil {
 			s.flush()
 			return
 		}
-		copy(buf, data[len(data)-held:])
 	}
+}
+
+// take takes in data, up to what may be the beginning of a marker if it is not
+// the last: that is moved to the beginning of data, and its length returned.
+func (s *printStream) take(data []byte, last bool) int {
+	rest := data
+	for {
+		i := bytes.Index(rest, s.marker)
+		if i < 0 {
+			break
+		}
+		s.add(rest[:i])
+		s.flush()
+		s.begin("")
+		select {
+		case s.marked <- struct{}{}:
+		default: // a driver has printed one
+		}
+		rest = rest[i+len(s.marker):]
+	}
+	held := 0
+	if !last {
+		held = markerBegun(rest, s.marker)
+	}
+	s.add(rest[:len(rest)-held])
+	return copy(data, rest[len(rest)-held:])
 }
 
 // markerBegun returns how many bytes at the end of data a marker may begin with.

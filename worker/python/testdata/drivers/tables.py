@@ -129,6 +129,7 @@ class Wrong:
             "series": lambda: {"df": pd.Series([1])},
             "object": lambda: {"x": object()},
             "twice": lambda: {"df": pd.DataFrame([[1, 2]], columns=["a", "a"])},
+            "half": lambda: {"a": pd.DataFrame({"a": [1]}), "b": pd.DataFrame({"a": [1, "x"]})},
             "mixed": lambda: {"df": pd.DataFrame({"a": [1, "x"]})},
         }[config["what"]]()
 
