@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -715,10 +716,24 @@ func TestInstallKilled(t *testing.T) {
 	building := make(chan struct{})
 	var once sync.Once
 	ready := newTestIndex(t, nil, func(*http.Request) { once.Do(func() { close(building) }) })
+	orphan := filepath.Join(s.dir, "pid")
 	writeTestFile(t, source, never.source(t, never.backend(fmt.Sprintf(`
 import urllib.request
+with open(%q, "w") as f:
+    f.write(str(os.getpid()))
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(%q)
-time.sleep(600)`, ready.URL+"/simple/x/"))))
+time.sleep(600)`, orphan, ready.URL+"/simple/x/"))))
+	defer func() { // what uv has started ends with neither
+		content, err := os.ReadFile(orphan)
+		if err != nil {
+			t.Error(err)
+		}
+		if pid, err := strconv.Atoi(string(content)); err != nil {
+			t.Error(err)
+		} else if p, err := os.FindProcess(pid); err == nil {
+			p.Kill() //nolint:errcheck // it may have ended
+		}
+	}()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -763,62 +778,95 @@ time.sleep(600)`, ready.URL+"/simple/x/"))))
 	}
 }
 
-// TestInstallWheelsRefused has a wheelhouse that is not what it says.
-func TestInstallWheelsRefused(t *testing.T) {
-	t.Parallel()
-	s := newSandbox(t, "pip")
+// wheelhouse makes a directory with a wheel and its lock.
+func wheelhouse(t *testing.T, p testPackage, key string, change func(lock *wheelLock, dir string)) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	path := filepath.Join(dir, p.file())
+	writeTestFile(t, path, p.wheel(t))
+	w := wheel{Name: p.file()}
+	var err error
+	if w.Size, w.SHA256, err = hashFile(path); err != nil {
+		t.Fatal(err)
+	}
+	lock := &wheelLock{Format: 1, Key: key, Wheels: []wheel{w}}
+	change(lock, dir)
+	b, err := json.Marshal(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTestFile(t, filepath.Join(dir, lockName), b)
+	return dir
+}
+
+// TestVerifyWheels has a wheelhouse that is not what it says.
+func TestVerifyWheels(t *testing.T) {
 	orders := testPackage{name: "orders", version: "1.0"}
 	for _, tt := range []struct {
 		name   string
 		change func(lock *wheelLock, dir string)
-		want   string
+		want   string // empty: no error
 	}{
+		{"as it was", func(*wheelLock, string) {}, ""},
 		{"another content", func(_ *wheelLock, dir string) {
 			p := orders
 			p.module = "VERSION = 'evil'\n"
 			writeTestFile(t, filepath.Join(dir, orders.file()), p.wheel(t))
 		}, "is not what lock.json says"},
 		{"a wheel is missing", func(l *wheelLock, dir string) { os.Remove(filepath.Join(dir, orders.file())) }, "is not there"},
-		{"a link", func(l *wheelLock, dir string) {
+		{"a directory", func(l *wheelLock, dir string) {
 			path := filepath.Join(dir, orders.file())
-			if err := errors.Join(os.Rename(path, path+"x"), os.Symlink(path+"x", path)); err != nil {
+			if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
 				t.Error(err)
 			}
 		}, "is not there as a file"},
 		{"another key", func(l *wheelLock, _ string) { l.Key = "0123" }, "another environment"},
 		{"a path", func(l *wheelLock, _ string) { l.Wheels[0].Name = "../" + l.Wheels[0].Name }, "not the name of a wheel"},
 		{"an option", func(l *wheelLock, _ string) { l.Wheels[0].Name = "--index-url=x-1-py3-none-any.whl" }, "not the name of a wheel"},
+		{"no hash", func(l *wheelLock, _ string) { l.Wheels[0].SHA256 = "" }, "no SHA-256"},
 		{"another format", func(l *wheelLock, _ string) { l.Format = 2 }, "format 2"},
-		{"not all wheels", func(l *wheelLock, _ string) { l.Wheels = nil }, "still missing: orders"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			i := s.installer()
-			found, err := i.check(t.Context(), []string{"orders"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := t.TempDir()
-			path := filepath.Join(dir, orders.file())
-			writeTestFile(t, path, orders.wheel(t))
-			w := wheel{Name: orders.file()}
-			if w.Size, w.SHA256, err = hashFile(path); err != nil {
-				t.Fatal(err)
-			}
-			lock := &wheelLock{Format: 1, Key: found.Key, Wheels: []wheel{w}}
-			tt.change(lock, dir)
-			b, err := json.Marshal(lock)
-			if err != nil {
-				t.Fatal(err)
-			}
-			writeTestFile(t, filepath.Join(dir, lockName), b)
-			_, err = i.install(t.Context(), installOptions{Requirements: []string{"orders"}, Wheels: dir})
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error: %v, want %q", err, tt.want)
-			}
-			if names := s.leftover(); len(names) > 0 {
-				t.Errorf("left: %s", names)
+			dir := wheelhouse(t, orders, "k", tt.change)
+			paths, err := verifyWheels(t.Context(), dir, "k")
+			switch {
+			case tt.want == "":
+				if err != nil || len(paths) != 1 || paths[0] != filepath.Join(dir, orders.file()) {
+					t.Errorf("%s, %v", paths, err)
+				}
+			case !errors.Is(err, errWheels) || !strings.Contains(err.Error(), tt.want) || paths != nil:
+				t.Errorf("%s, %v, want %q", paths, err, tt.want)
 			}
 		})
+	}
+}
+
+// TestInstallWheelsRefused has a wheelhouse with another content, and one that
+// lacks something: nothing is asked for it, and nothing is left.
+func TestInstallWheelsRefused(t *testing.T) {
+	t.Parallel()
+	s := newSandbox(t, "pip")
+	shut, forbidden := closed(t)
+	i := s.installer(shut...)
+	orders := testPackage{name: "orders", version: "1.0", requires: []string{"customers"}}
+	found, err := i.check(t.Context(), []string{"orders", "customers"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*wheelLock, string){
+		"is not what lock.json says": func(l *wheelLock, _ string) { l.Wheels[0].SHA256 = strings.Repeat("00", 32) },
+		"still missing: customers":   func(*wheelLock, string) {},
+	} {
+		_, err = i.install(t.Context(), installOptions{Requirements: []string{"orders", "customers"}, Wheels: wheelhouse(t, orders, found.Key, change)})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error: %v, want %q", err, want)
+		}
+		if names := s.leftover(); len(names) > 0 {
+			t.Errorf("left: %s", names)
+		}
+	}
+	if got := forbidden.requests(); len(got) > 0 {
+		t.Errorf("somebody was asked: %s", got)
 	}
 }
 

@@ -308,13 +308,9 @@ func (n *installation) installWithPip(ctx context.Context) (wheels string, err e
 		args := append([]string{"install", "--no-user", "--no-compile", "--prefer-binary"}, closed...)
 		return "", n.do(ctx, n.environment(), n.pip(append(args, lines(n.requirements)...)...)...)
 	}
-	stubs, constraints, err := n.describeBase()
-	if err != nil {
-		return "", err
-	}
 	wheels = filepath.Join(n.tmp, "wheels")
 	args := append(n.pip("wheel", "--prefer-binary", "--wheel-dir", wheels), append(closed, lines(n.requirements)...)...)
-	if err := n.chooseOverBase(ctx, n.withLinks(n.environment(), stubs), args, constraints); err != nil {
+	if err := n.chooseOverBase(ctx, args); err != nil {
 		return "", err
 	}
 	copies, err := filepath.Glob(filepath.Join(wheels, "*-"+stubBuild+"-*.whl"))
@@ -332,15 +328,27 @@ func (n *installation) installWithPip(ctx context.Context) (wheels string, err e
 
 // chooseOverBase runs a command that chooses versions: with those of the base,
 // if that can be, and otherwise with whatever it takes.
-func (n *installation) chooseOverBase(ctx context.Context, env, argv []string, constraints string) error {
+func (n *installation) chooseOverBase(ctx context.Context, argv []string) error {
+	stubs, constraints, err := n.describeBase()
+	if err != nil {
+		return err
+	}
+	env := n.environment()
+	withStubs := n.withLinks(env, stubs)
 	if constraints != "" {
-		err := n.do(ctx, env, append(slices.Clone(argv), "--constraint", constraints)...)
-		if !isConflict(err) {
-			return err
-		}
+		err = n.do(ctx, withStubs, append(slices.Clone(argv), "--constraint", constraints)...)
+	}
+	if isConflict(err) {
 		n.note("not with all packages of the base as they are; once more with others")
 	}
-	return n.do(ctx, env, argv...)
+	if constraints == "" || isConflict(err) {
+		err = n.do(ctx, withStubs, argv...)
+	}
+	if failed := (*commandError)(nil); errors.As(err, &failed) && failed.said(stubBuild) {
+		n.note("the base has metadata that cannot be read; without it")
+		err = n.do(ctx, env, argv...)
+	}
+	return err
 }
 
 // isConflict reports whether versions that somebody wants do not go together.
@@ -454,11 +462,7 @@ func (n *installation) resolve(ctx context.Context) ([]pin, error) {
 	if n.noIndex() {
 		args = append(args, "--no-index")
 	}
-	stubs, constraints, err := n.describeBase()
-	if err != nil {
-		return nil, err
-	}
-	if err := n.chooseOverBase(ctx, n.withLinks(n.environment(), stubs), args, constraints); err != nil {
+	if err := n.chooseOverBase(ctx, args); err != nil {
 		return nil, err
 	}
 	content, err := os.ReadFile(out)

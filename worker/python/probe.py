@@ -4,9 +4,13 @@
 # packages may print when Python starts; requirements; and urls, whether a
 # package that came from a URL has to come from that one. Python 2 and early
 # versions of 3 parse this file, too, so that their version can be told.
+import sys
+
+if sys.path and sys.path[0] == "":  # where this runs does not count
+    del sys.path[0]
+
 import json
 import os
-import sys
 
 
 def main():
@@ -75,7 +79,7 @@ def distributions():
     found = {}
     for entry in sys.path:
         try:
-            names = sorted(os.listdir(entry or "."))
+            names = sorted(os.listdir(entry))
         except OSError:
             continue
         for file in names:
