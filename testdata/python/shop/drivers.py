@@ -73,3 +73,21 @@ class Dying:
     def run(self, *, step_id, config, inputs=None, ctx=None):
         print("the last words", flush=True)
         os._exit(3)
+
+
+class MySQLExtractor:
+    def run(self, *, step_id, config, inputs=None, ctx=None):
+        import sqlalchemy as sa
+
+        conn = config["resolved_connection"]
+        url = sa.URL.create(
+            "mysql+pymysql", conn.get("user", "root"), conn.get("password", ""),
+            conn.get("host", "localhost"), int(conn.get("port", 3306)), conn["database"],
+        )
+        engine = sa.create_engine(url)
+        try:
+            df = pd.read_sql_query(sa.text(config["query"]), engine)
+        finally:
+            engine.dispose()
+        ctx.log_metric("rows_read", len(df))
+        return {"df": df}

@@ -20,7 +20,10 @@ import (
 
 var servers dbtest.Servers
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(servers.Main(m)) }
+func TestMain(m *testing.M) {
+	worker.Main(pipelineDrivers()) // of TestMoviesPipeline
+	goleak.VerifyTestMain(servers.Main(m))
+}
 
 // sink records what a driver reports.
 type sink struct {
