@@ -29,7 +29,9 @@ type Config struct {
 	// Drivers are those of the worker. An adapter that has them refuses a
 	// manifest that needs another in Prepare, and finds the files that
 	// configs refer to; without, an unknown driver is refused when the worker
-	// starts, before any step, and a sandbox gets no input files.
+	// starts, before any step, and a sandbox gets no input files. With WorkerPath
+	// that program may have more, and a driver that is not known here is its to
+	// refuse.
 	Drivers *worker.Registry
 
 	// WorkerPath is a worker program on this machine: one whose main calls

@@ -61,6 +61,11 @@
 // package worker has the driver interface, worker/drivers the drivers there
 // are, and worker/cmd/osiris-worker a ready program, for [Config.WorkerPath].
 //
+// A driver may also be a class in Python, as those of the reference
+// implementation are: a [PythonDriver], declared by the manifest or the Config. What
+// it imports is checked before the first step, and installed where
+// [Config.InstallDeps] allows it.
+//
 // # The session directory
 //
 //	manifest.yaml, cfg/              what was run

@@ -211,7 +211,8 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		entry.Secrets = python.Secrets
 	} else if e.cfg.Drivers != nil {
 		var err error
-		if entry, err = e.cfg.Drivers.Lookup(s.DriverName()); err != nil {
+		// Another program than this may have more drivers: it is asked by the handshake.
+		if entry, err = e.cfg.Drivers.Lookup(s.DriverName()); err != nil && e.cfg.WorkerPath == "" {
 			var unknown *worker.UnknownDriverError
 			if errors.As(err, &unknown) {
 				unknown.StepID = s.ID

@@ -34,11 +34,17 @@ import (
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
+	"github.com/osiris-pipelines/remote/worker/drivers/mysql"
+	"github.com/osiris-pipelines/remote/worker/drivers/postgres"
+	"github.com/osiris-pipelines/remote/worker/python"
 )
 
 func main() {
 	drivers := worker.NewRegistry()
 	csv.Register(drivers)
+	mysql.Register(drivers)
+	postgres.Register(drivers)
+	python.Register(drivers)
 	worker.Main(drivers) // started again as the worker, the program stays in here
 
 	os.Exit(program(drivers))
