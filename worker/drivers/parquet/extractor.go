@@ -1,7 +1,9 @@
 package parquet
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -246,6 +248,9 @@ func (r *reader) open() error {
 	if err := r.check(info.Size()); err != nil {
 		return err
 	}
+	if err := checkStoredSchema(r.file.MetaData().KeyValueMetadata()); err != nil {
+		return err
+	}
 	r.mem = &budget{Allocator: r.step.Memory()}
 	// Parallel would start goroutines, and their panics are nobody's to catch.
 	props := pqarrow.ArrowReadProperties{Parallel: false, BatchSize: *r.cfg.BatchSize}
@@ -273,6 +278,33 @@ func checkMagic(input io.ReaderAt, size int64) error {
 		return errors.New("it is no Parquet file")
 	case string(end[:]) != "PAR1":
 		return errors.New("the file is cut off: it has no footer")
+	}
+	return nil
+}
+
+// storedSchema is the key under which Arrow's implementations keep a table's
+// schema.
+const storedSchema = "ARROW:schema"
+
+// checkStoredSchema looks at that schema first, since Arrow's reader allocates
+// whatever length it gives.
+func checkStoredSchema(meta metadata.KeyValueMetadata) error {
+	stored := meta.FindValue(storedSchema)
+	if stored == nil {
+		return nil
+	}
+	b, err := base64.StdEncoding.DecodeString(*stored)
+	if err != nil {
+		b, err = base64.RawStdEncoding.DecodeString(*stored)
+	}
+	if err == nil {
+		var r *rpc.ArrowReader
+		if r, err = rpc.NewPlainArrowReader(bytes.NewReader(b), nil, nil); err == nil {
+			r.Release()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the Arrow schema that is stored in the file cannot be read: %w", err)
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ func write(ctx context.Context, step *worker.Step, cfg *writeConfig, frame *work
 	// What Parquet has no types for is told by Arrow's schema, as Arrow's other
 	// implementations do it.
 	encoded := base64.StdEncoding.EncodeToString(flight.SerializeSchema(stored, step.Memory()))
-	if err := w.AppendKeyValueMetadata("ARROW:schema", encoded); err != nil {
+	if err := w.AppendKeyValueMetadata(storedSchema, encoded); err != nil {
 		return errors.Join(err, w.Close())
 	}
 	err = writeGroups(ctx, cfg, w, schema, frame, step.Memory())
