@@ -104,7 +104,7 @@ func inputPath(config map[string]any) (string, error) {
 //   - Shapes: output "df", the columns of the file or those the config names.
 //   - Units: batches of batch_size rows; the metric rows_read counts rows.
 //   - Errors: [fs.ErrNotExist] for a missing file; ctx's error; the messages begin
-//     with "Parquet file not found" or "Parquet extraction failed". A file that is
+//     with "parquet file not found" or "parquet extraction failed". A file that is
 //     damaged may show only while its rows are read.
 func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	cfg, err := decodeExtract(step)
@@ -217,9 +217,9 @@ func (r *reader) explain(err error) error {
 	case r.ctx.Err() != nil:
 		return r.ctx.Err()
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("Parquet file not found: %w", err)
+		return fmt.Errorf("parquet file not found: %w", err)
 	}
-	return fmt.Errorf("Parquet extraction failed: %s: %w", r.cfg.Path, err)
+	return fmt.Errorf("parquet extraction failed: %s: %w", r.cfg.Path, err)
 }
 
 func (r *reader) open() error {
