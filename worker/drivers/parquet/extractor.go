@@ -1,7 +1,9 @@
 package parquet
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -102,7 +104,7 @@ func inputPath(config map[string]any) (string, error) {
 //   - Shapes: output "df", the columns of the file or those the config names.
 //   - Units: batches of batch_size rows; the metric rows_read counts rows.
 //   - Errors: [fs.ErrNotExist] for a missing file; ctx's error; the messages begin
-//     with "Parquet file not found" or "Parquet extraction failed". A file that is
+//     with "parquet file not found" or "parquet extraction failed". A file that is
 //     damaged may show only while its rows are read.
 func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	cfg, err := decodeExtract(step)
@@ -215,9 +217,9 @@ func (r *reader) explain(err error) error {
 	case r.ctx.Err() != nil:
 		return r.ctx.Err()
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("Parquet file not found: %w", err)
+		return fmt.Errorf("parquet file not found: %w", err)
 	}
-	return fmt.Errorf("Parquet extraction failed: %s: %w", r.cfg.Path, err)
+	return fmt.Errorf("parquet extraction failed: %s: %w", r.cfg.Path, err)
 }
 
 func (r *reader) open() error {
@@ -244,6 +246,9 @@ func (r *reader) open() error {
 		return err
 	}
 	if err := r.check(info.Size()); err != nil {
+		return err
+	}
+	if err := checkStoredSchema(r.file.MetaData().KeyValueMetadata()); err != nil {
 		return err
 	}
 	r.mem = &budget{Allocator: r.step.Memory()}
@@ -273,6 +278,33 @@ func checkMagic(input io.ReaderAt, size int64) error {
 		return errors.New("it is no Parquet file")
 	case string(end[:]) != "PAR1":
 		return errors.New("the file is cut off: it has no footer")
+	}
+	return nil
+}
+
+// storedSchema is the key under which Arrow's implementations keep a table's
+// schema.
+const storedSchema = "ARROW:schema"
+
+// checkStoredSchema looks at that schema first, since Arrow's reader allocates
+// whatever length it gives.
+func checkStoredSchema(meta metadata.KeyValueMetadata) error {
+	stored := meta.FindValue(storedSchema)
+	if stored == nil {
+		return nil
+	}
+	b, err := base64.StdEncoding.DecodeString(*stored)
+	if err != nil {
+		b, err = base64.RawStdEncoding.DecodeString(*stored)
+	}
+	if err == nil {
+		var r *rpc.ArrowReader
+		if r, err = rpc.NewPlainArrowReader(bytes.NewReader(b), nil, nil); err == nil {
+			r.Release()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the Arrow schema that is stored in the file cannot be read: %w", err)
 	}
 	return nil
 }

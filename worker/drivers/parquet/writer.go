@@ -79,7 +79,7 @@ func decodeWrite(step *worker.Step) (*writeConfig, error) {
 //   - Shapes: no outputs; the file has the columns in the table's order.
 //   - Units: the metric rows_written counts rows.
 //   - Errors: a missing table names the inputs there are; ctx's error; the rest
-//     begins with "Parquet writing failed" and names the file.
+//     begins with "parquet writing failed" and names the file.
 func (*Writer) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
 	cfg, err := decodeWrite(step)
 	if err != nil {
@@ -91,14 +91,14 @@ func (*Writer) Run(ctx context.Context, step *worker.Step) (*worker.Result, erro
 	}
 	f, err := step.Create(cfg.Path)
 	if err != nil {
-		return nil, fmt.Errorf("Parquet writing failed: %w", err)
+		return nil, fmt.Errorf("parquet writing failed: %w", err)
 	}
 	err = guard(func() error { return write(ctx, step, cfg, frame, f) })
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Parquet writing failed: %s: %w", cfg.Path, err)
+		return nil, fmt.Errorf("parquet writing failed: %s: %w", cfg.Path, err)
 	}
 	step.LogMetric("rows_written", float64(frame.Rows()), "rows")
 	return nil, nil
@@ -117,7 +117,7 @@ func write(ctx context.Context, step *worker.Step, cfg *writeConfig, frame *work
 	// What Parquet has no types for is told by Arrow's schema, as Arrow's other
 	// implementations do it.
 	encoded := base64.StdEncoding.EncodeToString(flight.SerializeSchema(stored, step.Memory()))
-	if err := w.AppendKeyValueMetadata("ARROW:schema", encoded); err != nil {
+	if err := w.AppendKeyValueMetadata(storedSchema, encoded); err != nil {
 		return errors.Join(err, w.Close())
 	}
 	err = writeGroups(ctx, cfg, w, schema, frame, step.Memory())
