@@ -8,6 +8,8 @@ PYTHON = $(or $(OSIRIS_TEST_PYTHON),$(wildcard $(CURDIR)/.venv/bin/python))
 NODE = $(or $(OSIRIS_TEST_NODE),$(wildcard $(CURDIR)/.node))
 # The race detector takes a C compiler.
 RACE = $(shell command -v "$$($(GO) env CC)" >/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo -race)
+# DuckDB's driver is a module of its own, since it takes that and a C++ library.
+DUCKDB = $(if $(RACE),$(shell test -f "$$($$($(GO) env CC) -print-file-name=libstdc++.a)" && echo worker/drivers/duckdb))
 
 FUZZTIME ?= 60s
 COUNT ?= 5
@@ -18,7 +20,7 @@ export GORACE ?= atexit_sleep_ms=0
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
 test: ## install what is missing, check the code, run all tests with the race detector
@@ -28,7 +30,9 @@ test: ## install what is missing, check the code, run all tests with the race de
 
 .PHONY: gotest
 gotest: ## only run the tests
-	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" $(GO) test $(RACE) -parallel 8 -shuffle=on $(TESTFLAGS) ./...
+	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" GO="$(GO)" scripts/gotest $(RACE) -parallel 8 -shuffle=on $(TESTFLAGS) ./...
+	$(if $(DUCKDB),cd $(DUCKDB) && OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test -shuffle=on $(TESTFLAGS) ./...)
+	@[ -n "$(DUCKDB)" ] || echo "test: there is no C compiler with libstdc++.a: the tests of worker/drivers/duckdb were skipped"
 	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
 	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas and e2b: the tests with them were skipped"
 	@[ -n "$(NODE)" ] || echo "test: there is no .node with e2b: the tests with it were skipped"
@@ -41,6 +45,7 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 	GOOS=windows $(GO) vet ./...
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
+	$(if $(DUCKDB),cd $(DUCKDB) && $(GO) vet ./... && $(STATICCHECK) ./... && $(GO) mod tidy -diff)
 
 .PHONY: stress
 stress: ## run the tests with full counts, then COUNT times with usual ones, then every fuzz target for FUZZTIME; E2B_ENVD_BIN adds E2B's daemon
@@ -56,7 +61,12 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 .PHONY: bench
 bench: ## run the benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test -run '^$$' -bench . -benchmem ./...
+	$(if $(DUCKDB),cd $(DUCKDB) && OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test -run '^$$' -bench . -benchmem .)
+
+.PHONY: worker-duckdb
+worker-duckdb: ## build osiris-worker-duckdb, the worker program with DuckDB, for this platform
+	scripts/worker-duckdb osiris-worker-duckdb -trimpath
 
 .PHONY: golden
 golden: ## write the golden files of the tests anew

@@ -215,7 +215,17 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		inputs, err = findInputs(groupCtx, a.contextOf(p), p.InputFiles, dir, base)
 		return err
 	})
+	var sources []input
+	remove := func() {}
+	group.Go(func() error {
+		found, done, err := packSources(groupCtx, a.contextOf(p), p, dir)
+		if err == nil {
+			sources, remove = found, done
+		}
+		return err
+	})
 	err = group.Wait()
+	defer func() { remove() }()
 	if sb == nil {
 		return nil, err
 	}
@@ -227,7 +237,10 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		pl.files[in.name] = in.sum.Path
 		pl.sent = append(pl.sent, in.sum)
 	}
-	if err := a.send(ctx, pl, inputs, p, s); err != nil {
+	for _, in := range sources {
+		pl.sent = append(pl.sent, in.sum)
+	}
+	if err := a.send(ctx, pl, append(inputs, sources...), p, s); err != nil {
 		return pl, err
 	}
 	return pl, s.save(func(c *checkpoint) { c.last().Program, c.last().Inputs = pl.program, pl.files })

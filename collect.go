@@ -92,7 +92,7 @@ func (c *chooser) skip(name, reason string) {
 // add takes an entry, or skips it. The error is for what no run can leave.
 func (c *chooser) add(a rpc.Artifact) error {
 	_, known := c.seen[a.Path]
-	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts {
+	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts && a.Path != installLog {
 		return impossible(a)
 	}
 	if why := c.unfit(a.Path); why != "" {
@@ -145,11 +145,21 @@ func folderOf(name string) string {
 	return folder
 }
 
+// stepOf is the step that has left a file; empty for the run's own.
+func stepOf(name string) string {
+	if name == installLog {
+		return ""
+	}
+	return folderOf(name)
+}
+
 // unfit says why a file that a run may have left cannot be here; empty when it
 // can.
 func (c *collecting) unfit(name string) string {
 	folder, rest, _ := strings.Cut(name, "/")
 	switch {
+	case name == installLog: // the worker's own
+		return ""
 	case !c.steps[folder] || rest == "":
 		return "it is not in the folder of a step"
 	case !utf8.ValidString(name):
@@ -399,7 +409,7 @@ func download(ctx context.Context, pl *place, list *sealed, got *CollectedArtifa
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: folderOf(a.Path)})
+			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: stepOf(a.Path)})
 			return nil
 		})
 	}

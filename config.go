@@ -83,9 +83,23 @@ type Config struct {
 	// meaning with InProcess.
 	Restarts int
 
-	// InstallDeps allows packages that drivers need to be installed in the
-	// sandbox. The drivers of this version need none.
+	// PythonDrivers declares drivers in Python, beside those of the manifest and in
+	// the place of ones with the same names. Python is the interpreter that runs
+	// them, where the run happens: a path or a name; empty means python3.
+	PythonDrivers []PythonDriver
+	Python        string
+
+	// InstallDeps allows packages that drivers in Python need, and that are not
+	// there, to be installed where the run happens, in an environment of their
+	// own. The variable OSIRIS_E2B_INSTALL_DEPS=1 allows it, too. Without it such a
+	// run fails with a [*MissingDependenciesError] before its first step.
 	InstallDeps bool
+
+	// Wheelhouse is a directory of this machine that keeps what was installed
+	// in a sandbox, for sandboxes to come: they get it from here, and ask no index.
+	// Empty means osiris-remote/wheelhouse in the user's cache directory, and "off"
+	// none. See docs/dependencies.md.
+	Wheelhouse string
 
 	// Egress says what a sandbox may reach; empty means [EgressLimited].
 	// AllowHosts is what it may reach beyond what the run's connections and
@@ -203,6 +217,11 @@ const (
 // byte).
 const maxVariable = 128<<10 - 2
 
+// installDepsVariable allows packages to be installed when it is 1.
+const installDepsVariable = "OSIRIS_E2B_INSTALL_DEPS"
+
+func (c Config) installDeps() bool { return c.InstallDeps || os.Getenv(installDepsVariable) == "1" }
+
 // apiKeyVariable never goes into a sandbox.
 const apiKeyVariable = "E2B_API_KEY"
 
@@ -245,6 +264,8 @@ func (c Config) validate() error {
 		return invalid("MaxArtifacts is %d", c.MaxArtifacts)
 	case c.MaxArtifactBytes < 0:
 		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
+	case len(c.PythonDrivers) > 0 && c.pythonFault() != nil:
+		return fmt.Errorf("remote: %w: Config.PythonDrivers: %w", ErrInvalid, c.pythonFault())
 	case c.GPU != 0:
 		return fmt.Errorf("remote: %w: %w: Config.GPU is %d, and E2B has no machines with GPUs", ErrInvalid, ErrUnsupported, c.GPU)
 	case c.Spot:

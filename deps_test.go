@@ -25,7 +25,7 @@ func TestDependencies(t *testing.T) {
 		{module + "/rpc", []string{module + "/worker", module + "/mock", module + "/secrets", module + "/internal", "net/http"}},
 		{module + "/secrets", []string{module + "/rpc", module + "/worker", module + "/connections", "github.com", "golang.org"}},
 		{module + "/connections", []string{module + "/rpc", module + "/worker", module + "/e2b", module + "/mock", module + "/internal", "net/http", "testing"}},
-		{module + "/worker/python", []string{module + "/rpc", module + "/e2b", module + "/mock", module + "/connections", "net/http", "testing"}},
+		{module + "/worker/python", []string{module + "/worker/drivers", module + "/e2b", module + "/mock", module + "/connections", "net/http", "testing"}},
 		{module + "/e2b", []string{module + "/rpc", module + "/worker", module + "/mock", module + "/secrets", module + "/connections", module + "/internal/inproc", module + "/internal/bare", "testing", "google.golang.org/grpc", "github.com/apache"}},
 		{module + "/worker", []string{module + "/connections", module + "/worker/drivers", module + "/mock", module + "/internal", "net/http", "testing", "google.golang.org/grpc"}},
 		{module + "/mock", []string{"testing", module + "/worker/drivers"}},

@@ -668,16 +668,16 @@ func (e *engine) egressInput(p *PreparedRun, known *runSecrets) egressInput {
 	if in.policy == EgressOpen {
 		return in
 	}
-	if e.cfg.InstallDeps {
+	if e.cfg.installDeps() && len(p.PythonDrivers) > 0 {
 		in.indexes = packageIndexes(known.env)
 	}
 	for _, s := range p.Plan.Steps {
-		in.steps = append(in.steps, e.egressStep(s, p.CfgIndex[s.cfgPath()], known))
+		in.steps = append(in.steps, e.egressStep(p, s, p.CfgIndex[s.cfgPath()], known))
 	}
 	return in
 }
 
-func (e *engine) egressStep(s Step, config map[string]any, known *runSecrets) egressStep {
+func (e *engine) egressStep(p *PreparedRun, s Step, config map[string]any, known *runSecrets) egressStep {
 	out := egressStep{id: s.ID, redact: known.redact}
 	out.family, _, _ = strings.Cut(cmp.Or(s.Component, s.DriverName()), ".")
 	out.config, _ = fillPlaceholders(config, known.env).(map[string]any)
@@ -687,7 +687,7 @@ func (e *engine) egressStep(s Step, config map[string]any, known *runSecrets) eg
 			out.family, out.fields = c.Family, c.Plain()
 		}
 	}
-	if e.cfg.Drivers == nil {
+	if _, declared := p.pythonDriver(s.DriverName()); declared || e.cfg.Drivers == nil {
 		return out
 	}
 	entry, err := e.cfg.Drivers.Lookup(s.DriverName())

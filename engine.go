@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -167,6 +168,19 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 	for _, name := range env {
 		p.Package.Environment[name] = "${" + name + "}"
 	}
+	var err error
+	if p.PythonDrivers, err = e.cfg.pythonDrivers(m); err != nil {
+		return nil, &ManifestError{Reason: err.Error()}
+	}
+	for _, source := range p.sourceDirs() {
+		info, err := os.Stat(hostPath(ec, source))
+		if err == nil && !info.IsDir() {
+			err = errors.New("it is not a directory")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("remote: prepare: sources of drivers: %s: %w", source, cause(err))
+		}
+	}
 	for _, s := range m.Steps {
 		if err := e.prepareStep(p, s, ec); err != nil {
 			return nil, err
@@ -192,7 +206,10 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		config = map[string]any{}
 	}
 	var entry worker.Registration
-	if e.cfg.Drivers != nil {
+	python, declared := p.pythonDriver(s.DriverName())
+	if declared {
+		entry.Secrets = python.Secrets
+	} else if e.cfg.Drivers != nil {
 		var err error
 		if entry, err = e.cfg.Drivers.Lookup(s.DriverName()); err != nil {
 			var unknown *worker.UnknownDriverError
@@ -212,16 +229,14 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 	if err := e.describe(p, s, config); err != nil {
 		return fmt.Errorf("remote: prepare: step %q: connection: %w", s.ID, err)
 	}
-	if e.cfg.Drivers == nil {
-		return nil
-	}
-	filer, ok := entry.New().(worker.InputFiler)
-	if !ok {
-		return nil
-	}
-	names, err := filer.InputFiles(config)
-	if err != nil {
-		return fail("%v", err)
+	names := filesAt(config, python.InputFiles)
+	if entry.New != nil {
+		if filer, ok := entry.New().(worker.InputFiler); ok {
+			var err error
+			if names, err = filer.InputFiles(config); err != nil {
+				return fail("%v", err)
+			}
+		}
 	}
 	for _, name := range names {
 		info, err := os.Stat(hostPath(ec, name))
@@ -385,6 +400,13 @@ func (e *engine) check(p *PreparedRun, ec *ExecutionContext) error {
 func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 	again := &PreparedRun{CfgIndex: make(map[string]map[string]any), ResolvedConnections: make(map[string]ConnectionRef),
 		Package: Package{Connections: make(map[string]ConnectionRef)}}
+	var err error
+	if again.PythonDrivers, err = e.cfg.pythonDrivers(p.Plan); err != nil {
+		return &ManifestError{Reason: err.Error()}
+	}
+	if !sameJSON(again.PythonDrivers, append([]PythonDriver{}, p.PythonDrivers...)) {
+		return fmt.Errorf("remote: execute: %w: the run has other drivers in Python than its manifest and this adapter's Config declare; prepare it again", ErrInvalid)
+	}
 	for _, s := range p.Plan.Steps {
 		s.Config = p.CfgIndex[s.cfgPath()]
 		if err := e.prepareStep(again, s, ec); err != nil {
@@ -397,6 +419,14 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 		}
 	}
 	return nil
+}
+
+// sameJSON reports whether two values that JSON has come from or goes to are
+// the same there.
+func sameJSON(a, b any) bool {
+	x, errA := json.Marshal(a)
+	y, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(x, y)
 }
 
 // refuses returns why the adapter would not take a run now; nil when it would.
@@ -490,10 +520,27 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := l.verify(ctx); err != nil {
 		return err
 	}
+	keep, err := e.settleDependencies(ctx, l, p)
+	if err != nil {
+		return err
+	}
+	if keep != nil { // while the steps run: another run is to have them
+		defer background(ctx, keep)()
+	}
 	if err := l.startMarking(); err != nil {
 		return err
 	}
 	return e.work(ctx, r, l, hello.CPUs)
+}
+
+// background does something beside what goes on; wait waits for it.
+func background(ctx context.Context, do func(context.Context)) (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do(ctx)
+	}()
+	return func() { <-done }
 }
 
 // work runs the steps, and has the worker end.
@@ -624,6 +671,9 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
 		Epoch:       l.epoch,
 		Owner:       l.owner,
+		Declared:    p.declared(pl.dir),
+		Python:      e.cfg.Python,
+		CacheDir:    e.cacheDir(pl),
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {

@@ -74,6 +74,11 @@ var (
 	// for.
 	ErrSandboxSize = errors.New("sandbox has another size")
 
+	// ErrMissingDependencies: the place of the run has not got what drivers in
+	// Python need, and nothing was to be installed there; a
+	// [*MissingDependenciesError] has the names.
+	ErrMissingDependencies = errors.New("dependencies are missing")
+
 	// ErrWorkerPlatform: the worker program does not suit the sandbox.
 	ErrWorkerPlatform = errors.New("worker program does not suit the sandbox")
 

@@ -610,7 +610,7 @@ func TestHostileWorker(t *testing.T) {
 			peak := peakHeap(func() {
 				t.Run("attacks", func(t *testing.T) { // returns when all of them have ended
 					for _, a := range attacks(stressed()) {
-						if a.kinds == "" && (kind == "local" || stressed() || !a.aboveLink() && sample.IntN(2) == 0) || a.kinds == kind {
+						if a.kinds == "" && (kind == "local" || stressed() || !a.aboveLink() && sample.IntN(4) == 0) || a.kinds == kind {
 							t.Run(a.name, func(t *testing.T) {
 								if !stressed() { // most of the time goes into waiting for restarts
 									t.Parallel()

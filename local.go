@@ -66,7 +66,7 @@ func (a *LocalAdapter) String() string { return "remote.LocalAdapter" }
 func (a *LocalAdapter) GoString() string { return a.String() }
 
 // settle makes the run's folder.
-func (a *LocalAdapter) settle(_ context.Context, p *PreparedRun, s *session, _ *egressPlan) (*place, error) {
+func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _ *egressPlan) (*place, error) {
 	base, err := filepath.Abs(a.contextOf(p).BasePath)
 	if err != nil {
 		return nil, fmt.Errorf("remote: base path: %w", err)
@@ -88,7 +88,15 @@ func (a *LocalAdapter) settle(_ context.Context, p *PreparedRun, s *session, _ *
 	if err != nil {
 		return nil, fmt.Errorf("remote: run folder: %w", err)
 	}
-	return &place{sandbox: sb, program: sb.program, dir: sb.dir, base: base}, nil
+	pl := &place{sandbox: sb, program: sb.program, dir: sb.dir, base: base}
+	// Sent here, too: what is changed during a run has no effect on it.
+	sources, done, err := packSources(ctx, a.contextOf(p), p, pl.dir)
+	if err != nil {
+		return pl, err
+	}
+	defer done()
+	_, err = sendInputs(ctx, sb, sources)
+	return pl, err
 }
 
 // localSandbox is this machine, as far as one run uses it.

@@ -24,6 +24,7 @@ import (
 	"github.com/osiris-pipelines/remote/connections"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
+	"github.com/osiris-pipelines/remote/worker/python"
 )
 
 // TestMain lets the test binary be its own worker, as a user's program is.
@@ -92,6 +93,7 @@ func testConnections() connections.Static {
 func testDrivers() *worker.Registry {
 	r := worker.NewRegistry()
 	csv.Register(r)
+	python.Register(r)
 	add := func(name string, mode worker.Mode, f driverFunc) {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}

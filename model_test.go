@@ -36,12 +36,12 @@ func TestLeaseModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *modelSeed).run() })
 		return
 	}
-	schedules := 150
+	schedules := 60
 	switch {
 	case stressed():
 		schedules = 10_000
 	case testing.Short():
-		schedules = 50
+		schedules = 20
 	}
 	first := rand.Uint64()>>16 + 1
 	t.Logf("schedules %d to %d", first, first+uint64(schedules)-1)

@@ -27,7 +27,11 @@ type Manifest struct {
 	Meta     map[string]any // profile, oml_version, manifest_hash, ...
 	Metadata map[string]any // intent, source_manifest_path, ...
 	Steps    []Step
-	Extra    map[string]any // keys that are none of the above, kept
+
+	// PythonDrivers declares drivers in Python that steps may name.
+	PythonDrivers []PythonDriver
+
+	Extra map[string]any // keys that are none of the above, kept
 }
 
 // Step is one step of a [Manifest].
@@ -344,6 +348,9 @@ func (m *Manifest) document(withConfigs bool) map[string]any {
 		steps[i] = s.document(withConfigs)
 	}
 	doc["steps"] = steps
+	if len(m.PythonDrivers) > 0 {
+		doc["python_drivers"] = m.PythonDrivers
+	}
 	return doc
 }
 
@@ -379,6 +386,7 @@ func (m *Manifest) UnmarshalJSON(b []byte) error {
 	*m = Manifest{}
 	return takeKeys("manifest", doc, &m.Extra, map[string]any{
 		"name": &m.Name, "pipeline": &m.Pipeline, "meta": &m.Meta, "metadata": &m.Metadata, "steps": &m.Steps,
+		"python_drivers": &m.PythonDrivers,
 	})
 }
 
@@ -532,6 +540,10 @@ type PreparedRun struct {
 	// InputFiles are the files that configs refer to, as they name them. They
 	// are sent to a sandbox with the run.
 	InputFiles []string `json:"input_files"`
+
+	// PythonDrivers are the drivers of the plan that are in Python, as the Config
+	// or the manifest declares them, sorted by name.
+	PythonDrivers []PythonDriver `json:"python_drivers,omitempty"`
 }
 
 // UnmarshalJSON reads a run that was stored. Numbers in configs keep their

@@ -285,6 +285,9 @@ func (w *restarter) start(ctx context.Context, dead *link, reason string, repeat
 	if err := l.verify(ctx); err != nil {
 		return l, err
 	}
+	if _, err := w.e.settleDependencies(ctx, l, p); err != nil {
+		return l, err
+	}
 	l.handling.Lock() // the event is behind what was heard, and before what is heard next
 	defer l.handling.Unlock()
 	s.event("worker_restarted", map[string]any{

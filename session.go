@@ -33,6 +33,7 @@ const (
 	statusFile      = "status.json"
 	manifestFile    = "manifest.yaml"
 	systemArtifacts = "_system"
+	installLog      = systemArtifacts + "/pip_install.log" // the one of them that the worker makes
 )
 
 // session is a session directory that is being written: the one place where

@@ -59,8 +59,14 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.CreateWait) }},
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
-		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers need to be installed in the sandbox; the drivers of this version need none",
+		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers in Python need to be installed where the run happens",
 			field: func(c *Config) settingValue { return (*boolValue)(&c.InstallDeps) }},
+		{Key: "wheelhouse", Flag: "e2b-wheelhouse", Default: "in the user's cache directory", Usage: "`directory` that keeps installed packages for sandboxes to come, or off",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Wheelhouse) }},
+		{Key: "python", Flag: "e2b-python", Default: "python3", Usage: "`interpreter` for drivers in Python, where the run happens",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Python) }},
+		{Key: "python_drivers", Default: "none", Usage: "drivers in Python, a list as in a manifest",
+			field: func(c *Config) settingValue { return (*driversValue)(&c.PythonDrivers) }},
 		{Key: "egress", Flag: "e2b-egress", Default: string(EgressLimited), Usage: "what a sandbox may reach: `" + string(EgressLimited) + "` to what the run needs, " + string(EgressRequired) + " to fail where that cannot be, or " + string(EgressOpen),
 			field: func(c *Config) settingValue { return (*textValue)(&c.Egress) }},
 		{Key: "allow_hosts", Flag: "e2b-allow-host", Default: "none", Usage: "let the sandbox reach this `host` too: a name, *.name, address or network, or name:port; may be repeated",
@@ -344,6 +350,32 @@ func (v *namesValue) setJSON(raw json.RawMessage) error {
 		return err
 	}
 	*v = names
+	return nil
+}
+
+// driversValue is a list of declared drivers.
+type driversValue []PythonDriver
+
+func (v *driversValue) plain() any { return []PythonDriver(*v) }
+
+// String names the drivers.
+func (v *driversValue) String() string {
+	var names []string
+	for _, d := range *v {
+		names = append(names, d.Name)
+	}
+	return strings.Join(names, ",")
+}
+
+// Set takes a list in JSON.
+func (v *driversValue) Set(s string) error { return v.setJSON(json.RawMessage(s)) }
+
+func (v *driversValue) setJSON(raw json.RawMessage) error {
+	var drivers []PythonDriver
+	if err := json.Unmarshal(raw, &drivers); err != nil {
+		return fmt.Errorf("not a list of drivers in Python: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	*v = drivers
 	return nil
 }
 

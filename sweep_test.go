@@ -49,7 +49,8 @@ func TestSweep(t *testing.T) {
 			run := func(a *remote.E2BTransparentProxy, id string) {
 				running.Go(func() { _, _, _ = remote.Run(ctx, a, sleep(time.Hour), newContext(t, id)) })
 			}
-			cfg := remote.Config{Timeout: 2 * time.Hour}
+			// An hour of heartbeats is most of the time that this takes.
+			cfg := remote.Config{Timeout: 2 * time.Hour, Heartbeat: 20 * time.Second}
 			living, _ := c.proxy(cfg)
 			run(living, "living")
 			waits, _ := c.proxy(cfg)
@@ -63,7 +64,7 @@ func TestSweep(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			paused, pausedNet := c.proxy(remote.Config{Timeout: 2 * time.Hour, OnHostLoss: remote.Pause})
+			paused, pausedNet := c.proxy(remote.Config{Timeout: 2 * time.Hour, Heartbeat: 20 * time.Second, OnHostLoss: remote.Pause})
 			run(paused, "paused")
 			time.Sleep(5 * time.Minute)
 			pausedNet.die()

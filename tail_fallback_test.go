@@ -69,7 +69,7 @@ func TestJournalByFile(t *testing.T) {
 			return nil
 		}
 		m := flood(50_000) // two segments
-		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 600_000}, Needs: []string{"flood"}})
+		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 330_000}, Needs: []string{"flood"}})
 		result, _, err := remote.Run(t.Context(), a, m, ec)
 		if err != nil {
 			t.Errorf("%v\n%s", err, sessionLog(t, ec))

@@ -20,6 +20,8 @@ const (
 	MethodHandshake     = "handshake"
 	MethodSecrets       = "secrets"
 	MethodVerifyFiles   = "verify_files"
+	MethodCheckDeps     = "check_dependencies"
+	MethodInstallDeps   = "install_dependencies"
 	MethodExecuteStep   = "execute_step"
 	MethodFetchOutput   = "fetch_output"
 	MethodCancel        = "cancel"
@@ -83,6 +85,9 @@ const (
 	CodeProtocol      Code = 6 // no protocol version in common
 	CodeDamagedFile   Code = 7 // a file is not what the host sent
 	CodeOwnershipLost Code = 8 // another host has taken the run over
+
+	CodeMissingRuntime Code = 9  // there is nothing that could run declared drivers
+	CodeInstallFailed  Code = 10 // packages could not be installed
 )
 
 // Error is the error of a [Response].
@@ -142,6 +147,76 @@ type Handshake struct {
 	BasePath    string            `json:"base_path"`       // where relative input paths start
 	Files       map[string]string `json:"files,omitempty"` // input paths as configs give them, to where they are
 	HeartbeatMS int64             `json:"heartbeat_ms"`    // between heartbeats; zero means 1000
+
+	Declared []DeclaredDriver `json:"declared,omitempty"`  // further drivers, in the place of the program's of the same names
+	Python   string           `json:"python,omitempty"`    // the interpreter, a path or a name; empty means python3
+	CacheDir string           `json:"cache_dir,omitempty"` // for what other runs on the same machine may use again; empty means the run's folder
+}
+
+// DeclaredDriver is a driver that is not part of the worker program: a class
+// in another language, which a runtime of the program runs.
+type DeclaredDriver struct {
+	Name    string `json:"name"`
+	Mode    string `json:"mode"`    // extract, transform or write
+	Runtime string `json:"runtime"` // "python"
+	Module  string `json:"module"`  // dotted
+	Class   string `json:"class"`   // in the module
+
+	// Requirements are packages that it imports, in the words of the runtime's
+	// packagers: for Python a name with versions, as in PEP 508.
+	Requirements []string `json:"requirements,omitempty"`
+
+	// Sources are where its module is looked for first: absolute paths of
+	// directories, or of zip files of their content.
+	Sources []string `json:"sources,omitempty"`
+
+	// JSON pointers into its config: to paths of input files, which the driver
+	// gets as absolute ones, to paths that become artifacts, and to what is
+	// secret.
+	InputFiles  []string `json:"input_files,omitempty"`
+	OutputFiles []string `json:"output_files,omitempty"`
+	Secrets     []string `json:"secrets,omitempty"`
+}
+
+// CheckDeps asks what of the packages is there that the declared drivers need.
+// A machine without the runtime, as without Python, is answered with
+// [CodeMissingRuntime].
+type CheckDeps struct {
+	Runtime string `json:"runtime"`
+}
+
+// CheckDepsResult answers a [CheckDeps].
+type CheckDepsResult struct {
+	Version  string   `json:"version"`  // of the runtime, as "3.11.7"
+	Platform string   `json:"platform"` // what built packages have to fit
+	Key      string   `json:"key"`      // names the packages for this platform: 16 to 64 hex digits
+	Required []string `json:"required"` // sorted; each is either present or missing
+	Present  []string `json:"present"`  // sorted
+	Missing  []string `json:"missing"`  // sorted; when empty, steps may be executed
+}
+
+// InstallDeps installs what was missing. The worker reports each package as it
+// is installed. A failure is answered with [CodeInstallFailed]; nothing half is
+// left then.
+type InstallDeps struct {
+	Runtime string `json:"runtime"`
+
+	// Packages are files that the host has sent, all that is to be installed:
+	// with them no index is asked. Without any it comes from the index that the
+	// run's variables, or the machine's configuration, name.
+	Packages []FileRef `json:"packages,omitempty"`
+
+	// Keep has the files that were installed from left in the run's folder,
+	// for the host to keep.
+	Keep bool `json:"keep,omitempty"`
+
+	TimeoutMS int64 `json:"timeout_ms,omitempty"` // zero means 10 minutes
+}
+
+// InstallDepsResult answers an [InstallDeps].
+type InstallDepsResult struct {
+	Installed []string  `json:"installed"`          // name==version, in the order they were installed in
+	Packages  []FileRef `json:"packages,omitempty"` // what was kept
 }
 
 // Sealed is a part of [Secrets], sealed for the worker, see [SealSecrets]. The

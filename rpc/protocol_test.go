@@ -55,7 +55,7 @@ func TestProtocolDocument(t *testing.T) {
 		for _, code := range []rpc.Code{
 			rpc.CodeInvalidRequest, rpc.CodeMethodNotFound, rpc.CodeInvalidParams, rpc.CodeInternal, rpc.CodeStepFailed,
 			rpc.CodeCancelled, rpc.CodeTimeout, rpc.CodeUnknownDriver, rpc.CodeMissingInput, rpc.CodeProtocol,
-			rpc.CodeDamagedFile, rpc.CodeOwnershipLost,
+			rpc.CodeDamagedFile, rpc.CodeOwnershipLost, rpc.CodeMissingRuntime, rpc.CodeInstallFailed,
 		} {
 			if !strings.Contains(doc, fmt.Sprintf("\n| %d | ", code)) {
 				t.Errorf("code %d is not listed", code)
@@ -70,7 +70,7 @@ func TestProtocolDocument(t *testing.T) {
 		}
 		for _, v := range []any{
 			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Sealed{}, rpc.Secrets{},
-			rpc.VerifyFiles{}, rpc.FileSum{},
+			rpc.VerifyFiles{}, rpc.FileSum{}, rpc.DeclaredDriver{}, rpc.CheckDeps{}, rpc.CheckDepsResult{}, rpc.InstallDeps{}, rpc.InstallDepsResult{},
 			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
 			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.RecoverResult{}, rpc.LostStep{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
 			rpc.Processes{}, rpc.ProcessID{}, rpc.Death{}, rpc.Remains{}, rpc.Print{}, rpc.WorkerStatus{}, rpc.ProcessState{},
@@ -88,7 +88,7 @@ func TestProtocolDocument(t *testing.T) {
 		}
 		for _, method := range []string{
 			rpc.MethodHandshake, rpc.MethodExecuteStep, rpc.MethodFetchOutput, rpc.MethodCancel, rpc.MethodSealArtifacts,
-			rpc.MethodShutdown, rpc.MethodPing, rpc.MethodSecrets, rpc.MethodVerifyFiles,
+			rpc.MethodShutdown, rpc.MethodPing, rpc.MethodSecrets, rpc.MethodVerifyFiles, rpc.MethodCheckDeps, rpc.MethodInstallDeps,
 		} {
 			if !quoted[method] {
 				t.Errorf("method %q is not described", method)

@@ -111,8 +111,9 @@ func (e *UnknownDriverError) Is(target error) bool { return target == ErrUnknown
 
 // Registry maps driver names to drivers. It is safe for concurrent use.
 type Registry struct {
-	mu      sync.RWMutex
-	entries map[string]Registration
+	mu       sync.RWMutex
+	entries  map[string]Registration
+	runtimes map[string]NewRuntime
 }
 
 // Registration is one entry of a [Registry].

@@ -193,7 +193,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &timeoutError{timeout})
 		defer cancel()
 	}
-	entry, err := w.opts.Drivers.Lookup(p.Driver)
+	entry, err := w.driver(p.Driver)
 	if err != nil {
 		return nil, err
 	}

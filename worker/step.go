@@ -177,17 +177,22 @@ func (s *Step) DecodeConfig(v any) error {
 // Open opens an input file by the path the config gives. A relative path
 // starts at BasePath.
 func (s *Step) Open(name string) (File, error) {
-	resolved := name
-	if mapped, ok := s.Files[name]; ok {
-		resolved = mapped
-	} else if !filepath.IsAbs(name) {
-		resolved = filepath.Join(s.BasePath, name)
-	}
-	f, err := s.fs().Open(resolved)
+	f, err := s.fs().Open(s.InputPath(name))
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
 	return f, nil
+}
+
+// InputPath returns where [Step.Open] finds a file.
+func (s *Step) InputPath(name string) string {
+	if mapped, ok := s.Files[name]; ok {
+		return mapped
+	}
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(s.BasePath, name)
 }
 
 // Create makes an output file by the path the config gives, and the

@@ -80,7 +80,9 @@ type ProxyWorker struct {
 	counting  sync.Mutex
 	completed int // steps
 
-	loading sync.Mutex // held while outputs are read from disk
+	loading    sync.Mutex // held while outputs are read from disk
+	greeting   sync.Mutex // held during a handshake
+	installing sync.Mutex // held while a runtime checks or installs packages
 
 	mu        sync.Mutex
 	session   string // empty before the handshake
@@ -88,6 +90,7 @@ type ProxyWorker struct {
 	owner     string
 	hello     rpc.Handshake
 	known     *workerSecrets
+	declared  *declared // nil until a host has declared drivers
 	outputs   map[string]map[string]*DataFrame
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
@@ -200,6 +203,9 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	w.journal.Lift() // what waits for a host that is gone must end, too
 	w.tasks.Wait()   // ExecuteStep gives up on drivers that ignore their context
 	<-beats
+	if err := w.declared.close(); err != nil {
+		w.log(rpc.Log{Level: slog.LevelWarn.String(), Message: fmt.Sprintf("end of the runtimes: %v", err)}, false)
+	}
 	if w.prints != nil {
 		w.prints.stop()
 	}
@@ -390,6 +396,18 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 			return nil, err
 		}
 		return empty, w.verifyFiles(ctx, p.Files)
+	case rpc.MethodCheckDeps:
+		var p rpc.CheckDeps
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
+		return w.dependencies(p.Runtime, func(rt Runtime) (any, error) { return rt.Check(ctx) })
+	case rpc.MethodInstallDeps:
+		var p rpc.InstallDeps
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
+		return w.dependencies(p.Runtime, func(rt Runtime) (any, error) { return rt.Install(ctx, &p) })
 	case rpc.MethodExecuteStep:
 		var p rpc.ExecuteStep
 		if err := w.params(req, &p); err != nil {
@@ -491,8 +509,14 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	if p.SessionID == "" {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: "handshake without a session id"}
 	}
+	w.greeting.Lock()
+	defer w.greeting.Unlock()
+	own := make(map[string]bool, len(p.Declared))
+	for _, d := range p.Declared {
+		own[d.Name] = true
+	}
 	for _, name := range p.Drivers {
-		if _, err := w.opts.Drivers.Lookup(name); err != nil {
+		if _, err := w.opts.Drivers.Lookup(name); err != nil && !own[name] {
 			return nil, w.known.rpcError("", err)
 		}
 	}
@@ -512,6 +536,16 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	}
 	if err := w.enterBase(p.BasePath); err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("base path: %v", err)}
+	}
+	if len(p.Declared) > 0 {
+		// Others want the worker's lock meanwhile; a second handshake waits for greeting.
+		w.mu.Unlock()
+		d, err := w.declare(p)
+		w.mu.Lock()
+		if err != nil {
+			return nil, w.known.rpcError("", err)
+		}
+		w.declared = d
 	}
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
@@ -536,8 +570,10 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 		OS:      runtime.GOOS,
 		Arch:    runtime.GOARCH,
 		CPUs:    runtime.GOMAXPROCS(0),
-		Drivers: w.opts.Drivers.Names(),
+		Drivers: w.declared.names(w.opts.Drivers.Names()),
 		SealKey: w.known.key.Public(),
+
+		PythonVersion: w.declared.pythonVersion(),
 	}
 }
 

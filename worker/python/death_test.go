@@ -51,7 +51,7 @@ func TestWorkerDies(t *testing.T) {
 		t.Fatalf("children %v", pids)
 	}
 	for _, pid := range pids {
-		gone(t, pid)
+		processGone(t, pid)
 	}
 }
 
@@ -68,8 +68,8 @@ func helpPool(t *testing.T, dir string) {
 	time.Sleep(time.Minute) // it is killed before
 }
 
-// gone waits for the end of a process that is no child of this one.
-func gone(t *testing.T, pid int) {
+// processGone waits for the end of a process that is no child of this one.
+func processGone(t *testing.T, pid int) {
 	for deadline := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && zombie(string(b)) {
 			return

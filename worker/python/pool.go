@@ -37,6 +37,10 @@ type driverClass struct {
 	module  string   // dotted
 	class   string   // within the module
 	sources []string // absolute directories, put in front of sys.path in their order
+
+	// inArtifacts has it work in the step's artifacts directory, so that what it
+	// writes by a relative name comes home; else it is in the step's base path.
+	inArtifacts bool
 }
 
 // poolOptions configure a [pool].
@@ -44,8 +48,8 @@ type poolOptions struct {
 	dir         string // for the bridge and hand-over files; the pool makes and removes it
 	interpreter interpreter
 	session     string            // what drivers get as ctx.session_id; may be empty
+	inArtifacts bool              // all drivers are, see driverClass
 	redact      *secrets.Redactor // for what is printed; nil: nothing is redacted
-	inArtifacts bool              // drivers work in the step's artifacts directory, so that what they write by a relative name comes home; else in its base path
 
 	// printed gets each line that a step has printed, without its end. stream is
 	// "stdout" or "stderr"; stepID is empty for what comes between two steps, as
@@ -186,7 +190,7 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		return nil, err
 	}
 	req.Cwd = req.BasePath
-	if p.opts.inArtifacts {
+	if d.inArtifacts || p.opts.inArtifacts {
 		req.Cwd = req.ArtifactsDir
 	}
 	if req.Output, err = filepath.Abs(req.Output); err != nil {

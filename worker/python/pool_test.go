@@ -410,7 +410,7 @@ func TestPoolStop(t *testing.T) {
 				t.Error("the child is kept")
 			}
 			if how == "child" {
-				gone(t, int(<-r.seen["child"]))
+				processGone(t, int(<-r.seen["child"]))
 			}
 		})
 	}

@@ -183,6 +183,9 @@ func TestSignalAlone(t *testing.T) {
 		if line, err := r.ReadString('\n'); line != "ready\n" {
 			t.Fatal(line, err)
 		}
+		// The shell has forked when it says that it is ready; what it forked may
+		// still be a shell.
+		eventually(t, "a grandchild", func() bool { return running(t, "sleep 4101.5") })
 		if err := p.Signal(syscall.SIGTERM); err != nil {
 			t.Error(err)
 		}

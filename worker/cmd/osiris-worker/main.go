@@ -12,11 +12,13 @@ import (
 
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
+	"github.com/osiris-pipelines/remote/worker/python"
 )
 
 func main() {
 	drivers := worker.NewRegistry()
 	csv.Register(drivers)
+	python.Register(drivers)
 	worker.Main(drivers)
 
 	fmt.Fprintf(os.Stderr, `osiris-worker (%s) runs the steps of a pipeline for package

@@ -1,0 +1,1 @@
+"""Drivers for tests, in the manner of the reference implementation's."""
