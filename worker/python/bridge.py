@@ -294,7 +294,7 @@ def to_frame(table):
     table = redeclared(table, declared)
     try:
         frame = bulk(pa, table)
-    except (pa.ArrowException, ValueError, NotImplementedError, OverflowError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         # One column is the matter: it is not said which.
         for i, field in enumerate(table.schema):
             if i not in special:
@@ -303,11 +303,15 @@ def to_frame(table):
         frame = bulk(pa, table)
     for i, series in special.items():
         series.index = frame.index
-        if hasattr(frame, "isetitem"):
-            frame.isetitem(i, series)
-        else:
-            frame[frame.columns[i]] = series
+        replace_column(frame, i, series)
     return frame
+
+
+def replace_column(frame, i, series):
+    if hasattr(frame, "isetitem"):  # of pandas 1.5
+        frame.isetitem(i, series)
+    else:
+        frame[frame.columns[i]] = series
 
 
 def bulk(pa, table):
@@ -360,6 +364,8 @@ def special_series(pd, pa, column, declared):
     if declared in (None, "object"):
         if nested(pa, t) or declared and (types.is_integer(t) or types.is_floating(t) or types.is_boolean(t) or types.is_timestamp(t) or types.is_duration(t)):
             return pd.Series(column.to_pylist(), dtype=object)
+        if declared and (types.is_string(t) or types.is_large_string(t)):
+            return pd.Series(column.to_numpy(), dtype=object)  # pandas 3 would make them its own strings
     if types.is_integer(t) and column.null_count and t.bit_width == 64 and not (declared or "").startswith(("Int", "UInt")):
         pc = need("pyarrow.compute")
         low, high = (s.as_py() for s in pc.min_max(column).values())
@@ -380,14 +386,14 @@ def any_series(pd, pa, column, field):
     if pa.types.is_dictionary(t):
         try:
             return bulk(pa, pa.table([column], [field.name])).iloc[:, 0]
-        except (pa.ArrowException, ValueError, NotImplementedError):
+        except (pa.ArrowException, TypeError, ValueError):
             # Its values are no categories: some are null, or the same.
             column = column.cast(t.value_type)
     if hasattr(pa.types, "is_run_end_encoded") and pa.types.is_run_end_encoded(column.type):
         column = need("pyarrow.compute").run_end_decode(column)
     try:
         return bulk(pa, pa.table([column], [field.name])).iloc[:, 0]
-    except (pa.ArrowException, ValueError, NotImplementedError, OverflowError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return pd.Series(column.to_pylist(), dtype=object)
 
 
@@ -444,14 +450,30 @@ def from_frame(key, frame):
     # Without an index of its own, but not by preserve_index: that would lose what
     # kinds of names the columns have.
     frame = frame.copy(deep=False)
-    frame.index = need("pandas").RangeIndex(len(frame))
+    pd = need("pandas")
+    frame.index = pd.RangeIndex(len(frame))
+    for i, dtype in enumerate(frame.dtypes):
+        if isinstance(dtype, pd.CategoricalDtype) and isinstance(dtype.categories.dtype, (pd.IntervalDtype, pd.PeriodDtype)):
+            # Arrow would lose what they are: pandas.cut makes such ones.
+            replace_column(frame, i, frame.iloc[:, i].astype(dtype.categories.dtype))
     try:
         table = pa.Table.from_pandas(frame)
         meta = json.loads(table.schema.metadata[b"pandas"])
         meta["index_columns"] = []  # its length may change on the way
         return table.replace_schema_metadata({**table.schema.metadata, b"pandas": json.dumps(meta).encode()})
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
-        raise StepError("TypeError", "output %r: %s" % (key, "; ".join(map(str, e.args)))) from None
+        where, why = blame(pa, frame) or ("", e)
+        raise StepError("TypeError", "output %r%s: %s" % (key, where, "; ".join(map(str, why.args)))) from None
+
+
+def blame(pa, frame):
+    """Return the first column that cannot be converted, and why; None if it is not one alone."""
+    for name, column in frame.items():
+        try:
+            pa.array(column, from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
+            return ", column %r" % (name,), e
+    return None
 
 
 def writable(pa, table):

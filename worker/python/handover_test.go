@@ -530,3 +530,40 @@ func TestWriteStops(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// TestDocumented runs the driver of docs/python.md.
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t)
+	b, err := os.ReadFile("../../docs/python.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "```python\n")
+	source, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("there is no example")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "orders.py"), []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	col, _, err := array.FromJSON(memory.DefaultAllocator, arrow.BinaryTypes.String, strings.NewReader(`["paid", "open", null, "paid"]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	df := dataFrame(t, []arrow.Field{{Name: "status", Type: arrow.BinaryTypes.String, Nullable: true}}, []arrow.Array{col})
+	defer df.Release()
+	step, r := newStep(t, "paid", map[string]any{})
+	step.Inputs = map[string]*worker.DataFrame{"df_orders": df}
+	res := mustRun(t, p, driverClass{name: "orders.paid", module: "orders", class: "PaidOrders", sources: []string{dir}}, step)
+	out := frame(t, res, "df")
+	defer out.Release()
+	releaseResult(res)
+	if d := cmp.Diff("status \npaid \npaid \n", cells(t, out)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"log INFO 2 of 4 orders logger=orders", "metric rows_dropped 2 rows"}, r.reported); d != "" {
+		t.Error(d)
+	}
+}

@@ -265,8 +265,8 @@ func TestPool(t *testing.T) {
 			"key":          {driver("tables", "Wrong"), map[string]any{"what": "key"}, &worker.DriverError{Type: "TypeError", Message: `run() has returned the key 1`}},
 			"object":       {driver("tables", "Wrong"), map[string]any{"what": "object"}, &worker.DriverError{Type: "TypeError", Message: `result 'x' is a object; a result is a table or what JSON can hold`}},
 			"double names": {driver("tables", "Wrong"), map[string]any{"what": "twice"}, &worker.DriverError{Type: "ValueError", Message: `output 'df': more than one column is called a`}},
-			"second":       {driver("tables", "Wrong"), map[string]any{"what": "half"}, &worker.DriverError{Type: "TypeError", Message: `output 'b': `}},
-			"mixed column": {driver("tables", "Wrong"), map[string]any{"what": "mixed"}, &worker.DriverError{Type: "TypeError", Message: `output 'df': `}},
+			"second":       {driver("tables", "Wrong"), map[string]any{"what": "half"}, &worker.DriverError{Type: "TypeError", Message: `output 'b', column 'a': `}},
+			"mixed column": {driver("tables", "Wrong"), map[string]any{"what": "mixed"}, &worker.DriverError{Type: "TypeError", Message: `output 'df', column 'a': `}},
 		}
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {

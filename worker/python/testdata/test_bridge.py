@@ -8,6 +8,7 @@ import pathlib
 import sys
 import tempfile
 import unittest
+import warnings
 
 sys.path.insert(0, sys.argv.pop(1))
 sys.dont_write_bytecode = True
@@ -130,6 +131,40 @@ class Modules(unittest.TestCase):
 
 @unittest.skipUnless(pandas, "takes pandas")
 class Tables(unittest.TestCase):
+    def test_losses(self):
+        """What docs/python.md says is lost, and nothing else."""
+        import numpy as np
+
+        D, frame = decimal.Decimal, pandas.DataFrame
+        objects = lambda *values: frame({"a": pandas.Series(values, dtype=object)})
+        cut = pandas.cut(pandas.Series([1, 2, None]), 2)
+        for given, want in (
+            (frame({"a": [1, 2]}, index=["x", "y"]), frame({"a": [1, 2]})),
+            (objects("x", float("nan")), objects("x", None)),
+            (objects((1, 2), (3,)), objects([1, 2], [3])),
+            (objects({1}, set()), objects([1], [])),
+            (objects(np.array([1, 2]), np.array([3])), objects([1, 2], [3])),
+            (objects({"x": 1}, {"y": 2}), objects({"x": 1, "y": None}, {"x": None, "y": 2})),
+            (objects(D("1.10"), D("2")), objects(D("1.10"), D("2.00"))),
+            (frame(index=range(3)), frame(index=range(0))),
+            (frame({"a": cut}), frame({"a": cut.astype(cut.cat.categories.dtype)})),
+            (frame([[1, 2]], columns=[1, "a"]), frame([[1, 2]], columns=["1", "a"])),
+        ):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                got = bridge.to_frame(bridge.as_arrow("df", given))
+            pandas.testing.assert_frame_equal(got, want, check_index_type=False)
+            self.assertEqual([list(map(repr, got[c])) for c in got], [list(map(repr, want[c])) for c in want])
+        for given, error in (
+            (objects(1, "x"), "output 'df', column 'a': "),
+            (objects(1 << 70), "output 'df', column 'a': "),
+            (frame({"a": [1j]}), "output 'df', column 'a': "),
+            (frame({"a": pandas.arrays.SparseArray([0, 1])}), "output 'df', column 'a': "),
+            (frame([[1, 2]], columns=["a", "a"]), "output 'df': more than one column is called a"),
+        ):
+            with self.assertRaisesRegex(bridge.StepError, error):
+                bridge.as_arrow("df", given)
+
     def test_batches(self):
         sizes = bridge.BATCH_BYTES
         bridge.BATCH_BYTES = 8000

@@ -202,6 +202,7 @@ def make_frames():
             "whole": [1, 2, 3],
             "float": [1.5, None, 2.0],
             "bool": [True, None, False],
+            "text": ["a", None, "\u00e9"],
             "bytes": [b"\0\xff", None, b""],
             "date": [datetime.date(1, 1, 1), None, datetime.date(9999, 12, 31)],
             "time": [datetime.time(1, 2, 3, 4), None, datetime.time()],
