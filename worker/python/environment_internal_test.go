@@ -586,20 +586,20 @@ func TestInstallFails(t *testing.T) {
 
 // TestInstallStops has an installation that does not end by itself.
 func TestInstallStops(t *testing.T) {
-	for _, cancelled := range []bool{true, false} {
-		t.Run(fmt.Sprintf("cancelled=%v", cancelled), func(t *testing.T) {
-			eachTool(t, func(t *testing.T, tools string) {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				building := make(chan struct{})
-				never := testPackage{name: "never", version: "1.0"}
-				var once sync.Once
-				ready := newTestIndex(t, nil, func(*http.Request) { once.Do(func() { close(building) }) })
-				s := newSandbox(t, tools)
-				// Its child is to end, too.
-				env := s.links()
-				pids := filepath.Join(s.dir, "pids")
-				writeTestFile(t, filepath.Join(s.dir, "links", "never-1.0.tar.gz"), never.source(t, never.backend(fmt.Sprintf(`
+	for tools, cancelled := range map[string]bool{"pip": true, "uv": false} {
+		t.Run(fmt.Sprintf("%s,cancelled=%v", tools, cancelled), func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			building := make(chan struct{})
+			never := testPackage{name: "never", version: "1.0"}
+			var once sync.Once
+			ready := newTestIndex(t, nil, func(*http.Request) { once.Do(func() { close(building) }) })
+			s := newSandbox(t, tools)
+			// Its child is to end, too.
+			env := s.links()
+			pids := filepath.Join(s.dir, "pids")
+			writeTestFile(t, filepath.Join(s.dir, "links", "never-1.0.tar.gz"), never.source(t, never.backend(fmt.Sprintf(`
 import signal, subprocess, urllib.request
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["sleep", "600"])
@@ -607,45 +607,44 @@ with open(%q, "w") as f:
     f.write("%%d %%d" %% (os.getpid(), child.pid))
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(%q)
 time.sleep(600)`, pids, ready.URL+"/simple/x/"))))
-				writeTestFile(t, pids, nil)
-				i := s.installer(env...)
-				o := installOptions{Requirements: []string{"never"}}
-				if !cancelled {
-					// The build has begun by then, or nothing has to be ended.
-					o.Timeout = 3 * time.Second
-				} else {
-					go func() {
-						select {
-						case <-building:
-						case <-ctx.Done():
-						}
-						cancel()
-					}()
-				}
-				_, err := i.install(ctx, o)
-				want := context.DeadlineExceeded
-				if cancelled {
-					want = context.Canceled
-				}
-				if !errors.Is(err, want) || !cancelled && !strings.Contains(err.Error(), "not done within 3s") {
-					t.Errorf("error: %v", err)
-				}
-				if names := s.leftover(); len(names) > 0 {
-					t.Errorf("left: %s", names)
-				}
-				content, err := os.ReadFile(pids)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if cancelled && len(content) == 0 {
-					t.Error("nothing was built")
-				}
-				for _, pid := range strings.Fields(string(content)) {
-					if !gone(pid) {
-						t.Errorf("process %s is still there", pid)
+			writeTestFile(t, pids, nil)
+			i := s.installer(env...)
+			o := installOptions{Requirements: []string{"never"}}
+			if !cancelled {
+				// The build has begun by then, or nothing has to be ended.
+				o.Timeout = 3 * time.Second
+			} else {
+				go func() {
+					select {
+					case <-building:
+					case <-ctx.Done():
 					}
+					cancel()
+				}()
+			}
+			_, err := i.install(ctx, o)
+			want := context.DeadlineExceeded
+			if cancelled {
+				want = context.Canceled
+			}
+			if !errors.Is(err, want) || !cancelled && !strings.Contains(err.Error(), "not done within 3s") {
+				t.Errorf("error: %v", err)
+			}
+			if names := s.leftover(); len(names) > 0 {
+				t.Errorf("left: %s", names)
+			}
+			content, err := os.ReadFile(pids)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cancelled && len(content) == 0 {
+				t.Error("nothing was built")
+			}
+			for _, pid := range strings.Fields(string(content)) {
+				if !gone(pid) {
+					t.Errorf("process %s is still there", pid)
 				}
-			})
+			}
 		})
 	}
 }

@@ -250,22 +250,25 @@ func (n *installation) environment() []string {
 		"UV_NO_PROGRESS=1", "UV_PYTHON_DOWNLOADS=never",
 		"TMPDIR="+n.tmp, "TMP="+n.tmp, "TEMP="+n.tmp, // so that nothing of it stays
 	)
-	// What pip is told about directories of wheels, indexes that are closed, and
-	// certificates, uv is to know, too, and the other way round.
-	for _, same := range []struct {
-		pip, uv   string
-		pips, uv2 string // what separates several
-	}{
-		{"PIP_FIND_LINKS", "UV_FIND_LINKS", " ", ","},
-		{"PIP_CERT", "SSL_CERT_FILE", "", ""},
-	} {
-		pip, uv := n.variable(same.pip), n.variable(same.uv)
-		switch {
-		case uv == "" && pip != "":
-			env = append(env, same.uv+"="+strings.Join(strings.Fields(pip), same.uv2))
-		case pip == "" && uv != "":
-			env = append(env, same.pip+"="+strings.ReplaceAll(uv, same.uv2, same.pips))
+	// What one of them is told about directories of wheels and certificates, the
+	// other is to know, too.
+	if links := n.variable("PIP_FIND_LINKS"); links != "" && n.variable("UV_FIND_LINKS") == "" {
+		words := strings.Fields(links)
+		for w := range words {
+			words[w] = listedLink(words[w])
 		}
+		env = append(env, "UV_FIND_LINKS="+strings.Join(words, ","))
+	} else if links := n.variable("UV_FIND_LINKS"); links != "" && n.variable("PIP_FIND_LINKS") == "" {
+		words := strings.Split(links, ",")
+		for w := range words {
+			words[w] = listedLink(words[w])
+		}
+		env = append(env, "PIP_FIND_LINKS="+strings.Join(words, " "))
+	}
+	if file := n.variable("PIP_CERT"); file != "" && n.variable("SSL_CERT_FILE") == "" {
+		env = append(env, "SSL_CERT_FILE="+file)
+	} else if file := n.variable("SSL_CERT_FILE"); file != "" && n.variable("PIP_CERT") == "" {
+		env = append(env, "PIP_CERT="+file)
 	}
 	return env
 }

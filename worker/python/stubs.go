@@ -107,9 +107,7 @@ func writeStub(dir, name, version, tag string, head []string) error {
 // withLinks adds a directory of wheels to an environment. As an argument it would
 // replace those that uv has there.
 func (n *installation) withLinks(env []string, dir string) []string {
-	if strings.ContainsAny(dir, " ,\t%") {
-		dir = (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String()
-	}
+	dir = listedLink(dir)
 	for _, v := range []struct{ name, separator string }{{"PIP_FIND_LINKS", " "}, {"UV_FIND_LINKS", ","}} {
 		value := dir
 		if before := lastVariable(env, v.name); before != "" {
@@ -118,4 +116,16 @@ func (n *installation) withLinks(env []string, dir string) []string {
 		env = append(env, v.name+"="+value)
 	}
 	return env
+}
+
+// listedLink returns a directory of wheels, or a URL of links, so that it can
+// stand in the lists of pip and uv, which spaces and commas separate.
+func listedLink(link string) string {
+	if !strings.ContainsAny(link, " ,\t") {
+		return link
+	}
+	if !strings.Contains(link, "://") {
+		link = (&url.URL{Scheme: "file", Path: filepath.ToSlash(link)}).String()
+	}
+	return strings.ReplaceAll(link, ",", "%2C")
 }
