@@ -2,8 +2,10 @@ package remote_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -55,31 +57,29 @@ func TestPythonPipeline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, drivers := range map[string]map[string]string{
-		"processor": {"duckdb.processor": "DuckDBProcessor"},
-		"all":       {"duckdb.processor": "DuckDBProcessor", "filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"},
+	for kind, drivers := range map[string]map[string]string{
+		"in process": {"duckdb.processor": "DuckDBProcessor"},
+		"local":      {"duckdb.processor": "DuckDBProcessor", "filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"},
 	} {
-		for _, kind := range []string{"local", "in process"} {
-			t.Run(name+"/"+kind, func(t *testing.T) {
-				a, _ := newAdapter(t, kind, remote.Config{Python: python, PythonDrivers: shop(t, drivers)}, nil)
-				ec := newContext(t, "s")
-				result, files, err := remote.Run(t.Context(), a, compiled(t, "csv-join-duckdb")(), ec)
-				agree(t, ec, result, err)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := os.ReadFile(filepath.Join(files.ArtifactsDir, "write-paid-orders", "output", "paid_orders.csv"))
-				if err != nil {
-					t.Fatal(err, files.Artifacts)
-				}
-				if diff := cmp.Diff(string(want), string(got)); diff != "" {
-					t.Error(diff)
-				}
-				if last := result.StepResults[len(result.StepResults)-1]; last.Metrics["rows_written"] != 4 {
-					t.Errorf("%+v", last)
-				}
-			})
-		}
+		t.Run(kind, func(t *testing.T) {
+			a, _ := newAdapter(t, kind, remote.Config{Python: python, PythonDrivers: shop(t, drivers)}, nil)
+			ec := newContext(t, "s")
+			result, files, err := remote.Run(t.Context(), a, compiled(t, "csv-join-duckdb")(), ec)
+			agree(t, ec, result, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(filepath.Join(files.ArtifactsDir, "write-paid-orders", "output", "paid_orders.csv"))
+			if err != nil {
+				t.Fatal(err, files.Artifacts)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Error(diff)
+			}
+			if last := result.StepResults[len(result.StepResults)-1]; last.Metrics["rows_written"] != 4 {
+				t.Errorf("%+v", last)
+			}
+		})
 	}
 }
 
@@ -323,4 +323,91 @@ func indexVariables() map[string]string {
 		}
 	}
 	return env
+}
+
+// A manifest declares drivers, and no key of that is overlooked.
+func TestManifestDeclaresPythonDrivers(t *testing.T) {
+	const text = `{pipeline: {}, meta: {}, steps: [{id: a, driver: x, needs: []}], python_drivers: [{name: x, module: m, class: C, requirements: [pandas], sources: [src]}]}`
+	m, err := remote.ParseManifest([]byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []remote.PythonDriver{{Name: "x", Module: "m", Class: "C", Requirements: []string{"pandas"}, Sources: []string{"src"}}}
+	if diff := cmp.Diff(want, m.PythonDrivers); diff != "" {
+		t.Error(diff)
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := remote.ParseManifest(b, nil)
+	if err != nil || cmp.Diff(m, again) != "" {
+		t.Errorf("%v\n%s", err, cmp.Diff(m, again))
+	}
+	if _, err := remote.ParseManifest([]byte(strings.Replace(text, "requirements", "requires", 1)), nil); err == nil || !strings.Contains(err.Error(), "requires") {
+		t.Errorf("a mistyped key: %v", err)
+	}
+}
+
+// A prepared run that was changed meanwhile sends no other directories.
+func TestPreparedPythonDrivers(t *testing.T) {
+	a, _ := newAdapter(t, "in process", remote.Config{PythonDrivers: shop(t, map[string]string{"shop.reporter": "Reporter"})}, nil)
+	ec := newContext(t, "s")
+	p, err := a.Prepare(t.Context(), one("shop.reporter"), ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.PythonDrivers[0].Sources = []string{"/etc"}
+	if _, err := a.Execute(t.Context(), p, ec); !errors.Is(err, remote.ErrInvalid) {
+		t.Error(err)
+	}
+	cfg := remote.Config{PythonDrivers: []remote.PythonDriver{{Name: "x", Module: "m", Class: "C", Sources: []string{"no/such/directory"}}}}
+	b, _ := newAdapter(t, "in process", cfg, nil)
+	if _, err := b.Prepare(t.Context(), one("x"), newContext(t, "t")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// A sandbox in memory has no Python, and says so.
+func TestPythonTakesAMachine(t *testing.T) {
+	a, _ := newAdapter(t, "proxy", remote.Config{PythonDrivers: shop(t, map[string]string{"shop.reporter": "Reporter"})}, nil)
+	ec := newContext(t, "s")
+	result, _, err := remote.Run(t.Context(), a, one("shop.reporter"), ec)
+	agree(t, ec, result, err)
+	if err == nil || !strings.Contains(err.Error(), "in memory") {
+		t.Error(err)
+	}
+}
+
+// A worker that goes on for another one has Python, too, and installs nothing
+// that is there.
+func TestPythonRestart(t *testing.T) {
+	python := testPython(t)
+	a, _ := newAdapter(t, "local", remote.Config{
+		Python: python, Connections: keyed(), Restarts: 1, PythonDrivers: shop(t, map[string]string{"shop.reporter": "Reporter"}),
+	}, nil)
+	reporter := func(id string, needs ...string) remote.Step {
+		return remote.Step{ID: id, Driver: "shop.reporter", Needs: needs, Repeatable: true, Config: map[string]any{"connection": "@shop.main"}}
+	}
+	m := &remote.Manifest{Steps: []remote.Step{
+		reporter("a"),
+		{ID: "b", Driver: "test.crash", Needs: []string{"a"}, Repeatable: true, Config: map[string]any{"crashes": 1}},
+		reporter("c", "b"),
+		{ID: "d", Driver: "test.concat", Needs: []string{"a"}, Inputs: map[string]remote.InputRef{"df_more": {FromStep: "a", Key: "more"}}},
+	}}
+	m.Steps[3].Needs = []string{"c"}
+	ec := newContext(t, "s")
+	result, _, err := remote.Run(t.Context(), a, m, ec)
+	agree(t, ec, result, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks := events(t, ec, "dependency_check")
+	if len(checks) != 2 || len(events(t, ec, "worker_restarted")) != 1 || len(events(t, ec, "dependency_installed")) != 0 {
+		t.Errorf("%v", checks)
+	}
+	// Its second output has crossed the worker's death on disk.
+	if d := result.StepResults[3]; d.RowsIn != 2 {
+		t.Errorf("%+v", d)
+	}
 }
