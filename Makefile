@@ -45,7 +45,8 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 	GOOS=windows $(GO) vet ./...
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
-	$(if $(DUCKDB),cd $(DUCKDB) && $(GO) vet ./... && $(STATICCHECK) ./... && $(GO) mod tidy -diff)
+	@# No go mod tidy there: it fetches DuckDB for all platforms, half a gigabyte.
+	$(if $(DUCKDB),cd $(DUCKDB) && $(GO) vet ./... && $(STATICCHECK) ./...)
 
 .PHONY: stress
 stress: ## run the tests with full counts, then COUNT times with usual ones, then every fuzz target for FUZZTIME; E2B_ENVD_BIN adds E2B's daemon

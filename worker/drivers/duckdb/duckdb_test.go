@@ -24,6 +24,7 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
+	"github.com/osiris-pipelines/remote/worker/workertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -652,4 +653,15 @@ func TestInputTypes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is asked of every driver.
+func TestDriver(t *testing.T) {
+	newProcessor := func() worker.Driver { return &duckdb.Processor{} }
+	c := workertest.Case{
+		Config: query("SELECT a.id, b.name FROM df_x a, df_x b, range(200000)"),
+		Inputs: map[string]*worker.DataFrame{"df_x": workertest.CSV(t, "id,name\n1,ann\n2,bob\n")},
+	}
+	workertest.CheckCancel(t, newProcessor, c)
+	workertest.CheckMemory(t, newProcessor, c)
 }
