@@ -21,6 +21,10 @@ type MariaDB struct {
 	User     string // with rights to everything
 	Password string
 
+	// CA has signed the server's certificate, which is one for the names
+	// localhost and 127.0.0.1. It is PEM.
+	CA string
+
 	process *process
 	count   atomic.Int64
 }
@@ -67,10 +71,14 @@ func startMariaDB() (m *MariaDB, err error) {
 	if err := give(init); err != nil {
 		return nil, err
 	}
+	if m.CA, err = certify(dir); err != nil {
+		return nil, err
+	}
 	args := func(port int) []string {
 		return append(common, "--bind-address="+m.Host, "--port="+strconv.Itoa(port), "--socket="+filepath.Join(dir, "socket"),
 			"--pid-file="+filepath.Join(dir, "pid"), "--init-file="+init, "--default-time-zone=+05:30", "--performance-schema=OFF",
-			"--innodb-buffer-pool-size=128M", "--character-set-server=utf8mb4", "--local-infile=1")
+			"--innodb-buffer-pool-size=128M", "--character-set-server=utf8mb4",
+			"--ssl-cert="+filepath.Join(dir, certFile), "--ssl-key="+filepath.Join(dir, keyFile))
 	}
 	m.process, m.Port, err = serve(dir, server, args, func(ctx context.Context, port int) error {
 		db, err := m.open(port, "")
