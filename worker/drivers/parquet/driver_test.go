@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -318,4 +319,20 @@ func FuzzExtract(f *testing.F) {
 		}
 		extract(t, &worker.Step{Allocator: memory.DefaultAllocator}, name, map[string]any{"batch_size": 7}) //nolint:errcheck // may fail
 	})
+}
+
+// TestNotInWorker: who does not import the package does not pay for it.
+func TestNotInWorker(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "github.com/osiris-pipelines/remote/worker/cmd/osiris-worker").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"google.golang.org/grpc", "github.com/apache/arrow/go/v17/parquet", "github.com/apache/thrift"} {
+		if strings.Contains(string(out), path) {
+			t.Errorf("the ready-made worker imports %s", path)
+		}
+	}
 }

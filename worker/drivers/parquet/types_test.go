@@ -217,7 +217,7 @@ func TestPython(t *testing.T) {
 			if name == "delta" { // Arrow's decoder leaves a buffer to the garbage collector
 				step.Allocator = memory.DefaultAllocator
 			}
-			got, err := extract(t, step, filepath.Join(dir, name+".parquet"), map[string]any{"batch_size": 999})
+			got, err := extract(t, step, filepath.Join(dir, name+".parquet"), map[string]any{"batch_size": 299})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -23,6 +23,8 @@ const (
 	// before the connection is closed under it.
 	cancelWithin = 3 * time.Second
 	closeWithin  = 5 * time.Second
+
+	connectWithin = 10 * time.Second // to one host, unless the connection says otherwise
 )
 
 // fields are those of a connection that the drivers read.
@@ -89,6 +91,9 @@ func settings(step *worker.Step) (*pgconn.Config, error) {
 	cfg.RuntimeParams["client_encoding"] = "UTF8" // else it would be the database's
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "osiris"
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectWithin
 	}
 	cfg.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: cancelWithin}
@@ -242,6 +247,9 @@ func (s *session) explain(ctx context.Context, doing string, err error) error {
 		if errors.As(err, &connect) {
 			text += fmt.Sprintf(" (user %q, database %q)", connect.Config.User, connect.Config.Database)
 		}
+	}
+	if errors.As(err, &connect) {
+		err = connect.Unwrap() // it has the whole configuration in it
 	}
 	return &Error{text: s.redact.String(doing + ": " + text), err: err}
 }

@@ -22,7 +22,7 @@
 //	batch_size      most rows in one batch; default 10000. A batch also ends after 16 MiB
 //	special_values  error (default) or null: what becomes of infinity, NaN in a numeric with a
 //	                precision, 24:00:00, and what else Arrow's types have no room for. How many
-//	                became null is logged, and told by the event values_replaced
+//	                became null is logged, and told by the event special_values
 //
 // # Writer
 //
@@ -35,7 +35,7 @@
 //	table              required; its name alone
 //	schema             default public
 //	write_mode, mode   append (default), insert: the same; upsert; replace
-//	primary_key        column or list of columns; required for upsert
+//	primary_key        column or list of columns, required for upsert; also upsert_keys
 //	create_if_missing  default false; true makes a table that is not there
 //	truncate_before    default false; true makes replace use TRUNCATE in place of DELETE
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,7 +74,7 @@ func (*Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result, e
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{ctx: ctx, step: step, s: s, batch: *cfg.BatchSize, specials: specials{null: *cfg.Special == "null"}}
+	r := &reader{ctx: ctx, step: step, s: s, batch: *cfg.BatchSize, null: *cfg.Special == "null"}
 	if err := r.start(ctx, cfg.Query); err != nil {
 		err = r.explain(err)
 		r.close()
@@ -119,10 +120,12 @@ func (r *reader) start(ctx context.Context, query string) error {
 	r.builder = array.NewRecordBuilder(r.step.Memory(), r.schema)
 	r.nulls = make([]func(), len(types))
 	r.decoders = make([]decoder, len(types))
+	r.specials = make([]specials, len(types))
 	for i, t := range types {
 		b := r.builder.Field(i)
 		r.nulls[i] = b.AppendNull
-		r.decoders[i] = newDecoder(t, b, &r.specials)
+		r.specials[i].null = r.null
+		r.decoders[i] = newDecoder(t, b, &r.specials[i])
 	}
 	r.rows = r.s.conn.ExecStatement(ctx, described, nil, nil, formats) // waits for the first row
 	return nil
@@ -185,7 +188,8 @@ type reader struct {
 	builder  *array.RecordBuilder
 	decoders []decoder
 	nulls    []func()
-	specials specials
+	specials []specials
+	null     bool // what becomes of special values
 
 	rows *pgconn.ResultReader
 	read int64
@@ -265,9 +269,17 @@ func (r *reader) Next() bool {
 
 // end reports what was read.
 func (r *reader) end() {
-	if n := r.specials.count; n > 0 {
-		r.step.Log().Warn("values that Arrow has no room for were read as null", "values", n)
-		r.step.LogEvent("values_replaced", map[string]any{"values": n, "by": nil, "reason": "special_values"})
+	columns := make(map[string]int64)
+	total := int64(0)
+	for i, sp := range r.specials {
+		if sp.count > 0 {
+			columns[r.schema.Field(i).Name] += sp.count
+			total += sp.count
+		}
+	}
+	if total > 0 {
+		r.step.Log().Warn("values that Arrow has no room for were read as null", "values", total, "columns", slices.Sorted(maps.Keys(columns)))
+		r.step.LogEvent("special_values", map[string]any{"values": total, "columns": columns})
 	}
 	r.step.LogMetric("rows_read", float64(r.read), "rows")
 }

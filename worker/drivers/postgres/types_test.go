@@ -211,7 +211,7 @@ func TestSpecialValues(t *testing.T) {
 		if a, b := texts(df, 0)[0], texts(df, 1)[0]; a != null || b != "[null,null]" {
 			t.Errorf("%s %s: read as %s, %s", c.typ, c.v, a, b)
 		}
-		if len(s.events) != 1 || !strings.Contains(s.events[0], "values:2") {
+		if len(s.events) != 1 || s.events[0] != "special_values map[columns:map[list:1 v:1] values:2]" {
 			t.Errorf("%s %s: events %v", c.typ, c.v, s.events)
 		}
 	}

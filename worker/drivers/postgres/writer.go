@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,7 @@ type writeConfig struct {
 	WriteMode       string  `json:"write_mode"`
 	Mode            string  `json:"mode"`
 	PrimaryKey      any     `json:"primary_key"`
+	UpsertKeys      any     `json:"upsert_keys"` // the name that mysql.writer has for it
 	BatchSize       *int64  `json:"batch_size"`
 	CreateIfMissing bool    `json:"create_if_missing"`
 	TruncateBefore  bool    `json:"truncate_before"`
@@ -58,6 +60,9 @@ func decodeWrite(step *worker.Step) (*writeConfig, error) {
 	}
 	if cfg.BatchSize != nil && *cfg.BatchSize < 1 {
 		return nil, fmt.Errorf("config key %q: want at least 1, have %d", "batch_size", *cfg.BatchSize)
+	}
+	if cfg.PrimaryKey == nil {
+		cfg.PrimaryKey = cfg.UpsertKeys
 	}
 	var list []any
 	switch v := cfg.PrimaryKey.(type) {
@@ -109,12 +114,26 @@ func (*Writer) Run(ctx context.Context, step *worker.Step) (*worker.Result, erro
 	if err != nil {
 		return nil, w.explain(ctx, err)
 	}
-	if n := w.lost.nanos; n > 0 {
-		step.Log().Warn("times were cut to microseconds, which is what PostgreSQL keeps", "values", n)
-	}
+	w.tellLoss(step)
 	step.LogMetric("rows_written", float64(rows), "rows")
 	step.LogMetric("duration_ms", float64(time.Since(began).Microseconds())/1000, "ms")
 	return nil, nil
+}
+
+// tellLoss reports times that have lost their nanoseconds.
+func (w *write) tellLoss(step *worker.Step) {
+	columns := make(map[string]int64)
+	total := int64(0)
+	for _, c := range w.columns {
+		if n := c.lost.nanos; n > 0 {
+			columns[c.name] = n
+			total += n
+		}
+	}
+	if total > 0 {
+		step.Log().Warn("times were cut to microseconds, which is what PostgreSQL keeps", "values", total, "columns", slices.Sorted(maps.Keys(columns)))
+		step.LogEvent("values_rounded", map[string]any{"values": total, "columns": columns})
+	}
 }
 
 // write is one run of the writer.
@@ -124,7 +143,6 @@ type write struct {
 	frame  *worker.DataFrame
 	target string // quoted
 	kind   string // relkind
-	lost   loss
 
 	columns []writeColumn
 	staged  bool // rows go by way of a temporary table
@@ -136,7 +154,8 @@ type writeColumn struct {
 	bind   binder
 	stage  string // type in the temporary table
 	value  string // expression over it
-	always bool   // GENERATED ALWAYS AS IDENTITY
+	lost   *loss
+	always bool // GENERATED ALWAYS AS IDENTITY
 }
 
 // ownError is an error that is not the server's.
@@ -419,15 +438,15 @@ func (w *write) match(ctx context.Context, schema *arrow.Schema, rows [][][]byte
 		if err != nil {
 			return err
 		}
-		col := writeColumn{name: f.Name, always: string(row[4]) == "t", stage: string(row[6]), value: quote(f.Name)}
-		if col.bind = bind(f.Type, t, &w.lost); col.bind == nil {
+		col := writeColumn{name: f.Name, always: string(row[4]) == "t", stage: string(row[6]), value: quote(f.Name), lost: new(loss)}
+		if col.bind = bind(f.Type, t, col.lost); col.bind == nil {
 			w.staged = true
 			stage := natural(f.Type)
 			if stage == nil {
 				return ownErrorf("column %q: a column of type %s cannot be written", f.Name, f.Type)
 			}
 			col.stage = stage.sql
-			if col.bind = bind(f.Type, &stage.pgType, &w.lost); col.bind == nil {
+			if col.bind = bind(f.Type, &stage.pgType, col.lost); col.bind == nil {
 				return ownErrorf("column %q: %s cannot be written to type %s", f.Name, f.Type, row[6])
 			}
 			if stage.text {

@@ -37,7 +37,7 @@ func TestWriteModes(t *testing.T) {
 		{name: "taken", df: df, want: []string{"1:a:x", "2:b:x"}, err: `duplicate key value violates unique constraint "t_pkey" (SQLSTATE 23505); detail: Key (id)=(2) already exists.; where: COPY t, line 1`},
 		{name: "upsert", df: df, config: map[string]any{"write_mode": "upsert", "primary_key": "id"},
 			want: []string{"1:a:x", "2:b2:x", "3:c3:new", "4:-:new"}, written: 3},
-		{name: "upsert keys alone", df: keys, config: map[string]any{"write_mode": "upsert", "primary_key": []any{"id"}}, want: []string{"1:a:x", "2:b:x", "9:-:new"}, written: 1},
+		{name: "upsert keys alone", df: keys, config: map[string]any{"write_mode": "upsert", "upsert_keys": []any{"id"}}, want: []string{"1:a:x", "2:b:x", "9:-:new"}, written: 1},
 		{name: "upsert null keys", create: "CREATE TABLE t (id integer UNIQUE, name text, extra text DEFAULT 'new'); INSERT INTO t VALUES (1, 'a', 'x')",
 			df:     frame(t, `[{"id": null, "name": "p"}, {"id": null, "name": "q"}, {"id": 1, "name": "z"}]`, field("id", arrow.PrimitiveTypes.Int8), field("name", arrow.BinaryTypes.String)),
 			config: map[string]any{"write_mode": "upsert", "primary_key": "id"}, want: []string{"1:z:x", "-:p:new", "-:q:new"}, written: 3},
@@ -261,7 +261,7 @@ func TestConversions(t *testing.T) {
 			}
 			df := frameOf(t, b.NewRecord())
 			db.Exec(t, "DROP TABLE IF EXISTS c; CREATE TABLE c (n integer, v "+c.sql+")")
-			_, err := write(db, df, map[string]any{"table": "c"})
+			s, err := write(db, df, map[string]any{"table": "c"})
 			if want, fails := strings.CutPrefix(c.want, "error: "); fails {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%d: error %v, want %q", i, err, want)
@@ -270,6 +270,10 @@ func TestConversions(t *testing.T) {
 			}
 			if err != nil {
 				t.Fatalf("%d: %v", i, err)
+			}
+			cut := strings.Contains(c.arrow.String(), "[ns") // all of these have some
+			if cut != (len(s.events) == 1) || cut && s.events[0] != "values_rounded map[columns:map[v:1] values:1]" {
+				t.Errorf("%d: events %v", i, s.events)
 			}
 			if diff := cmp.Diff([]string{"<nil>", c.want}, query(t, db, "SELECT v::text FROM c ORDER BY n")); diff != "" {
 				t.Errorf("%d (-want +got):\n%s", i, diff)

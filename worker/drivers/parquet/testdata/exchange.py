@@ -16,7 +16,7 @@ except ImportError:
     sys.exit(77)
 
 out = sys.argv[1]
-n = 2500
+n = 900
 
 
 def every(values, typ):
@@ -74,7 +74,7 @@ def save(name, table, **options):
 
 
 save("types", table)
-save("groups", table, row_group_size=700, data_page_size=256)
+save("groups", table, row_group_size=250, data_page_size=256)
 save("v1", table.drop_columns(["uint32", "naive_ns", "decimal76"]), version="2.4", data_page_version="1.0", use_dictionary=False)
 save("v2", table, data_page_version="2.0", compression="zstd")
 save("plain", table.select(["int64", "text", "struct"]), compression="none", write_statistics=False, store_schema=False)
