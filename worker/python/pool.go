@@ -83,6 +83,11 @@ var errPoolClosed = errors.New("the pool of Python processes is closed")
 
 // newPool starts nothing: the first step does.
 func newPool(opts poolOptions) *pool {
+	// Children start in the directory, and would take relative names from there.
+	opts.dir = absolute(opts.dir)
+	if strings.ContainsRune(opts.interpreter.path, filepath.Separator) {
+		opts.interpreter.path = absolute(opts.interpreter.path)
+	}
 	p := &pool{
 		opts:    opts,
 		bridge:  filepath.Join(opts.dir, "bridge.py"),
@@ -92,6 +97,14 @@ func newPool(opts poolOptions) *pool {
 	}
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	return p
+}
+
+// absolute returns name as an absolute one, if the working directory is known.
+func absolute(name string) string {
+	if abs, err := filepath.Abs(name); err == nil {
+		return abs
+	}
+	return name
 }
 
 // begin books a call of run, and makes what the first one needs.
@@ -192,9 +205,6 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 	req.Cwd = req.BasePath
 	if d.inArtifacts || p.opts.inArtifacts {
 		req.Cwd = req.ArtifactsDir
-	}
-	if req.Output, err = filepath.Abs(req.Output); err != nil {
-		return nil, err
 	}
 	return req, nil
 }

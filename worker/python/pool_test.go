@@ -497,6 +497,29 @@ func FuzzPrintStream(f *testing.F) {
 	})
 }
 
+func TestPoolRelative(t *testing.T) {
+	python, d := testPython(t), driver("steps", "See")
+	t.Chdir(t.TempDir())
+	python.path = filepath.Join("bin", "python")
+	if err := os.Mkdir("bin", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(os.Getenv(testPythonEnv), python.path); err != nil {
+		t.Fatal(err)
+	}
+	p := newTestPool(t, func(o *poolOptions) { o.dir, o.interpreter = "pool", python })
+	step, _ := newStep(t, "a", nil)
+	step.BasePath, step.ArtifactsDir = "", "artifacts"
+	if err := os.Mkdir("artifacts", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, p, d, step)
+	want, _ := os.Getwd()
+	if got := values(t, step)["cwd"]; got != want {
+		t.Errorf("works in %v, want %s", got, want)
+	}
+}
+
 func TestPoolInArtifacts(t *testing.T) {
 	t.Parallel()
 	p := newTestPool(t, func(o *poolOptions) { o.inArtifacts = true })
