@@ -1,5 +1,6 @@
 // Osiris-worker-duckdb is the worker program with DuckDB: it runs the steps of a
-// pipeline, with duckdb.processor beside the drivers of osiris-worker.
+// pipeline, with all drivers of this library: duckdb.processor, databases and
+// Parquet files beside those of osiris-worker.
 //
 // Nobody starts it by hand. A host that is not its own worker names it in
 // remote.Config.WorkerPath, and package remote starts it where the steps run. It
@@ -15,12 +16,20 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
+	"github.com/osiris-pipelines/remote/worker/drivers/mysql"
+	"github.com/osiris-pipelines/remote/worker/drivers/parquet"
+	"github.com/osiris-pipelines/remote/worker/drivers/postgres"
+	"github.com/osiris-pipelines/remote/worker/python"
 )
 
 func main() {
 	drivers := worker.NewRegistry()
 	csv.Register(drivers)
 	duckdb.Register(drivers)
+	mysql.Register(drivers)
+	parquet.Register(drivers)
+	postgres.Register(drivers)
+	python.Register(drivers)
 	worker.Main(drivers)
 
 	fmt.Fprintf(os.Stderr, `osiris-worker-duckdb (%s) runs the steps of a pipeline for package
