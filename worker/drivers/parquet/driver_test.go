@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -335,4 +336,68 @@ func TestNotInWorker(t *testing.T) {
 			t.Errorf("the ready-made worker imports %s", path)
 		}
 	}
+}
+
+// TestMemory reads a row group that is far larger than a batch.
+func TestMemory(t *testing.T) {
+	schema := arrow.NewSchema([]arrow.Field{{Name: "text", Type: arrow.BinaryTypes.String}}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	const rows = 50_000
+	for i := range rows {
+		b.Field(0).(*array.StringBuilder).Append(string(appendInt(nil, i)) + strings.Repeat("x", 400))
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	dir := t.TempDir()
+	if _, err := write(t, dir, "large.parquet", frameOf(t, schema, rec), nil); err != nil {
+		t.Fatal(err)
+	}
+	mem := &peak{Allocator: memory.DefaultAllocator}
+	res, err := new(parquet.Extractor).Run(context.Background(), &worker.Step{Allocator: mem, Config: map[string]any{"path": filepath.Join(dir, "large.parquet"), "batch_size": 1000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := res.Outputs["df"]
+	defer r.Release()
+	read := int64(0)
+	for r.Next() {
+		read += r.Record().NumRows()
+	}
+	if r.Err() != nil || read != rows {
+		t.Fatalf("%d rows, %v", read, r.Err())
+	}
+	if most := mem.most.Load(); most > 4<<20 {
+		t.Errorf("%d bytes at once, for batches of 0.4 MB from a file of 20 MB", most)
+	}
+}
+
+// peak counts what is allocated.
+type peak struct {
+	memory.Allocator
+	now, most atomic.Int64
+}
+
+func (p *peak) add(n int) {
+	if now := p.now.Add(int64(n)); now > p.most.Load() { // a reader is for one goroutine
+		p.most.Store(now)
+	}
+}
+
+func (p *peak) Allocate(size int) []byte {
+	p.add(size)
+	return p.Allocator.Allocate(size)
+}
+
+func (p *peak) Reallocate(size int, b []byte) []byte {
+	p.add(size) // the old is there until the new is filled
+	old := len(b)
+	b = p.Allocator.Reallocate(size, b)
+	p.add(-old)
+	return b
+}
+
+func (p *peak) Free(b []byte) {
+	p.add(-len(b))
+	p.Allocator.Free(b)
 }

@@ -74,13 +74,13 @@ def save(name, table, **options):
 
 
 save("types", table)
-save("groups", table, row_group_size=250, data_page_size=256)
+save("groups", table, row_group_size=250, data_page_size=256, write_batch_size=50)
 save("v1", table.drop_columns(["uint32", "naive_ns", "decimal76"]), version="2.4", data_page_version="1.0", use_dictionary=False)
 save("v2", table, data_page_version="2.0", compression="zstd")
 save("plain", table.select(["int64", "text", "struct"]), compression="none", write_statistics=False, store_schema=False)
 save("gzip", table.select(["int64", "text", "map"]), compression="gzip")
 save("brotli", table.select(["int64", "text"]), compression="brotli")
-save("delta", table.select(["int64", "int32", "text"]).append_column("count", pa.array(range(n))), use_dictionary=False, data_page_size=1000,
+save("delta", table.select(["int64", "int32", "text"]).append_column("count", pa.array(range(n))), use_dictionary=False, data_page_size=1000, write_batch_size=100,
      column_encoding={"int64": "DELTA_BINARY_PACKED", "int32": "DELTA_BINARY_PACKED", "count": "DELTA_BINARY_PACKED", "text": "DELTA_LENGTH_BYTE_ARRAY"})
 pq.write_table(table.select(["double"]), os.path.join(out, "split.parquet"), use_dictionary=False, column_encoding="BYTE_STREAM_SPLIT")
 save("empty", table.slice(0, 0))
