@@ -10,12 +10,13 @@ import (
 	"testing"
 )
 
-// Every Go block of the README is a piece of an example here, or of those in the
-// documentation, so that it compiles and runs.
+// Every block of code in the README, and in the page about writing drivers, is a
+// piece of an example here, or of those in the documentation, so that it compiles
+// and runs.
 func TestReadmeCode(t *testing.T) {
 	var sources []string
 	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.HasSuffix(name, ".go") {
+		if err == nil && !d.IsDir() && (strings.HasSuffix(name, ".go") || strings.HasSuffix(name, ".py")) {
 			var b []byte
 			b, err = os.ReadFile(name)
 			sources = append(sources, unindent(string(b)))
@@ -30,9 +31,13 @@ func TestReadmeCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	sources = append(sources, unindent(string(b)))
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
-	if len(blocks) == 0 {
-		t.Fatal("there are none")
+	page, err := os.ReadFile(filepath.Join("..", "docs", "drivers.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(?:go|python)\n(.*?)```").FindAllStringSubmatch(readme(t)+string(page), -1)
+	if len(blocks) < 8 {
+		t.Fatalf("there are %d", len(blocks))
 	}
 	for _, block := range blocks {
 		found := false

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,7 +10,10 @@ import (
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/workertest"
 )
+
+var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestMain lets the test binary be its own worker, as the program is.
 func TestMain(m *testing.M) {
@@ -56,4 +60,17 @@ func TestLocal(t *testing.T) {
 	if err := run(context.Background(), name); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What is asked of every driver, and what this one does.
+func TestCountRows(t *testing.T) {
+	newDriver := func() worker.Driver { return countRows{} }
+	c := workertest.Case{Inputs: map[string]*worker.DataFrame{"df": workertest.CSV(t, "a,b\n1,x\n2,y\n")}}
+	result, err := workertest.Run(t, newDriver(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result.Golden(t, "testdata/count_rows.txt", *update)
+	workertest.CheckMemory(t, newDriver, c)
+	workertest.CheckSecrets(t, newDriver, c)
 }
