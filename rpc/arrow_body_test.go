@@ -69,7 +69,7 @@ func TestArrowBodyReader(t *testing.T) {
 		t.Errorf("%d bodies are not released", src.inUse)
 	}
 
-	src, r = open(stream[:len(stream)-100], nil)
+	_, r = open(stream[:len(stream)-100], nil)
 	for r.Next() {
 	}
 	if err := r.Err(); !errors.Is(err, ErrArrowCorrupt) || !errors.Is(err, io.ErrUnexpectedEOF) {
