@@ -151,3 +151,14 @@ func TestSizeOfOtherLibrary(t *testing.T) {
 		}
 	}
 }
+
+func TestParseTextNotUTF8(t *testing.T) {
+	b := array.NewStringBuilder(memory.DefaultAllocator)
+	defer b.Release()
+	if err := parseText(b, []byte("a\xff")); err == nil || !strings.Contains(err.Error(), "not valid UTF-8") {
+		t.Errorf("error %v", err)
+	}
+	if b.Len() != 0 {
+		t.Errorf("%d values were added", b.Len())
+	}
+}

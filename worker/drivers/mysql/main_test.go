@@ -129,7 +129,12 @@ func frame(tb testing.TB, rows string, fields ...arrow.Field) *worker.DataFrame 
 		tb.Fatal(err)
 	}
 	defer rec.Release()
-	r, err := array.NewRecordReader(schema, []arrow.Record{rec})
+	return frameOf(tb, rec)
+}
+
+func frameOf(tb testing.TB, rec arrow.Record) *worker.DataFrame {
+	tb.Helper()
+	r, err := array.NewRecordReader(rec.Schema(), []arrow.Record{rec})
 	if err != nil {
 		tb.Fatal(err)
 	}

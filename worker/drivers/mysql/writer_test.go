@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/osiris-pipelines/remote/internal/dbtest"
@@ -287,6 +289,42 @@ func TestWriteOtherIndex(t *testing.T) {
 				t.Errorf("%s: the table has %s, want %s", typ, got, before)
 			}
 		}
+	}
+}
+
+// TestWriteWeakIndex has unique indexes that do not tell all rows apart.
+func TestWriteWeakIndex(t *testing.T) {
+	db := servers.MariaDB(t).Database(t)
+	for _, ddl := range []string{"id INT UNIQUE, name VARCHAR(9)", "id INT NOT NULL, name VARCHAR(9), KEY (id)", "id VARCHAR(9) NOT NULL, name VARCHAR(9), UNIQUE (id(2))"} {
+		db.Exec(t, "CREATE OR REPLACE TABLE w ("+ddl+")")
+		_, err := write(context.Background(), db, people(t, `[{"id": 1, "name": "a"}]`), map[string]any{"table": "w", "mode": "upsert", "primary_key": "id"})
+		if err == nil || !strings.Contains(err.Error(), "no primary key or unique index of NOT NULL columns on exactly id") {
+			t.Errorf("%s: error %v", ddl, err)
+		}
+	}
+	db.Exec(t, "CREATE OR REPLACE TABLE w (other INT PRIMARY KEY AUTO_INCREMENT, id INT NOT NULL, name VARCHAR(9) NOT NULL, UNIQUE (name, id))")
+	for range 2 {
+		if _, err := write(context.Background(), db, people(t, `[{"id": 1, "name": "a"}]`), map[string]any{"table": "w", "mode": "upsert", "primary_key": []any{"id", "Name"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := content(t, db, "w"); got != "1 1 a" {
+		t.Errorf("table %s", got)
+	}
+}
+
+// TestWriteNotUTF8 has a text that is none.
+func TestWriteNotUTF8(t *testing.T) {
+	db := servers.MariaDB(t).Database(t)
+	db.Exec(t, "CREATE TABLE n (s TEXT)")
+	b := array.NewRecordBuilder(memory.DefaultAllocator, arrow.NewSchema([]arrow.Field{field("s", arrow.BinaryTypes.String)}, nil))
+	defer b.Release()
+	b.Field(0).(*array.StringBuilder).AppendValues([]string{"a", "\xff"}, nil)
+	rec := b.NewRecord()
+	defer rec.Release()
+	_, err := write(context.Background(), db, frameOf(t, rec), map[string]any{"table": "n"})
+	if err == nil || err.Error() != `MySQL write failed: row 2: column "s": the text is not valid UTF-8` {
+		t.Errorf("error %v", err)
 	}
 }
 
