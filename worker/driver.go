@@ -133,7 +133,7 @@ type Registration struct {
 func NewRegistry(entries ...Registration) *Registry {
 	r := &Registry{}
 	for _, e := range entries {
-		r.add(e)
+		r.Add(e)
 	}
 	return r
 }
@@ -142,10 +142,11 @@ func NewRegistry(entries ...Registration) *Registry {
 // is none of the three or new is nil: those are mistakes of the program, not
 // of its input.
 func (r *Registry) Register(name string, mode Mode, new func() Driver) {
-	r.add(Registration{Name: name, Mode: mode, New: new})
+	r.Add(Registration{Name: name, Mode: mode, New: new})
 }
 
-func (r *Registry) add(e Registration) {
+// Add is Register for an entry with all that there is.
+func (r *Registry) Add(e Registration) {
 	switch e.Mode {
 	case Extract, Transform, Write:
 	default:
