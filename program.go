@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -178,8 +179,18 @@ func (w *workerProgram) mustAsk() bool { return w.dynamic || w.platform != e2bPl
 
 func (w *workerProgram) unsuitable(target, why string) error {
 	system, arch, _ := strings.Cut(target, "/")
+	if info, err := buildinfo.ReadFile(w.path); err == nil && takesC(info) {
+		return fmt.Errorf("%w: %s cannot run on %s: %s; it has DuckDB, which is built with cgo: build it on %s/%s, on a system whose glibc is no newer than the sandbox's (make worker-duckdb), and name it in Config.WorkerPath",
+			ErrWorkerPlatform, w.path, target, why, system, arch)
+	}
 	return fmt.Errorf("%w: %s cannot run on %s: %s; build one with\n  CGO_ENABLED=0 GOOS=%s GOARCH=%s go build -trimpath -ldflags='-s -w' -o osiris-worker %s\nand name it in Config.WorkerPath",
 		ErrWorkerPlatform, w.path, target, why, system, arch, mainPackage(w.path))
+}
+
+// takesC reports whether a program has a part that cannot be built without cgo:
+// of those of this library that is DuckDB alone.
+func takesC(info *debug.BuildInfo) bool {
+	return slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return strings.HasPrefix(m.Path, "github.com/duckdb/") })
 }
 
 // mainPackage returns the package that a Go program was built from, so that it

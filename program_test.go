@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -117,6 +118,15 @@ func TestIsNear(t *testing.T) {
 	} {
 		if got := isNear(url); got != want {
 			t.Errorf("isNear(%q) = %v", url, got)
+		}
+	}
+}
+
+// DuckDB is lost in a program that is built without cgo.
+func TestTakesC(t *testing.T) {
+	for path, want := range map[string]bool{"github.com/duckdb/duckdb-go-bindings": true, "github.com/go-sql-driver/mysql": false} {
+		if got := takesC(&debug.BuildInfo{Deps: []*debug.Module{{Path: path}}}); got != want {
+			t.Errorf("%s: %v", path, got)
 		}
 	}
 }
