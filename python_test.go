@@ -49,34 +49,42 @@ func shop(t testing.TB, names map[string]string) []remote.PythonDriver {
 	return drivers
 }
 
-// The compiled example with three inputs gives what it should, its SQL in
+// The compiled examples with several inputs give what they should, their SQL in
 // Python, or all of it.
 func TestPythonPipeline(t *testing.T) {
 	python := testPython(t)
-	want, err := os.ReadFile("testdata/osiris/ours/csv_join_duckdb.expected_paid_orders.csv")
+	paid, err := os.ReadFile("testdata/osiris/ours/csv_join_duckdb.expected_paid_orders.csv")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for kind, drivers := range map[string]map[string]string{
-		"in process": {"duckdb.processor": "DuckDBProcessor"},
-		"local":      {"duckdb.processor": "DuckDBProcessor", "filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"},
+	sql := map[string]string{"duckdb.processor": "DuckDBProcessor"}
+	all := map[string]string{"duckdb.processor": "DuckDBProcessor", "filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"}
+	for _, test := range []struct {
+		kind, plan string
+		drivers    map[string]string
+		file, want string
+		rows       float64
+	}{
+		{"in process", "csv-join-duckdb", sql, "write-paid-orders/output/paid_orders.csv", string(paid), 4},
+		{"local", "csv-join-duckdb", all, "write-paid-orders/output/paid_orders.csv", string(paid), 4},
+		{"local", "csv-key-collision", sql, "write-counts/output/counts.csv", "failed_charges,users\n1,5\n", 1},
 	} {
-		t.Run(kind, func(t *testing.T) {
-			a, _ := newAdapter(t, kind, remote.Config{Python: python, PythonDrivers: shop(t, drivers)}, nil)
+		t.Run(test.plan+"/"+test.kind, func(t *testing.T) {
+			a, _ := newAdapter(t, test.kind, remote.Config{Python: python, PythonDrivers: shop(t, test.drivers)}, nil)
 			ec := newContext(t, "s")
-			result, files, err := remote.Run(t.Context(), a, compiled(t, "csv-join-duckdb")(), ec)
+			result, files, err := remote.Run(t.Context(), a, compiled(t, test.plan)(), ec)
 			agree(t, ec, result, err)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := os.ReadFile(filepath.Join(files.ArtifactsDir, "write-paid-orders", "output", "paid_orders.csv"))
+			got, err := os.ReadFile(filepath.Join(files.ArtifactsDir, filepath.FromSlash(test.file)))
 			if err != nil {
 				t.Fatal(err, files.Artifacts)
 			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			if diff := cmp.Diff(test.want, string(got)); diff != "" {
 				t.Error(diff)
 			}
-			if last := result.StepResults[len(result.StepResults)-1]; last.Metrics["rows_written"] != 4 {
+			if last := result.StepResults[len(result.StepResults)-1]; last.Metrics["rows_written"] != test.rows {
 				t.Errorf("%+v", last)
 			}
 		})
