@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -33,9 +32,6 @@ type command struct {
 	stdin string
 	// out gets what it prints to standard output, log all that it prints otherwise.
 	out, log io.Writer
-	// held is a file that the process keeps open as long as it lives, where the
-	// system can do so. It may be nil.
-	held *os.File
 }
 
 // commandError reports a process that has failed.
@@ -93,7 +89,7 @@ func (c *command) run(ctx context.Context) error {
 		cmd.Stdout = c.out
 	}
 	cmd.WaitDelay = commandGrace // for what it has left behind with its pipes
-	prepareCommand(cmd, c.held)
+	cmd.SysProcAttr = commandAttr()
 	if err := ctx.Err(); err != nil {
 		return &commandError{argv: c.argv, err: context.Cause(ctx)}
 	}

@@ -13,24 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prepareCommand gives a process a group of its own, so that those that it
-// starts can be reached, and the file that it holds.
-func prepareCommand(cmd *exec.Cmd, held *os.File) {
-	cmd.SysProcAttr = commandAttr()
-	if held != nil {
-		cmd.ExtraFiles = []*os.File{held}
-	}
-}
-
+// endCommand asks a process, and those that it has started, to end.
 func endCommand(cmd *exec.Cmd)  { _ = unix.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 func killCommand(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 
-// lockFile takes a file for this process, and those that inherit it, once
-// nobody else has it.
-func lockFile(ctx context.Context, path string) (f *os.File, unlock func(), err error) {
-	f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// lockFile takes a file for this process, once nobody else has it. No process
+// inherits it: what a build has left running would keep it.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -43,11 +35,11 @@ func lockFile(ctx context.Context, path string) (f *os.File, unlock func(), err 
 		case <-tick.C:
 		case <-ctx.Done():
 			f.Close() //nolint:errcheck // nothing was written
-			return nil, nil, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
-	return f, func() {
-		// Closing it would not, while a process has it, too.
+	return func() {
+		// Closing it would not, while a process that is being started has it, too.
 		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
 		f.Close() //nolint:errcheck // nothing was written
 	}, nil

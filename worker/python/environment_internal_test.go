@@ -317,6 +317,9 @@ func (i *testIndex) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if i.hold != nil {
 		i.hold(r)
 	}
+	if r.URL.Path == "/asked" { // by a build
+		return
+	}
 	if content, ok := i.files[strings.TrimPrefix(r.URL.Path, "/files/")]; ok {
 		w.Write(content) //nolint:errcheck // the client notices
 		return
@@ -606,7 +609,7 @@ child = subprocess.Popen(["sleep", "600"])
 with open(%q, "w") as f:
     f.write("%%d %%d" %% (os.getpid(), child.pid))
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(%q)
-time.sleep(600)`, pids, ready.URL+"/simple/x/"))))
+time.sleep(600)`, pids, ready.URL+"/asked"))))
 			writeTestFile(t, pids, nil)
 			i := s.installer(env...)
 			o := installOptions{Requirements: []string{"never"}}
@@ -719,18 +722,20 @@ func TestInstallKilled(t *testing.T) {
 	writeTestFile(t, source, never.source(t, never.backend(fmt.Sprintf(`
 import urllib.request
 with open(%q, "w") as f:
-    f.write(str(os.getpid()))
+    f.write("%%d %%d" %% (os.getpid(), os.getppid()))
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(%q)
-time.sleep(600)`, orphan, ready.URL+"/simple/x/"))))
+time.sleep(600)`, orphan, ready.URL+"/asked"))))
 	defer func() { // what uv has started ends with neither
 		content, err := os.ReadFile(orphan)
 		if err != nil {
 			t.Error(err)
 		}
-		if pid, err := strconv.Atoi(string(content)); err != nil {
-			t.Error(err)
-		} else if p, err := os.FindProcess(pid); err == nil {
-			p.Kill() //nolint:errcheck // it may have ended
+		for _, pid := range strings.Fields(string(content)) {
+			if n, err := strconv.Atoi(pid); err != nil {
+				t.Error(err)
+			} else if p, err := os.FindProcess(n); err == nil {
+				p.Kill() //nolint:errcheck // it may have ended
+			}
 		}
 	}()
 	self, err := os.Executable()
@@ -754,6 +759,13 @@ time.sleep(600)`, orphan, ready.URL+"/simple/x/"))))
 		t.Error(err)
 	}
 	<-ended
+	content, err := os.ReadFile(orphan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pids := strings.Fields(string(content)); len(pids) != 2 || !gone(pids[1]) {
+		t.Errorf("of processes %s uv is still there", pids)
+	}
 	if names := s.leftover(); len(names) == 0 {
 		t.Error("it has left nothing: was there an installation?")
 	}

@@ -54,12 +54,11 @@ func (i *installer) install(ctx context.Context, o installOptions) (_ *installed
 		installer: i, options: o, base: base, requirements: parsed, key: key,
 		dir: i.dir(key), tmp: i.dir(key) + ".tmp",
 	}
-	lock, unlock, err := lockFile(ctx, i.dir(key)+".lock")
+	unlock, err := lockFile(ctx, i.dir(key)+".lock")
 	if err != nil {
 		return nil, fmt.Errorf("python: wait for another installation of the same packages: %w", err)
 	}
 	defer unlock()
-	n.lock = lock
 	if complete(n.dir) {
 		// Another process has made it since it was checked.
 		i.reportComplete(n, nil, base.Required, nil, "environment", began)
@@ -105,7 +104,6 @@ type installation struct {
 	key          string
 	dir          string // of the environment
 	tmp          string // for everything else
-	lock         *os.File
 	uv           string // empty: there is none
 }
 
@@ -228,7 +226,7 @@ func (n *installation) seeBase(packages string) error {
 
 // do runs a command of the installation.
 func (n *installation) do(ctx context.Context, env []string, argv ...string) error {
-	return n.run(ctx, &command{argv: argv, dir: n.tmp, env: env, held: n.lock})
+	return n.run(ctx, &command{argv: argv, dir: n.tmp, env: env})
 }
 
 // environment is that of the installer without what would lead pip and uv
