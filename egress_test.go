@@ -239,9 +239,7 @@ func TestNetworkOfRun(t *testing.T) {
 		{name: "several steps", steps: []remote.Step{
 			step("mysql.writer", "@mysql.name", nil), step("mysql.writer", "@mysql.name", nil), step("graphql.extractor", "@graphql.api", nil), step("test.noop", "", nil),
 		}, allow: []any{"203.0.113.7", "203.0.113.8", "api.example.com"}},
-		{name: "packages", cfg: remote.Config{InstallDeps: true}, steps: []remote.Step{step("test.noop", "", nil)}, allow: []any{"files.pythonhosted.org", "pypi.org"}},
-		{name: "private index", cfg: remote.Config{InstallDeps: true, Env: map[string]string{"PIP_INDEX_URL": "https://u:hunter22@index.example.com/simple"}},
-			steps: []remote.Step{step("test.noop", "", nil)}, allow: []any{"index.example.com"}},
+		{name: "packages that no step needs", cfg: remote.Config{InstallDeps: true}, steps: []remote.Step{step("test.noop", "", nil)}},
 		{name: "the user's", cfg: remote.Config{AllowHosts: []string{"Extra.example.com:443", "*.wild.example", "198.51.100.0/24", "203.0.113.5", "db.example.com:3306"}},
 			steps: []remote.Step{step("test.noop", "", nil)}, allow: []any{"*.wild.example", "198.51.100.0/24", "203.0.113.5", "203.0.113.7", "203.0.113.8", "extra.example.com"}},
 		{name: "a name of the user's on any port", cfg: remote.Config{AllowHosts: []string{"api.example.com"}},
@@ -355,9 +353,44 @@ func noTraces(t testing.TB, dir string, texts ...string) {
 	}
 }
 
+// A plan with a driver in Python reaches the package indexes, where it may
+// install.
+func TestNetworkOfPackages(t *testing.T) {
+	server := newServer(t, "served", networkDrivers())
+	for _, test := range []struct {
+		cfg  remote.Config
+		want []string
+	}{
+		{remote.Config{}, nil},
+		{remote.Config{InstallDeps: true}, []string{"files.pythonhosted.org", "pypi.org"}},
+		{remote.Config{InstallDeps: true, Env: map[string]string{"PIP_INDEX_URL": "https://u:hunter22@index.example.com/simple"}}, []string{"index.example.com"}},
+	} {
+		cfg := test.cfg
+		cfg.Drivers = networkDrivers()
+		cfg.PythonDrivers = []remote.PythonDriver{{Name: "python.driver", Module: "m", Class: "C"}}
+		a := newProxy(t, connect(cfg, server), egressHosts())
+		p, err := a.Prepare(t.Context(), steps(step("python.driver", "", nil)), newContext(t, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := a.Network(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, rule := range rules.Allow {
+			got = append(got, rule.Target)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" || strings.Contains(fmt.Sprint(rules), "hunter22") {
+			t.Errorf("%s\n%v", diff, rules)
+		}
+	}
+}
+
 // The dry run says why, and makes nothing.
 func TestNetworkDryRun(t *testing.T) {
-	cfg := remote.Config{Drivers: networkDrivers(), Connections: egressConnections(), AllowHosts: []string{"*.wild.example"}, InstallDeps: true}
+	cfg := remote.Config{Drivers: networkDrivers(), Connections: egressConnections(), AllowHosts: []string{"*.wild.example"}, InstallDeps: true,
+		PythonDrivers: []remote.PythonDriver{{Name: "graphql.extractor", Module: "m", Class: "C"}}}
 	server := newServer(t, "served", cfg.Drivers)
 	a := newProxy(t, connect(cfg, server), egressHosts())
 	m := steps(step("mysql.writer", "@mysql.dsn", nil), step("graphql.extractor", "", map[string]any{"endpoint": "https://api.example.com/g", "host": "not a host!"}))

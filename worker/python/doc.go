@@ -1,6 +1,11 @@
-// Package python is for work with Python in a sandbox: so far the private
-// indexes that its packages come from. A bridge to drivers in Python belongs
-// here, too.
+// Package python lets a worker run drivers in Python: classes with a method run
+// over pandas DataFrames, which a host declares for a run. A worker program calls
+// [Register], and nothing else.
+//
+// docs/python.md says what such a driver looks like and what crosses,
+// docs/dependencies.md how the packages that it imports are checked and installed.
+//
+// # Private indexes
 //
 // An [Index] is parsed from a URL that may hold a user name and a password.
 // [Credentials] take both to pip and uv, and to whatever they start, through a
