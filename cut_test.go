@@ -249,8 +249,11 @@ func TestCutAtEveryFrame(t *testing.T) {
 	t.Parallel()
 	on(t, func(t *testing.T, kind string) {
 		step := 1
-		if kind != "served" && !stressed() {
+		switch {
+		case kind != "served" && !stressed():
 			step = 24 // each uploads the worker
+		case !stressed():
+			step = 4 // each frame is cut in one of the four ways
 		}
 		for i, plus := range []int64{0, 1, 24, 30} {
 			for n := 1 + i*max(step/4, 1); ; n += step { // all begin elsewhere
@@ -289,7 +292,7 @@ func TestCutAtEveryByte(t *testing.T) {
 		case kind != "served":
 			step = 2003
 		case !stressed():
-			step = 101
+			step = 307
 		}
 		for n := 1 + int64(first%uint64(step)); ; n += step {
 			cut := mock.ScriptStep{After: n, Dir: mock.Down, In: inTail, Action: mock.Action{Do: mock.Reset}}

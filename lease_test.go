@@ -344,12 +344,15 @@ func TestLeaseInDanger(t *testing.T) {
 	}
 }
 
-// Two hundred runs at once on an account that has room for 20 sandboxes and
+// Many runs at once, two hundred with full counts, on an account that has room for 20 sandboxes and
 // makes one a second queue up, and none fails.
 func TestManyRunsQueueUp(t *testing.T) {
 	t.Parallel()
-	runs := 200
-	if testing.Short() {
+	runs := 80
+	switch {
+	case stressed():
+		runs = 200
+	case testing.Short():
 		runs = 50
 	}
 	for name, cfg := range map[string]remote.Config{
