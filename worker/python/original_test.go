@@ -29,9 +29,9 @@ func TestOriginal(t *testing.T) {
 	if checkout == "" {
 		t.Skipf("set %s to a checkout of the original project to run its drivers", originalEnv)
 	}
-	p := newTestPool(t, func(o *poolOptions) { o.inArtifacts = true })
+	p := newTestPool(t)
 	original := func(module, class string) driverClass {
-		return driverClass{name: class, module: "osiris.drivers." + module, class: class, sources: []string{checkout}}
+		return driverClass{name: class, module: "osiris.drivers." + module, class: class, sources: []string{checkout}, inArtifacts: true}
 	}
 	extract := func(t *testing.T, id, content string) *worker.DataFrame {
 		step, r := newStep(t, id, map[string]any{"path": id + ".csv"})

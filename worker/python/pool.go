@@ -48,7 +48,6 @@ type poolOptions struct {
 	dir         string // for the bridge and hand-over files; the pool makes and removes it
 	interpreter interpreter
 	session     string            // what drivers get as ctx.session_id; may be empty
-	inArtifacts bool              // all drivers are, see driverClass
 	redact      *secrets.Redactor // for what is printed; nil: nothing is redacted
 
 	// printed gets each line that a step has printed, without its end. stream is
@@ -185,7 +184,7 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		Module:    d.module,
 		Class:     d.class,
 		Sources:   append([]string{}, d.sources...),
-		Config:    filesHere(step),
+		Config:    step.Config,
 		Output:    p.files.name("out"),
 		Env:       step.Env,
 	}
@@ -203,44 +202,10 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		return nil, err
 	}
 	req.Cwd = req.BasePath
-	if d.inArtifacts || p.opts.inArtifacts {
+	if d.inArtifacts {
 		req.Cwd = req.ArtifactsDir
 	}
 	return req, nil
-}
-
-// filesHere is the step's config with the names of input files as they are on
-// this machine, where they are not what they were: what a driver in Go leaves to
-// [worker.Step.Open].
-func filesHere(step *worker.Step) map[string]any {
-	var replace func(v any) any
-	replace = func(v any) any {
-		switch v := v.(type) {
-		case string:
-			here, ok := step.Files[v]
-			if ok && (filepath.IsAbs(v) || here != filepath.Join(step.BasePath, v)) {
-				return here
-			}
-		case map[string]any:
-			out := make(map[string]any, len(v))
-			for key, value := range v {
-				out[key] = replace(value)
-			}
-			return out
-		case []any:
-			out := make([]any, len(v))
-			for i, value := range v {
-				out[i] = replace(value)
-			}
-			return out
-		}
-		return v
-	}
-	if len(step.Files) == 0 {
-		return step.Config
-	}
-	config, _ := replace(step.Config).(map[string]any)
-	return config
 }
 
 // ask has a child run a step. A child that has answered is kept for the next.

@@ -39,8 +39,8 @@ type pythonRuntime struct {
 	sources      map[string]string // zip files, to the directories they are to be in
 
 	mu       sync.Mutex
-	base     string // the interpreter that was found
 	pool     *pool
+	using    string // the pool's interpreter
 	closed   bool
 	unpacked bool
 }
@@ -180,9 +180,6 @@ func (r *pythonRuntime) Check(ctx context.Context) (*rpc.CheckDepsResult, error)
 	if err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingRuntime, Message: err.Error()}
 	}
-	r.mu.Lock()
-	r.base = c.Target.Python
-	r.mu.Unlock()
 	if c.Environment != "" {
 		if err := r.use(ctx, c.Environment); err != nil {
 			return nil, err
@@ -288,7 +285,7 @@ func (r *pythonRuntime) use(ctx context.Context, python string) error {
 		}
 		r.unpacked = true
 	}
-	if r.pool != nil && r.pool.opts.interpreter.path == python {
+	if r.pool != nil && r.using == python {
 		return nil
 	}
 	if r.pool != nil {
@@ -296,6 +293,7 @@ func (r *pythonRuntime) use(ctx context.Context, python string) error {
 			return err
 		}
 	}
+	r.using = python
 	r.pool = newPool(poolOptions{
 		dir: filepath.Join(r.opts.Dir, runtimeDir, "pool"), interpreter: interpreter{path: python},
 		session: r.opts.Session, redact: r.opts.Redactor, printed: r.opts.Print,
