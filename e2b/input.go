@@ -143,7 +143,9 @@ func (in *input) drop() {
 
 // broken gives up a stream that could not be written to, and returns why.
 func (in *input) broken() error {
-	if err := in.flush(); err != nil {
+	stream := in.stream
+	in.stream = nil
+	if err := in.flush(stream); err != nil {
 		return err
 	}
 	return io.ErrClosedPipe
@@ -196,12 +198,10 @@ func (in *input) dial() (*inputStream, error) {
 
 // flush ends the stream and waits until the process has taken all of it. It
 // returns an error where some of it may not have arrived.
-func (in *input) flush() error {
-	stream := in.stream
+func (in *input) flush(stream *inputStream) error {
 	if stream == nil {
 		return nil
 	}
-	in.stream = nil
 	defer stream.cancel()
 	_, err := stream.CloseAndReceive()
 	return in.process.sandbox.rpcError(in.process.ctx, "stream input", err)
@@ -251,12 +251,15 @@ func (in *input) Close() error {
 	return nil
 }
 
-// finish closes the process's end once all was taken.
+// finish closes the process's end once all was taken. A Write meanwhile finds the
+// input closed, and does not wait for any of this.
 func (in *input) finish() {
 	in.mu.Lock()
-	defer in.mu.Unlock()
+	stream, lost := in.stream, in.lost
+	in.stream = nil
+	in.mu.Unlock()
 	p := in.process
-	err := errors.Join(in.lost, in.flush())
+	err := errors.Join(lost, in.flush(stream))
 	if p.ctx.Err() != nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,8 @@ type inputDaemon struct {
 	script
 	cuts  []int
 	ended chan struct{} // ends the process
+
+	hold chan struct{} // not nil: the end of input is answered when it is closed
 
 	mu     sync.Mutex
 	log    []string
@@ -85,6 +88,9 @@ func (d *inputDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handle(mux, envdpb.ProcessCloseStdin, func(*envdpb.CloseStdinRequest) (*envdpb.CloseStdinResponse, error) {
 		d.note("close")
 		close(d.closed)
+		if d.hold != nil {
+			<-d.hold
+		}
 		return &envdpb.CloseStdinResponse{}, nil
 	})
 	mux.ServeHTTP(w, r)
@@ -233,6 +239,34 @@ func TestInputBlocked(t *testing.T) {
 				t.Error("Write still waits")
 			}
 		})
+	}
+}
+
+// TestInputClosed has a daemon that takes its time to end the input: who writes
+// meanwhile is refused, and does not wait.
+func TestInputClosed(t *testing.T) {
+	for _, streams := range []bool{true, false} {
+		d := newInputDaemon()
+		d.hold = make(chan struct{})
+		p := d.process(t, streams)
+		write(t, p, "a")
+		p.Stdin().Close()
+		<-d.closed
+		refused := make(chan error, 1)
+		go func() {
+			_, err := p.Stdin().Write([]byte("b"))
+			refused <- err
+		}()
+		select {
+		case err := <-refused:
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("streams %v: %v", streams, err)
+			}
+		case <-within(t).Done():
+			t.Errorf("streams %v: Write waits for the end of the input", streams)
+		}
+		close(d.hold)
+		close(d.ended)
 	}
 }
 
