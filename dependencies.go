@@ -40,7 +40,11 @@ func (e *engine) settleDependencies(ctx context.Context, l *link, p *PreparedRun
 	var check rpc.CheckDepsResult
 	if err := l.call(ctx, rpc.MethodCheckDeps, &rpc.CheckDeps{Runtime: pythonRuntime}, &check); err != nil {
 		if errors.Is(err, &rpc.Error{Code: rpc.CodeMissingRuntime}) {
-			return nil, fmt.Errorf("remote: %w: %w; use a template with Python, or name the interpreter in Config.Python", ErrMissingDependencies, err)
+			advice := "install one"
+			if e.ships {
+				advice = "use a template that has one"
+			}
+			return nil, fmt.Errorf("remote: %w: %w; %s, or name the interpreter, as it is where the run happens, in Config.Python (python, --e2b-python)", ErrMissingDependencies, err, advice)
 		}
 		return nil, fmt.Errorf("remote: check dependencies: %w", err)
 	}
@@ -56,9 +60,9 @@ func (e *engine) settleDependencies(ctx context.Context, l *link, p *PreparedRun
 		return nil, fmt.Errorf("remote: wheelhouse: %w", err)
 	}
 	if house != nil {
-		files, err := house.load()
+		files, err := house.load(ctx)
 		if err != nil {
-			l.session.logf(slog.LevelWarn, "the wheelhouse is not used: %v", err)
+			l.session.logf(slog.LevelWarn, "the wheelhouse is not used, and filled anew: %v", err)
 		}
 		if len(files) > 0 {
 			if install.Packages, err = house.send(ctx, l, files); err != nil {
@@ -83,6 +87,17 @@ func printable(texts []string) []string {
 		out[i] = rpc.Printable(clip(t, 1<<10))
 	}
 	return out
+}
+
+// interpreter is what runs drivers in Python, as a worker finds it: a path on
+// this machine starts here, and not where the worker is.
+func (e *engine) interpreter() string {
+	if name := e.cfg.Python; !e.ships && strings.ContainsRune(name, filepath.Separator) {
+		if full, err := filepath.Abs(name); err == nil {
+			return full
+		}
+	}
+	return e.cfg.Python
 }
 
 // cacheDir is where a worker may keep what other runs on its machine use again.
@@ -171,8 +186,9 @@ func (h *wheelhouse) set() string { return filepath.Join(h.dir, "sets", h.key+".
 
 func (h *wheelhouse) file(sum string) string { return filepath.Join(h.dir, "files", sum) }
 
-// load returns the files of the set; none where it is not whole.
-func (h *wheelhouse) load() ([]wheelFile, error) {
+// load returns the files of the set; none where there is no set. One that is not
+// whole, or damaged, is an error, and is removed: it will be filled anew.
+func (h *wheelhouse) load(ctx context.Context) ([]wheelFile, error) {
 	b, err := os.ReadFile(h.set())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -184,15 +200,38 @@ func (h *wheelhouse) load() ([]wheelFile, error) {
 	if err == nil {
 		err = checkWheels(files)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", h.set(), err)
-	}
 	for _, f := range files {
-		if info, err := os.Stat(h.file(f.SHA256)); err != nil || info.Size() != f.Size {
-			return nil, nil
+		if err == nil {
+			err = h.verify(ctx, f)
 		}
 	}
+	if err != nil {
+		if ctx.Err() == nil {
+			err = errors.Join(err, os.Remove(h.set()))
+		}
+		return nil, fmt.Errorf("%s: %w", h.set(), err)
+	}
 	return files, nil
+}
+
+// verify checks a file, and removes one that is not what its name says.
+func (h *wheelhouse) verify(ctx context.Context, f wheelFile) error {
+	name := h.file(f.SHA256)
+	in := input{file: name}
+	r, err := in.open()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	defer r.Close()
+	sum := sha256.New()
+	n, err := io.Copy(sum, &contextReader{ctx, r})
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if n != f.Size || hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
+		return errors.Join(fmt.Errorf("%s: the file %s was changed", f.Name, name), os.Remove(name))
+	}
+	return nil
 }
 
 // send uploads the files of the set. The worker checks what has arrived.
@@ -255,7 +294,7 @@ func (h *wheelhouse) fetch(ctx context.Context, pl *place, files []wheelFile) (b
 	group.SetLimit(4)
 	for i, f := range files {
 		group.Go(func() error {
-			if info, err := os.Stat(h.file(f.SHA256)); err == nil && info.Size() == f.Size {
+			if h.verify(groupCtx, f) == nil {
 				return nil
 			}
 			sizes[i] = f.Size

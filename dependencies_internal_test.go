@@ -50,31 +50,40 @@ func TestWheelhouse(t *testing.T) {
 	house := func(t *testing.T) *wheelhouse { return &wheelhouse{dir: filepath.Join(t.TempDir(), "house"), key: key} }
 
 	h := house(t)
-	if files, err := h.load(); err != nil || files != nil {
+	if files, err := h.load(t.Context()); err != nil || files != nil {
 		t.Errorf("an empty one has %v, %v", files, err)
 	}
 	if n, err := h.fetch(t.Context(), pl, []wheelFile{a, b}); err != nil || n != a.Size+b.Size {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	files, err := h.load()
+	files, err := h.load(t.Context())
 	if diff := cmp.Diff([]wheelFile{a, b}, files); diff != "" || err != nil {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	if n, err := (&wheelhouse{dir: h.dir, key: key[1:] + "0"}).fetch(t.Context(), pl, []wheelFile{a}); err != nil || n != 0 {
 		t.Errorf("what is there came again: %d bytes, %v", n, err)
 	}
-	if err := os.Truncate(h.file(a.SHA256), 1); err != nil {
-		t.Fatal(err)
+	damage := func(how string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if files, err := h.load(t.Context()); err == nil || files != nil || !strings.Contains(err.Error(), a.Name) {
+			t.Errorf("%s: a damaged one has %v, %v", how, files, err)
+		}
+		if files, err := h.load(t.Context()); err != nil || files != nil { // it is to be filled anew
+			t.Errorf("%s: then it has %v, %v", how, files, err)
+		}
+		if _, err := h.fetch(t.Context(), pl, []wheelFile{a, b}); err != nil {
+			t.Errorf("%s: a damaged one is not mended: %v", how, err)
+		}
+		if files, err := h.load(t.Context()); err != nil || len(files) != 2 {
+			t.Errorf("%s: a mended one has %v, %v", how, files, err)
+		}
 	}
-	if files, err := h.load(); err != nil || files != nil {
-		t.Errorf("a damaged one has %v, %v", files, err)
-	}
-	if _, err := h.fetch(t.Context(), pl, []wheelFile{a, b}); err != nil {
-		t.Errorf("a damaged one is not mended: %v", err)
-	}
-	if files, err := h.load(); err != nil || len(files) != 2 {
-		t.Errorf("a mended one has %v, %v", files, err)
-	}
+	damage("cut", os.Truncate(h.file(a.SHA256), 1))
+	damage("changed", os.WriteFile(h.file(a.SHA256), []byte("of A"), 0o600))
+	damage("removed", os.Remove(h.file(a.SHA256)))
 
 	other := wheelOf(a.Name, "of another")
 	other.Size = a.Size
@@ -84,7 +93,7 @@ func TestWheelhouse(t *testing.T) {
 		if _, err := h.fetch(t.Context(), pl, []wheelFile{b, wrong}); err == nil {
 			t.Errorf("%v was taken", wrong)
 		}
-		if files, err := h.load(); err != nil || files != nil {
+		if files, err := h.load(t.Context()); err != nil || files != nil {
 			t.Errorf("after a failure there are %v, %v", files, err)
 		}
 		if _, err := os.Stat(h.file(wrong.SHA256)); err == nil {
@@ -95,7 +104,7 @@ func TestWheelhouse(t *testing.T) {
 	if err := os.WriteFile(h.set(), []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.load(); err == nil {
+	if _, err := h.load(t.Context()); err == nil {
 		t.Error("a torn set is no error")
 	}
 }

@@ -186,6 +186,9 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 			return nil, err
 		}
 	}
+	if err := p.checkPointers(); err != nil {
+		return nil, &ManifestError{Reason: err.Error()}
+	}
 	slices.Sort(p.InputFiles)
 	p.InputFiles = slices.Compact(p.InputFiles)
 	return p, nil
@@ -209,6 +212,7 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 	python, declared := p.pythonDriver(s.DriverName())
 	if declared {
 		entry.Secrets = python.Secrets
+		entry.New = e.cfg.filerInPlaceOf(python)
 	} else if e.cfg.Drivers != nil {
 		var err error
 		// Another program than this may have more drivers: it is asked by the handshake.
@@ -247,6 +251,8 @@ func (e *engine) prepareStep(p *PreparedRun, s Step, ec *ExecutionContext) error
 		switch {
 		case info.IsDir():
 			return fail("input file %s is a directory", name)
+		case e.ships && declared && filepath.IsAbs(name) && len(python.InputFiles) == 0:
+			return fail("input file %s is an absolute path, which the driver in Python would not find in a sandbox; declare the config's field in its input_files", name)
 		case e.ships && !info.Mode().IsRegular():
 			return fail("input file %s is a pipe or device, which cannot be sent to a sandbox", name)
 		}
@@ -673,7 +679,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Epoch:       l.epoch,
 		Owner:       l.owner,
 		Declared:    p.declared(pl.dir),
-		Python:      e.cfg.Python,
+		Python:      e.interpreter(),
 		CacheDir:    e.cacheDir(pl),
 	}, &hello)
 	var answer *rpc.Error

@@ -54,7 +54,8 @@ type PythonDriver struct {
 	// "/path". A file of the first kind is sent with the run, one of the second
 	// becomes an artifact of the step; the driver finds an absolute path in
 	// their place. Without a pointer, a relative path starts at the base path,
-	// or for one that writes, at the step's artifacts.
+	// or for one that writes, at the step's artifacts; and a driver in the place of
+	// one of the program has the same input files as that.
 	InputFiles  []string `json:"input_files,omitempty"`
 	OutputFiles []string `json:"output_files,omitempty"`
 
@@ -184,7 +185,39 @@ func (p *PreparedRun) pythonDriver(name string) (PythonDriver, bool) {
 	return PythonDriver{}, false
 }
 
-// files returns the paths that pointers lead to in a config, as they stand
+// filerInPlaceOf returns the constructor of the program's driver whose place one
+// in Python takes, where that knows which files its config names and the
+// declaration does not say: both read the same config.
+func (c Config) filerInPlaceOf(d PythonDriver) func() worker.Driver {
+	if c.Drivers == nil || len(d.InputFiles) > 0 {
+		return nil
+	}
+	entry, err := c.Drivers.Lookup(d.Name)
+	if err != nil {
+		return nil
+	}
+	return entry.New
+}
+
+// checkPointers refuses pointers to files that lead nowhere in any step: what a
+// mistyped one means would be lost, without a word.
+func (p *PreparedRun) checkPointers() error {
+	leads := func(driver, pointer string) bool {
+		return slices.ContainsFunc(p.Plan.Steps, func(s Step) bool {
+			return s.DriverName() == driver && len(filesAt(p.CfgIndex[s.cfgPath()], []string{pointer})) > 0
+		})
+	}
+	for _, d := range p.PythonDrivers {
+		for _, pointer := range slices.Concat(d.InputFiles, d.OutputFiles) {
+			if !leads(d.Name, pointer) {
+				return fmt.Errorf("driver %q in Python: its input_files or output_files have %q, and no step of it has a path there in its config", d.Name, pointer)
+			}
+		}
+	}
+	return nil
+}
+
+// filesAt returns the paths that pointers lead to in a config, as they stand
 // there.
 func filesAt(config map[string]any, pointers []string) []string {
 	var names []string

@@ -252,7 +252,8 @@ func installDependencies(t *testing.T, kind, house string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drivers := shop(t, map[string]string{"duckdb.processor": "DuckDBProcessor"})
+	// Input files of the extractor are those of the driver in Go whose place it takes.
+	drivers := shop(t, map[string]string{"duckdb.processor": "DuckDBProcessor", "filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"})
 	drivers[0].Requirements = []string{"duckdb"}
 	server := newServer(t, kind, testDrivers())
 	run := func(id string, env map[string]string) (*remote.ExecutionContext, error) {
@@ -373,6 +374,52 @@ func TestPreparedPythonDrivers(t *testing.T) {
 	b, _ := newAdapter(t, "in process", cfg, nil)
 	if _, err := b.Prepare(t.Context(), one("x"), newContext(t, "t")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// A pointer that leads nowhere would lose what it means.
+func TestPythonPointers(t *testing.T) {
+	for name, test := range map[string]struct {
+		driver remote.PythonDriver
+		kind   string
+		config map[string]any
+		want   string
+	}{
+		"output":             {remote.PythonDriver{Name: "x", OutputFiles: []string{"/pth"}}, "in process", map[string]any{"path": "a"}, `"/pth"`},
+		"input":              {remote.PythonDriver{Name: "x", InputFiles: []string{"/pth"}}, "in process", map[string]any{"path": "a"}, `"/pth"`},
+		"in one step of two": {remote.PythonDriver{Name: "x", OutputFiles: []string{"/more"}}, "in process", map[string]any{"more": "a"}, ""},
+		"absolute, in the place of a driver in Go": {remote.PythonDriver{Name: "filesystem.csv_extractor"}, "proxy", map[string]any{"path": "$abs"}, "input_files"},
+		"there, in the place of a driver in Go":    {remote.PythonDriver{Name: "filesystem.csv_extractor"}, "proxy", map[string]any{"path": "csv/supabase_users.csv"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := test.driver
+			d.Module, d.Class = "m", "C"
+			if test.config["path"] == "$abs" {
+				full, err := filepath.Abs("testdata/osiris/csv/supabase_users.csv")
+				if err != nil {
+					t.Fatal(err)
+				}
+				test.config["path"] = full
+			}
+			a, _ := newAdapter(t, test.kind, remote.Config{PythonDrivers: []remote.PythonDriver{d}}, nil)
+			m := &remote.Manifest{Steps: []remote.Step{{ID: "a", Driver: d.Name, Config: test.config}, {ID: "b", Driver: "test.noop"}}}
+			if name == "in one step of two" {
+				m.Steps = append(m.Steps, remote.Step{ID: "c", Driver: d.Name})
+			}
+			p, err := a.Prepare(t.Context(), m, newContext(t, "s"))
+			if test.want != "" {
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.kind == "proxy" && !slices.Equal(p.InputFiles, []string{"csv/supabase_users.csv"}) {
+				t.Errorf("%v", p.InputFiles)
+			}
+		})
 	}
 }
 

@@ -408,6 +408,9 @@ def take_result(result, prefix):
         if not isinstance(key, str):
             raise StepError("TypeError", "run() has returned the key %r; keys are text" % (key,))
         source = as_arrow(key, value)
+        if source is None and key == "df" and value is not None:
+            # It is what other steps read: they would miss it, and not this one.
+            raise StepError("TypeError", 'run() has returned a %s as "df"; it must be a table, as a pandas DataFrame' % class_name(type(value)))
         if source is None:
             values[key] = plain(value, strict=True, where="result %r" % key)
             continue

@@ -220,7 +220,7 @@ func (i *installer) base(ctx context.Context, requirements []requirement) (*prob
 			return p, nil
 		}
 	}
-	return nil, fmt.Errorf("python: there is no Python 3.9 or later: %s; PATH is %q (drivers in Python take a template that has one)",
+	return nil, fmt.Errorf("python: there is no Python 3.9 or later: %s; PATH is %q",
 		strings.Join(seen, ", "), i.variable("PATH"))
 }
 

@@ -35,6 +35,10 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 		Rows       int64   `json:"rows_processed"`
 		DurationMS float64 `json:"duration_ms"`
 		Error      string  `json:"error"`
+
+		Missing   []string `json:"missing"`
+		Package   string   `json:"package"`
+		Installed []string `json:"installed"`
 	}
 	// What the worker sends is not ours: a field of another type stays zero.
 	_ = e.Decode(&f)
@@ -45,6 +49,16 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 		p.line("sandbox %s is up (%.1f ms)", f.SandboxID, f.DurationMS)
 	case "worker_started":
 		p.line("worker is up (%.1f ms)", f.DurationMS)
+	case "dependency_check":
+		if len(f.Missing) > 0 {
+			p.line("missing: %s", strings.Join(f.Missing, ", "))
+		}
+	case "wheelhouse_used":
+		p.line("packages are sent from the wheelhouse")
+	case "dependency_installed":
+		p.line("installed %s", f.Package)
+	case "dependency_install_complete":
+		p.line("%s installed (%.0f ms)", count(int64(len(f.Installed)), "package"), f.DurationMS)
 	case "step_start":
 		p.line("%s: started, %s", e.StepID, f.Driver)
 	case "step_complete":

@@ -382,11 +382,15 @@ func (w *write) prepare(ctx context.Context) error {
 		return err
 	}
 	if len(rows) == 0 {
+		hint := ""
+		schemaName, table, qualified := strings.Cut(w.cfg.Table, ".")
+		if qualified {
+			hint = fmt.Sprintf("; if %q is a schema, give it by the config key schema, and %q by table", schemaName, table)
+		}
+		if qualified && w.cfg.CreateIfMissing { // nobody means a table of that name
+			return ownErrorf("the table does not exist, and one with a dot in its name is not made%s", hint)
+		}
 		if !w.cfg.CreateIfMissing {
-			hint := ""
-			if schema, table, ok := strings.Cut(w.cfg.Table, "."); ok {
-				hint = fmt.Sprintf("; if %q is a schema, give it by the config key schema, and %q by table", schema, table)
-			}
 			return ownErrorf("the table does not exist and create_if_missing is false%s", hint)
 		}
 		if err := w.create(ctx, schema); err != nil {
