@@ -1,0 +1,90 @@
+//go:build unix
+
+package python
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/osiris-pipelines/remote/worker"
+)
+
+func hostileStep(t *testing.T, how string) (*worker.Step, *recorder) {
+	return newStep(t, how, map[string]any{"how": how})
+}
+
+// What a driver does to its process does not reach the next step in it.
+func TestNextStep(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t)
+	for _, how := range []string{"closes_streams", "redirects", "replaces", "silences", "sets_alarm", "forks"} {
+		t.Run(how, func(t *testing.T) {
+			step, _ := hostileStep(t, how)
+			mustRun(t, p, driver("hostile", "Hostile"), step)
+			child := p.idle[0]
+			step, r := hostileStep(t, "next")
+			step.ID += how
+			mustRun(t, p, driver("hostile", "Hostile"), step)
+			if len(p.idle) != 1 || p.idle[0] != child {
+				t.Error("it was another process")
+			}
+			if got := p.printed(step.ID, "stdout"); !slices.Equal(got, []string{"printed"}) {
+				t.Errorf("printed %q", got)
+			}
+			if want := []string{"log INFO logged logger=hostile"}; !slices.Equal(r.reported, want) {
+				t.Errorf("reported %q, want %q", r.reported, want)
+			}
+		})
+	}
+}
+
+func TestUnreadableErrors(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t)
+	for how, want := range map[string]string{
+		"raises_unreadable":     "(the driver's exception cannot be read: SystemExit)",
+		"raises_without_module": "(the driver's exception cannot be read: SystemExit)",
+		"raises_much":           "bytes is too large",
+	} {
+		step, _ := hostileStep(t, how)
+		_, err := p.run(t.Context(), driver("hostile", "Hostile"), step)
+		var de *worker.DriverError
+		if !errors.As(err, &de) || !strings.Contains(de.Message, want) {
+			t.Errorf("%s: error %v, want %q", how, err, want)
+		}
+		if len(p.idle) != 1 {
+			t.Fatalf("%s: the process has ended", how)
+		}
+	}
+}
+
+// Processes that a driver has forked use the pipe, too.
+func TestForkedWorkersLog(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t)
+	step, r := hostileStep(t, "forked_workers_log")
+	mustRun(t, p, driver("hostile", "Hostile"), step)
+	for i := range 4 {
+		for n := range 20 {
+			if want := fmt.Sprintf("log INFO %d %d %s logger=hostile", i, n, strings.Repeat("x", 50_000)); !slices.Contains(r.reported, want) {
+				t.Fatalf("of process %d line %d is missing", i, n)
+			}
+		}
+	}
+	if got := fmt.Sprint(values(t, step)["codes"]); got != "[0 0 0]" {
+		t.Errorf("exit codes %v", got)
+	}
+}
+
+func TestOddMetric(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t)
+	step, r := hostileStep(t, "odd_metrics")
+	mustRun(t, p, driver("hostile", "Hostile"), step)
+	if want := []string{`log WARN metric 'huge' is no finite number and is left out: int`}; !slices.Equal(r.reported, want) {
+		t.Errorf("reported %.300q, want %q", r.reported, want)
+	}
+}
