@@ -5,10 +5,12 @@ package python
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/osiris-pipelines/remote/secrets"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -86,5 +88,31 @@ func TestOddMetric(t *testing.T) {
 	mustRun(t, p, driver("hostile", "Hostile"), step)
 	if want := []string{`log WARN metric 'huge' is no finite number and is left out: int`}; !slices.Equal(r.reported, want) {
 		t.Errorf("reported %.300q, want %q", r.reported, want)
+	}
+}
+
+// What is no file is not waited for, and a link is not followed.
+func TestNoFile(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"leaves_fifo", "leaves_link"} {
+		p := newTestPool(t) // pyarrow is not what it was
+		step, _ := hostileStep(t, how)
+		if _, err := p.run(t.Context(), driver("hostile", "Hostile"), step); err == nil || !strings.Contains(err.Error(), `output "df"`) {
+			t.Errorf("%s: error %v", how, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(p.opts.dir, "out-*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: %q is left, %v", how, left, err)
+		}
+	}
+}
+
+// The library writes down what a driver returns, so it must not be a secret.
+func TestReturnedSecret(t *testing.T) {
+	t.Parallel()
+	p := newTestPool(t, func(o *poolOptions) { o.redact = secrets.NewRedactor("zzzz-not-for-you") })
+	step, _ := newStep(t, "a", map[string]any{"how": "returns_secret", "secret": "zzzz-not-for-you"})
+	mustRun(t, p, driver("hostile", "Hostile"), step)
+	if got := fmt.Sprint(values(t, step)["values"]); got != "map[***:1 key:***]" {
+		t.Error(got)
 	}
 }

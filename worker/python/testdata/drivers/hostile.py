@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 class Hostile:
     def run(self, *, step_id, config, inputs=None, ctx=None):
-        self.ctx = ctx
+        self.ctx, self.config = ctx, config
         return getattr(self, config["how"])()
 
     # A step of which the next one must not see anything.
@@ -71,6 +71,23 @@ class Hostile:
     def raises_much(self):
         raise ValueError("\u00e9" * 12_000_000)
 
+    def leaves_fifo(self):
+        return self.leaves(os.mkfifo)
+
+    def leaves_link(self):
+        return self.leaves(lambda name: os.symlink(os.path.realpath(__file__), name))
+
+    def leaves(self, what):
+        import pandas
+        import pyarrow
+
+        def open_file(name, mode):
+            what(name)
+            return real(name + "-else", mode)
+
+        real, pyarrow.OSFile = pyarrow.OSFile, open_file
+        return {"df": pandas.DataFrame({"a": [1]})}
+
     # What ends.
 
     def execs(self):
@@ -105,6 +122,9 @@ class Hostile:
         for w in workers:
             w.join()
         return {"codes": [w.exitcode for w in workers]}
+
+    def returns_secret(self):
+        return {"values": {"key": self.config["secret"], self.config["secret"]: 1}}
 
     def odd_metrics(self):
         self.ctx.log_metric("huge", 10**5000)
