@@ -216,6 +216,21 @@ func TestPackDir(t *testing.T) {
 		t.Error(cmp.Diff(want, got))
 	}
 
+	// The directory itself may be a link, whose name counts.
+	link := filepath.Join(t.TempDir(), "boutique")
+	if err := os.Symlink(filepath.Join(dir, "shop"), link); err != nil {
+		t.Fatal(err)
+	}
+	_, linked := pack(link)
+	for name, content := range want {
+		if at := "boutique" + strings.TrimPrefix(name, "shop"); linked[at] != content || len(linked) != len(want) {
+			t.Errorf("%s is not %q: %v", at, content, linked)
+		}
+	}
+	if err := packDir(t.Context(), filepath.Join(dir, "shop", "drivers.py"), filepath.Join(t.TempDir(), "d.zip")); err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("a file: %v", err)
+	}
+
 	if err := os.Symlink("/etc", filepath.Join(dir, "shop", "etc")); err != nil {
 		t.Fatal(err)
 	}

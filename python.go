@@ -3,6 +3,7 @@ package remote
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -309,6 +310,13 @@ func packDir(ctx context.Context, dir, to string) (err error) {
 			return err
 		}
 		prefix = filepath.Base(full)
+	}
+	// A link to a directory is not walked into. This one was named.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return cmp.Or(err, errors.New("it is not a directory"))
 	}
 	files, size := 0, int64(0)
 	err = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {

@@ -17,6 +17,7 @@ import ctypes
 import datetime
 import decimal
 import faulthandler
+import fcntl
 import gc
 import importlib
 import importlib.util
@@ -30,6 +31,7 @@ import queue
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import traceback
 
@@ -56,6 +58,17 @@ class Channel:
     def __init__(self, fd):
         self.fd = fd
         self.lock = threading.Lock()
+        self.forks = None  # locked by one process at a time, once there are several
+        if hasattr(os, "register_at_fork"):  # multiprocessing forks, and its workers log, too
+            os.register_at_fork(before=self.fork, after_in_parent=self.lock.release, after_in_child=self.lock.release)
+
+    def fork(self):
+        self.lock.acquire()  # no process begins in the middle of a frame
+        if self.forks is None:
+            try:
+                self.forks = tempfile.TemporaryFile()
+            except OSError:
+                pass  # small frames still do not mix
 
     def send(self, message):
         body = json.dumps(message, allow_nan=False).encode("ascii")
@@ -63,8 +76,14 @@ class Channel:
             raise StepError("ValueError", "a %s of %d bytes is too large; the most is %d" % (message["type"], len(body), MAX_ANSWER))
         frame = memoryview(struct.pack(">I", len(body)) + body)
         with self.lock:
-            while frame:
-                frame = frame[os.write(self.fd, frame) :]
+            if self.forks is not None:
+                fcntl.lockf(self.forks, fcntl.LOCK_EX)
+            try:
+                while frame:
+                    frame = frame[os.write(self.fd, frame) :]
+            finally:
+                if self.forks is not None:
+                    fcntl.lockf(self.forks, fcntl.LOCK_UN)
 
 
 class Context:
@@ -83,10 +102,14 @@ class Context:
         """Report a number. The step's id is its only tag: others are dropped."""
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            self.log("metric %r is no finite number and is left out: %.100r" % (name, value), "warning")
+            try:
+                shown = "%.100r" % (value,)
+            except Exception:  # an integer of very many digits, as one
+                shown = class_name(type(value))
+            self.log("metric %r is no finite number and is left out: %s" % (name, shown), "warning")
             return
         self._send("metric", name=str(name), value=number, unit=str(unit or ""))
 
@@ -184,11 +207,13 @@ class Sources:
     may change and the next one must not see."""
 
     def __init__(self):
+        self.objects = os.environ, sys.path  # a driver may put others in their place
         self.environ = dict(os.environ)
         self.path = list(sys.path)
         self.sources = []
 
     def enter(self, request):
+        os.environ, sys.path = self.objects
         os.chdir(request["cwd"])
         environ = dict(self.environ)
         environ.update(request["env"])
@@ -564,7 +589,14 @@ def write_table(source, prefix):
 
 
 def describe(e):
-    """Return the error that tells of an exception."""
+    """Return the error that tells of an exception, whatever its class is like."""
+    try:
+        return told_error(e)
+    except BaseException as broken:
+        return {"type": "error", "error_type": "Exception", "message": "(the driver's exception cannot be read: %s)" % bounded(type(broken).__name__), "traceback": ""}
+
+
+def told_error(e):
     if isinstance(e, StepError):
         return {"type": "error", "error_type": e.kind, "message": bounded(str(e)), "traceback": ""}
     if isinstance(e, SystemExit):
@@ -615,6 +647,15 @@ class Prints:
         faulthandler.enable(self.fds[1])
 
     def enter(self):
+        """Undo what a driver has done to the streams."""
+        for i, fd in enumerate(self.fds):
+            os.set_blocking(fd, True)
+            os.dup2(fd, i + 1)
+        self.streams = tuple(
+            stream if stream is not None and not stream.closed
+            else io.TextIOWrapper(open(i + 1, "wb", 0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
+            for i, stream in enumerate(self.streams)
+        )
         sys.stdout, sys.stderr = self.streams
 
     def end(self, marker):
@@ -626,6 +667,7 @@ class Prints:
         if self.libc is not None:
             self.libc.fflush(None)  # what C libraries have printed
         for fd in self.fds:
+            os.set_blocking(fd, True)  # some programs change that, for all who have the pipe
             os.write(fd, marker)
 
     def trim(self):
@@ -651,11 +693,19 @@ class Bridge:
             request = self.requests.get()
             if request is None:
                 return
+            pid = os.getpid()
             answer = self.step(request)
+            if os.getpid() != pid:
+                # The driver has forked, and here is the other one: it has no say.
+                sys.stderr.write("a process that the driver has forked has come back from run(), and is ended\n")
+                os._exit(1)
             self.prints.end(bytes.fromhex(request["marker"]))
             answer["seq"] = request["seq"]
             self.busy = False
-            self.channel.send(answer)
+            try:
+                self.channel.send(answer)
+            except StepError as e:  # it is too large
+                self.channel.send({**describe(e), "seq": request["seq"]})
             # The step's memory goes back while the worker is busy with its outputs.
             request = answer = None
             gc.collect()
@@ -682,7 +732,14 @@ class Bridge:
         try:
             self.prints.enter()
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 0)  # of the last step, which is over
+            logging.disable(logging.NOTSET)
+            for logger in list(logging.root.manager.loggerDict.values()):
+                if isinstance(logger, logging.Logger):
+                    logger.disabled = False  # dictConfig disables all that there are
             root = logging.getLogger()
+            root.disabled = False
+            root.filters[:] = []
             root.handlers[:] = [self.handler]
             root.setLevel(logging.INFO)
             self.handler.seq = request["seq"]

@@ -332,7 +332,7 @@ func (h *handover) open(files []string, rows int64, mem memory.Allocator) (_ *ta
 }
 
 func (h *handover) mapFile(name string, r *tableReader) (*mappedFile, error) {
-	f, err := os.Open(name)
+	f, err := openFile(name)
 	if err != nil {
 		return nil, err
 	}

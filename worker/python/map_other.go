@@ -7,6 +7,8 @@ import (
 	"os"
 )
 
+func openFile(name string) (*os.File, error) { return os.Open(name) }
+
 // mapFile returns a file's content.
 func mapFile(f *os.File) ([]byte, error) { return io.ReadAll(f) }
 

@@ -3,11 +3,27 @@
 package python
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
+
+// openFile opens a file that a child has left. It waits for nobody, as at a pipe,
+// and follows no link to another file.
+func openFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close() //nolint:errcheck // nothing was written
+		return nil, cmp.Or(err, fmt.Errorf("%s is not a regular file", name))
+	}
+	return f, nil
+}
 
 // mapFile returns a file's content, which must not be written to.
 func mapFile(f *os.File) ([]byte, error) {

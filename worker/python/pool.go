@@ -320,6 +320,9 @@ func (p *pool) result(answer *message, req *stepRequest, step *worker.Step) (_ *
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", resultValues, err)
 		}
+		if p.opts.redact != nil { // a driver may return its config, say
+			b = p.opts.redact.JSON(b)
+		}
 		f, err := step.Create(resultValues)
 		if err != nil {
 			return nil, err

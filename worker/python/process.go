@@ -103,6 +103,7 @@ type process struct {
 
 	ready   chan struct{} // closed when it can take a step
 	answers chan *message // result or error
+	ended   chan struct{} // closed when the process is no more
 	exited  chan struct{} // closed when it has ended, and all it has said is read
 	failure error         // how it has ended; valid when exited is closed
 
@@ -149,6 +150,7 @@ func startProcess(p *pool) (_ *process, err error) {
 		marker:   []byte("\x00osiris-" + rand.Text() + "\n"),
 		ready:    make(chan struct{}),
 		answers:  make(chan *message, 1),
+		ended:    make(chan struct{}),
 		exited:   make(chan struct{}),
 	}
 	if err := cmd.Start(); err != nil {
@@ -172,6 +174,7 @@ func (c *process) watch(answers *os.File) {
 	read := make(chan error, 1)
 	go func() { read <- c.listen(answers) }()
 	ended := c.cmd.Wait()
+	close(c.ended)
 	// What it has started goes with it, and lets go of the pipes. The group's
 	// number can hardly be another's already: numbers are given out in turn.
 	signalGroup(c.cmd.Process.Pid, kill)
@@ -213,7 +216,18 @@ func (c *process) listen(r io.Reader) error {
 	ready := false
 	for {
 		m, err := readMessage(r)
-		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, io.EOF) {
+			// It ends, or a driver has closed the pipe, or become another program:
+			// then there will be no answer.
+			select {
+			case <-c.ended:
+				return nil
+			case <-time.After(leaveGrace):
+				c.signalKill()
+				return errors.New("its pipe to the worker was closed")
+			}
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
 		if err == nil && ready != (m.Type != "ready") {
@@ -228,7 +242,7 @@ func (c *process) listen(r io.Reader) error {
 				continue
 			}
 		}
-		signalGroup(c.cmd.Process.Pid, kill)
+		c.signalKill()
 		return fmt.Errorf("a mistake in what it has sent: %w", err)
 	}
 }
@@ -334,6 +348,9 @@ func (c *process) do(ctx context.Context, req *stepRequest, step *worker.Step) (
 			select {
 			case <-s.marked:
 			case <-s.done:
+			case <-ctx.Done(): // something else has answered in its name
+				c.kill()
+				return nil, fmt.Errorf("the driver was stopped: %w", context.Cause(ctx))
 			}
 		}
 		return m, nil
@@ -382,8 +399,14 @@ func (c *process) end(grace time.Duration) {
 }
 
 func (c *process) kill() {
-	signalGroup(c.cmd.Process.Pid, kill)
+	c.signalKill()
 	<-c.exited
+}
+
+// signalKill kills the child and its group, which it may have left.
+func (c *process) signalKill() {
+	signalGroup(c.cmd.Process.Pid, kill)
+	_ = c.cmd.Process.Kill()
 }
 
 // dead reports whether the child has ended.

@@ -228,6 +228,7 @@ const killTimeout = 2 * time.Second
 type session struct {
 	conn      driver.Conn
 	connector driver.Connector
+	killer    driver.Connector // for kill
 	ctx       context.Context
 	cancel    context.CancelFunc
 	id        []string // the connection's, and what tells the server from others
@@ -236,7 +237,10 @@ type session struct {
 }
 
 // identify asks for the id of a connection and for its server.
-const identify = "SELECT CONNECTION_ID(), @@hostname, @@port, @@server_id"
+const (
+	identify        = "SELECT CONNECTION_ID(), @@hostname, @@port, @@server_id"
+	identityColumns = 4
+)
 
 // connect opens a session with the server of a step's connection. settings are
 // session variables. The caller must close it.
@@ -250,7 +254,14 @@ func connect(ctx context.Context, step *worker.Step, settings map[string]string)
 	if err != nil {
 		return nil, stepError(step, err.Error())
 	}
-	s := &session{connector: connector, killed: make(chan struct{})}
+	// It need not ask for the size of packets. Where a server answers that oddly
+	// the client panics: a step may, but not what stops one.
+	cfg.MaxAllowedPacket, cfg.Params = 1<<20, nil
+	killer, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, stepError(step, err.Error())
+	}
+	s := &session{connector: connector, killer: killer, killed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	if err := s.open(cfg.Timeout); err != nil {
 		s.cancel()
@@ -271,7 +282,7 @@ func (s *session) open(timeout time.Duration) error {
 		s.conn = conn
 		var rows [][]string
 		rows, err = ask(ctx, conn, identify)
-		if err == nil && len(rows) != 1 {
+		if err == nil && (len(rows) != 1 || len(rows[0]) != identityColumns) {
 			err = errors.New("the server does not tell who it is")
 		}
 		if err == nil {
@@ -293,13 +304,13 @@ func (s *session) kill() {
 	defer close(s.killed)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), killTimeout)
 	defer cancel()
-	conn, err := s.connector.Connect(ctx)
+	conn, err := s.killer.Connect(ctx)
 	if err != nil {
 		return
 	}
 	defer conn.Close() //nolint:errcheck // only asked
 	rows, err := ask(ctx, conn, identify)
-	if err != nil || len(rows) != 1 {
+	if err != nil || len(rows) != 1 || len(rows[0]) != len(s.id) {
 		return
 	}
 	for i, own := range s.id {

@@ -181,6 +181,9 @@ func (w *writing) prepare() error {
 	if err != nil {
 		return err
 	}
+	if len(rows) != 1 || len(rows[0]) != 1 {
+		return errors.New("the server does not tell its max_allowed_packet")
+	}
 	if w.limit, err = strconv.Atoi(rows[0][0]); err != nil {
 		return err
 	}
