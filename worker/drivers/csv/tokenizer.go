@@ -82,6 +82,28 @@ type tokenizer struct {
 	skipped int64
 	spans   []span
 	lines   []int64
+	storage *storage // of the block, when it has its own
+}
+
+// storage is the memory of one block.
+type storage struct {
+	buf   []byte
+	spans []span
+	lines []int64
+}
+
+// use makes s the memory of the next block. The block before keeps its own.
+func (t *tokenizer) use(s *storage) {
+	left := t.buf[t.pos:t.n]
+	if need := len(left) + t.fillSize + len(t.carry) + 2*wide; len(s.buf) < need {
+		s.buf = make([]byte, need+wide) // a little more, since what is left differs
+	}
+	n := copy(s.buf, left)
+	s.buf[n] = '\n' // the sentinel
+	t.pos, t.n = 0, n
+	t.buf, s.buf = s.buf, nil
+	t.spans, t.lines = s.spans, s.lines
+	t.storage = s
 }
 
 func newTokenizer(src io.Reader, d dialect) *tokenizer {
@@ -105,6 +127,9 @@ func (t *tokenizer) next(limit int) (*block, error) {
 	for {
 		err := t.scan(min(limit, max(1, blockSpans/max(1, t.width))))
 		if rows := len(t.lines); rows > 0 && (err == nil || errors.Is(err, errMore)) {
+			if t.storage != nil {
+				*t.storage = storage{t.buf, t.spans, t.lines}
+			}
 			return &block{buf: t.buf, spans: t.spans, lines: t.lines, rows: rows, width: t.width}, nil
 		}
 		if !errors.Is(err, errMore) {
