@@ -126,7 +126,7 @@ func newGuess(cols []*learner) *guess {
 			g.certain = false
 		}
 	}
-	g.columns, g.schema = cloneColumns(columns), schemaOf(columns)
+	g.columns, g.schema = cloneColumns(columns, nil), schemaOf(columns)
 	return g
 }
 
@@ -146,6 +146,7 @@ func (g *guess) holds(cols []*learner) bool {
 
 // converter has the columns of one worker.
 type converter struct {
+	mem     memory.Allocator
 	guess   *guess
 	columns []*column
 	fits    []bool
@@ -158,19 +159,28 @@ func (v *converter) use(g *guess) {
 		return
 	}
 	v.guess = g
-	v.columns = cloneColumns(g.columns)
+	v.release()
+	v.columns = cloneColumns(g.columns, v.mem)
 	v.fits = make([]bool, len(g.columns))
 	v.seen = make([]seen, len(g.columns))
 }
 
-func cloneColumns(columns []*column) []*column {
+// cloneColumns makes empty columns of the same types. With an allocator they
+// must be released.
+func cloneColumns(columns []*column, mem memory.Allocator) []*column {
 	clones := make([]*column, len(columns))
 	for i, c := range columns {
-		clone := *c
-		clone.ints, clone.floats, clone.bools, clone.text, clone.ends, clone.nulls = nil, nil, nil, nil, nil, nil
-		clones[i] = &clone
+		clones[i] = &column{name: c.name, field: c.field, kind: c.kind, bits: c.bits, strict: c.strict,
+			whole: c.whole, dates: c.dates, typ: c.typ, mem: mem}
 	}
 	return clones
+}
+
+// release frees what is not built.
+func (v *converter) release() {
+	for _, c := range v.columns {
+		c.release()
+	}
 }
 
 // convert tries the guess on a block. The batch is complete when all columns fit.
@@ -210,6 +220,7 @@ func (c *column) fit(b *block, na *naSet, s stage) (seen, bool) {
 }
 
 func (c *column) fitInts(b *block, na *naSet) (s seen, ok bool) {
+	c.reserve(b.rows, 0)
 	for i, end := c.field, b.rows*b.width; i < end; i += b.width {
 		f := b.spans[i]
 		v := b.buf[f.start:f.end]
@@ -261,7 +272,9 @@ func (x *extraction) observe(ctx context.Context, t *tokenizer, cols []*learner,
 	// The first block makes the first guess.
 	var s storage
 	first, _, after, _ := p.take(ctx, &s)
-	l.commit(p, first, &converter{}, nil)
+	v := converter{mem: x.source.step.Memory()}
+	l.commit(p, first, &v, nil)
+	v.release()
 	close(after)
 	var all sync.WaitGroup
 	for range workers() {
@@ -300,7 +313,8 @@ func (l *learning) look() (*guess, bool) {
 
 func (l *learning) work(ctx context.Context, p *pass) {
 	var s storage
-	var v converter
+	v := converter{mem: l.x.source.step.Memory()}
+	defer v.release()
 	for {
 		part, before, after, ok := p.take(ctx, &s)
 		if !ok {
@@ -425,7 +439,12 @@ func (x *extraction) stream(ctx context.Context, t *tokenizer) *stream {
 
 func (s *stream) work(ctx context.Context, p *pass) {
 	var buf storage
-	columns := cloneColumns(p.x.columns)
+	columns := cloneColumns(p.x.columns, p.x.source.step.Memory())
+	defer func() {
+		for _, c := range columns {
+			c.release()
+		}
+	}()
 	for {
 		part, before, after, ok := p.take(ctx, &buf)
 		if !ok {

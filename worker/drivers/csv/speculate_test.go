@@ -86,6 +86,54 @@ func TestGuess(t *testing.T) {
 	}
 }
 
+// TestGuessTwice changes a column twice, so that what the first change left in
+// the state of inference matters for the second.
+func TestGuessTwice(t *testing.T) {
+	values := []string{"", "1", "-1", "-0", "9223372036854775808", "18446744073709551616", "1.5", "true", "x"}
+	for _, first := range values {
+		for _, second := range values {
+			var content strings.Builder
+			line := strings.Repeat("v,", len(values)) + "v\n"
+			content.WriteString(line)
+			content.WriteString(strings.ReplaceAll(strings.Repeat(line, 4), "v", first))
+			content.WriteString(strings.ReplaceAll(strings.Repeat(line, 4), "v", second))
+			content.WriteString("," + strings.Join(values, ",") + "\n")
+			compareApart(t, content.String(), map[string]any{"skip_blank_lines": false}, 16, 0)
+		}
+	}
+}
+
+// TestStaleGuess commits what was made under a guess that no longer holds.
+func TestStaleGuess(t *testing.T) {
+	cfg, err := decodeExtract(&worker.Step{Config: map[string]any{"path": "in.csv"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &extraction{cfg: cfg, keepBytes: keepBytes, source: source{step: &worker.Step{}}}
+	l := &learning{x: x}
+	if l.cols, err = x.learners([]string{"a"}, []string{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	p := newPass(x, nil, -1)
+	block := func(v string) part {
+		return part{block: &block{buf: []byte(v), spans: []span{{0, uint32(len(v))}}, lines: []int64{1}, rows: 1, width: 1}}
+	}
+	v := &converter{mem: memory.DefaultAllocator}
+	one := block("1")
+	l.commit(p, block(""), v, nil)
+	v.use(l.guess)
+	defer v.release()
+	if !v.convert(one.block, l.cols, cfg.na) {
+		t.Fatal("1 does not fit a column of missing values")
+	}
+	l.commit(p, block("true"), &converter{}, nil) // by another worker
+	l.commit(p, one, v, nil)
+	x.drop()
+	if got := l.cols[0].column().kind; got != kText || l.err != nil {
+		t.Errorf("kind %d, error %v, want text", got, l.err)
+	}
+}
+
 // TestGuessProperty compares both ways to read random files.
 func TestGuessProperty(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
