@@ -291,7 +291,8 @@ func (x *extraction) observe(ctx context.Context, t *tokenizer, cols []*learner,
 	return l.cols, l.err
 }
 
-func workers() int { return min(runtime.GOMAXPROCS(0), maxWorkers) }
+// workers is one more than can run, since one often waits for the tokenizer.
+func workers() int { return min(runtime.GOMAXPROCS(0)+1, maxWorkers) }
 
 // learning is what the commits of the first pass share.
 type learning struct {

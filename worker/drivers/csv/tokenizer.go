@@ -14,7 +14,7 @@ const (
 	// maxRowBytes bounds the memory of one row.
 	maxRowBytes = 64 << 20
 
-	blockBytes = 256 << 10 // read at once; small enough for the processor's cache
+	blockBytes = 512 << 10 // read at once; small enough for the processor's cache
 	blockSpans = 512 << 10 // most fields in a block
 )
 
@@ -175,7 +175,7 @@ func (t *tokenizer) fill() error {
 	start := t.n
 	end := start + copy(t.buf[start:], t.carry)
 	t.carry = t.carry[:0]
-	limit := len(t.buf) - 2*wide
+	limit := min(len(t.buf)-2*wide, end+max(t.fillSize, left)) // a buffer may have grown for other rows
 	for end < limit {
 		n, err := t.src.Read(t.buf[end:limit])
 		end += n
