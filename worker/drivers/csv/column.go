@@ -1,6 +1,7 @@
 package csv
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
@@ -29,6 +30,48 @@ type column struct {
 	text   []byte
 	ends   []int32
 	nulls  []int32 // rows of the batch
+
+	// With an allocator, values are made where the array will have them: ints,
+	// floats and text are views of values, and ends one of offsets.
+	mem             memory.Allocator
+	values, offsets *memory.Buffer
+}
+
+// reserve makes room for a batch of so many rows, and of so many bytes of text,
+// in the buffers of its array.
+func (c *column) reserve(rows, text int) {
+	if c.mem == nil || c.rows() > 0 || c.bits < 64 && c.kind != kText && c.kind != kRawText {
+		return
+	}
+	c.release()
+	switch c.kind {
+	case kInt:
+		c.values = newBuffer(c.mem, 8*rows)
+		c.ints = arrow.Int64Traits.CastFromBytes(c.values.Bytes())[:0]
+	case kFloat:
+		c.values = newBuffer(c.mem, 8*rows)
+		c.floats = arrow.Float64Traits.CastFromBytes(c.values.Bytes())[:0]
+	case kText, kRawText:
+		c.values = newBuffer(c.mem, text)
+		c.text = c.values.Bytes()[:0]
+		c.offsets = newBuffer(c.mem, 4*(rows+1))
+		ends := arrow.Int32Traits.CastFromBytes(c.offsets.Bytes())
+		ends[0] = 0
+		c.ends = ends[1:1]
+	}
+}
+
+// release frees the buffers of a batch that is not built.
+func (c *column) release() {
+	if c.values == nil {
+		return
+	}
+	c.values.Release()
+	if c.offsets != nil {
+		c.offsets.Release()
+	}
+	c.values, c.offsets = nil, nil
+	c.ints, c.floats, c.text, c.ends = nil, nil, nil, nil
 }
 
 // valueError is a field that is not of its column's type.
@@ -83,6 +126,7 @@ func (c *column) rows() int {
 
 // reset empties the batch.
 func (c *column) reset() {
+	c.release()
 	c.ints, c.floats, c.bools = c.ints[:0], c.floats[:0], c.bools[:0]
 	c.text, c.ends, c.nulls = c.text[:0], c.ends[:0], c.nulls[:0]
 }
@@ -119,6 +163,7 @@ func (c *column) convertText(b *block, na *naSet) {
 	// Short fields are copied as a whole chunk, which is faster than exactly;
 	// the buffer has room for it behind its data.
 	const chunk = 24
+	c.reserve(b.rows, size+chunk)
 	c.text = slices.Grow(c.text, size+chunk)
 	c.ends = slices.Grow(c.ends, b.rows)
 	text, at := c.text[:cap(c.text)], len(c.text)
@@ -129,7 +174,12 @@ func (c *column) convertText(b *block, na *naSet) {
 		case !raw && na.has(v):
 			c.null()
 		case len(v) <= chunk:
-			*(*[chunk]byte)(text[at:]) = *(*[chunk]byte)(b.buf[s.start:])
+			to, from := (*[chunk]byte)(text[at:]), (*[chunk]byte)(b.buf[s.start:])
+			// Three words: the compiler makes a call of an array's copy.
+			x, y, z := word(from[:8]), word(from[8:16]), word(from[16:])
+			binary.LittleEndian.PutUint64(to[:8], x)
+			binary.LittleEndian.PutUint64(to[8:16], y)
+			binary.LittleEndian.PutUint64(to[16:], z)
 			at += len(v)
 		default:
 			at += copy(text[at:], v)
@@ -138,6 +188,8 @@ func (c *column) convertText(b *block, na *naSet) {
 	}
 	c.text = text[:at]
 }
+
+func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 func (c *column) convertBig(b *block, na *naSet) error {
 	for row := range b.rows {
@@ -156,6 +208,7 @@ func (c *column) convertBig(b *block, na *naSet) error {
 }
 
 func (c *column) convertInts(b *block, na *naSet) error {
+	c.reserve(b.rows, 0)
 	low, high := int64(math.MinInt64)>>(64-c.bits), int64(math.MaxInt64)>>(64-c.bits)
 	for i, end := c.field, b.rows*b.width; i < end; i += b.width {
 		s := b.spans[i]
@@ -211,6 +264,7 @@ func (c *column) convertUints(b *block, na *naSet) error {
 }
 
 func (c *column) convertFloats(b *block, na *naSet) error {
+	c.reserve(b.rows, 0)
 	for i, end := c.field, b.rows*b.width; i < end; i += b.width {
 		s := b.spans[i]
 		v := b.buf[s.start:s.end]
@@ -318,11 +372,28 @@ func (c *column) build(mem memory.Allocator) arrow.Array {
 		}
 	}
 	buffers = append(buffers, valid)
+	switch {
+	case c.values == nil:
+		buffers = append(buffers, c.pack(mem, n)...)
+	case c.offsets != nil:
+		c.values.ResizeNoShrink(len(c.text))
+		buffers = append(buffers, c.offsets, c.values)
+	default:
+		buffers = append(buffers, c.values)
+	}
+	c.values, c.offsets = nil, nil // the array's now
+	data := array.NewData(c.typ, n, buffers, nil, len(c.nulls), 0)
+	defer data.Release()
+	return array.MakeFromData(data)
+}
+
+// pack copies the values into buffers.
+func (c *column) pack(mem memory.Allocator, n int) []*memory.Buffer {
 	switch c.kind {
 	case kInt, kUint, kTime:
-		buffers = append(buffers, packInts(mem, c.ints, c.bits))
+		return []*memory.Buffer{packInts(mem, c.ints, c.bits)}
 	case kFloat:
-		buffers = append(buffers, packFloats(mem, c.floats, c.bits))
+		return []*memory.Buffer{packFloats(mem, c.floats, c.bits)}
 	case kBool:
 		values := newBuffer(mem, (n+7)/8)
 		bitmap := values.Bytes()
@@ -332,19 +403,15 @@ func (c *column) build(mem memory.Allocator) arrow.Array {
 				bitmap[i/8] |= 1 << (i % 8)
 			}
 		}
-		buffers = append(buffers, values)
-	default:
-		offsets := newBuffer(mem, 4*(n+1))
-		ends := arrow.Int32Traits.CastFromBytes(offsets.Bytes())
-		ends[0] = 0
-		copy(ends[1:], c.ends)
-		text := newBuffer(mem, len(c.text))
-		copy(text.Bytes(), c.text)
-		buffers = append(buffers, offsets, text)
+		return []*memory.Buffer{values}
 	}
-	data := array.NewData(c.typ, n, buffers, nil, len(c.nulls), 0)
-	defer data.Release()
-	return array.MakeFromData(data)
+	offsets := newBuffer(mem, 4*(n+1))
+	ends := arrow.Int32Traits.CastFromBytes(offsets.Bytes())
+	ends[0] = 0
+	copy(ends[1:], c.ends)
+	text := newBuffer(mem, len(c.text))
+	copy(text.Bytes(), c.text)
+	return []*memory.Buffer{offsets, text}
 }
 
 func newBuffer(mem memory.Allocator, size int) *memory.Buffer {

@@ -12,11 +12,17 @@
 //
 // # Extractor
 //
-// The output "df" is a stream of Arrow batches. Memory does not grow with the
-// file: it is read twice, once to learn the column types and once to build the
-// batches, and one row may have at most 64 MiB. Errors of the data are found
-// by the first pass, so Run returns them before any batch leaves. The metric
-// rows_read is logged when the stream ends, also when it is 0.
+// The output "df" is a stream of Arrow batches. The first pass over the file
+// learns the column types, and of a file of at most 64 MiB makes the batches,
+// too, under the types that the rows so far have. They are used when all rows
+// turn out to have these types, and there are at most 64 MiB of them; otherwise
+// a second pass makes the batches. Up to four goroutines share the work.
+//
+// Memory does not grow with the file: it is at most the batches kept, beside a
+// block of 512 KiB for each goroutine. One row may have at most 64 MiB; a block
+// is as large as its longest row. Errors of the data are found by the first
+// pass, so Run returns them before any batch leaves. The metric rows_read is
+// logged when the stream ends, also when it is 0.
 //
 //	path              file to read; required. Relative to the step's BasePath
 //	delimiter         one byte; default ","
@@ -36,7 +42,7 @@
 //	on_bad_lines      error (default), skip, warn: rows with more fields than columns
 //	skip_blank_lines  default true
 //	compression       infer (default, by .gz .bz2 .zip .xz), gzip, bz2, zip, xz, none
-//	chunk_size        most rows in one batch; default 10000. A batch also ends after 64 MiB of text
+//	chunk_size        most rows in one batch; default 10000. A batch also ends with its block, after 512 KiB of text
 //
 // Other keys are ignored with a debug log, since compiled configs carry the
 // component's defaults.

@@ -17,13 +17,11 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 )
 
-// batchBytes ends a batch before it has chunk_size rows.
-const batchBytes = 64 << 20
-
 // Extractor is the driver filesystem.csv_extractor. The package comment has
 // its config and semantics.
 type Extractor struct {
-	fillSize int // of the buffer, for tests; zero means blockBytes
+	fillSize  int // of the buffer, for tests; zero means blockBytes
+	keepBytes int // for tests; zero means keepBytes, negative that nothing is kept
 }
 
 // InputFiles returns the file to read.
@@ -64,11 +62,15 @@ func (e *Extractor) Run(ctx context.Context, step *worker.Step) (*worker.Result,
 		return nil, err
 	}
 	x := &extraction{
-		cfg: cfg,
+		cfg:       cfg,
+		keepBytes: e.keepBytes,
 		source: source{
 			step: step, path: cfg.path, compression: cfg.compression,
 			charset: cfg.charset, encoding: cfg.encoding, d: cfg.dialect, fillSize: e.fillSize,
 		},
+	}
+	if x.keepBytes == 0 {
+		x.keepBytes = keepBytes
 	}
 	log := step.Log()
 	if cfg.dialect.badLines == badWarn {
@@ -90,6 +92,18 @@ type extraction struct {
 	columns []*column
 	schema  *arrow.Schema
 	rows    int64
+
+	keepBytes int
+	kept      bool           // records are all batches
+	records   []arrow.Record // made by the first pass
+}
+
+// drop frees the batches that the first pass made.
+func (x *extraction) drop() {
+	for _, rec := range x.records {
+		rec.Release()
+	}
+	x.records, x.kept = nil, false
 }
 
 // errNoColumns means that the file holds nothing at all.
@@ -142,45 +156,36 @@ func (x *extraction) learn(ctx context.Context) error {
 			return err
 		}
 	}
-	for x.left() > 0 {
-		b, err := t.next(x.left())
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return x.errorAt(t, err)
-		}
-		if cols == nil {
-			names := make([]string, b.width)
-			for i := range names {
-				names[i] = strconv.Itoa(i)
-			}
-			if cols, err = x.learners(names, names); err != nil {
-				return err
-			}
-		}
-		for _, l := range cols {
-			if err := l.observe(b, x.cfg.na); err != nil {
-				return x.valueError(l.name, b, err)
-			}
-		}
-		x.rows += int64(b.rows)
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+	if cols, err = x.observe(ctx, t, cols, x.small()); err != nil {
+		return err
 	}
-	fields := make([]arrow.Field, len(cols))
-	for i, l := range cols {
-		col := l.column()
-		x.columns = append(x.columns, col)
-		fields[i] = arrow.Field{Name: col.name, Type: col.typ, Nullable: true}
+	for _, l := range cols {
+		x.columns = append(x.columns, l.column())
 	}
-	x.schema = arrow.NewSchema(fields, nil)
+	x.schema = schemaOf(x.columns)
 	return nil
 }
 
-// left returns how many rows the limit still allows.
-func (x *extraction) left() int { return leftOf(x.cfg.limit, x.rows) }
+// small reports whether the file is one whose batches are likely to fit in
+// memory; observe holds them to it.
+func (x *extraction) small() bool {
+	f, err := x.source.step.Open(x.source.path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() //nolint:errcheck // not even read from
+	info, err := f.Stat()
+	return err == nil && info.Size() <= int64(x.keepBytes)
+}
+
+// unnamed returns the columns of a file without a header.
+func (x *extraction) unnamed(width int) ([]*learner, error) {
+	names := make([]string, width)
+	for i := range names {
+		names[i] = strconv.Itoa(i)
+	}
+	return x.learners(names, names)
+}
 
 func leftOf(limit, rows int64) int {
 	if limit < 0 {
@@ -227,14 +232,19 @@ func (l *learner) column() *column {
 	case l.fixed != nil:
 		c = l.fixed
 	default:
-		c.kind = l.infer.result()
-		c.whole = c.kind == kFloat && l.infer.stage == stInt
-		if l.dtype != nil && l.infer.stage == stInt && l.infer.values {
-			c.kind = kInt // a category of integers
-		}
+		c.kind, c.whole = l.kind()
 	}
 	c.typ = c.arrowType()
 	return c
+}
+
+// kind returns what inference has found, and whether floats are whole.
+func (l *learner) kind() (k kind, whole bool) {
+	if l.dtype != nil && l.infer.stage == stInt && l.infer.values {
+		return kInt, false // a category of integers
+	}
+	k = l.infer.result()
+	return k, k == kFloat && l.infer.stage == stInt
 }
 
 // learners returns the columns to extract, in the order they are asked for.
@@ -341,13 +351,14 @@ type reader struct {
 	x    *extraction
 	refs atomic.Int64
 
-	t      *tokenizer
 	file   io.Closer
+	stream *stream
+	block  arrow.Record // batches are cut from it
+	cut    int64        // rows of block that have been batches
 	rec    arrow.Record
 	err    error
 	done   bool
 	rows   int64
-	opened bool
 }
 
 var _ array.RecordReader = (*reader)(nil)
@@ -380,11 +391,19 @@ func (r *reader) drop() {
 }
 
 func (r *reader) close() {
+	if r.stream != nil {
+		r.stream.stop()
+		r.stream = nil
+	}
 	if r.file != nil {
 		r.file.Close() //nolint:errcheck // only read from
 		r.file = nil
 	}
-	r.t = nil
+	if r.block != nil {
+		r.block.Release()
+		r.block = nil
+	}
+	r.x.drop()
 }
 
 // Next builds the next batch. The one before is released.
@@ -393,10 +412,8 @@ func (r *reader) Next() bool {
 	if r.done {
 		return false
 	}
-	rows, err := r.read()
-	if err == nil && rows > 0 {
-		r.rows += int64(rows)
-		r.rec = r.build(rows)
+	err := r.read()
+	if err == nil && r.rec != nil {
 		return true
 	}
 	r.done = true
@@ -414,61 +431,56 @@ func (r *reader) Next() bool {
 
 var errChanged = errors.New("the file changed while it was read")
 
-// read fills the columns with the rows of one batch; none at the end.
-func (r *reader) read() (int, error) {
+// read cuts the next batch from a block; none at the end.
+func (r *reader) read() error {
 	if err := r.ctx.Err(); err != nil {
-		return 0, err
+		return err
 	}
 	if r.x.rows == 0 || len(r.x.columns) == 0 {
-		return 0, nil
+		return nil
 	}
-	if !r.opened {
-		r.opened = true
-		t, c, _, _, err := r.x.start(r.ctx)
-		if err != nil {
-			return 0, err
+	if r.block == nil {
+		rec, err := r.next()
+		if err != nil || rec == nil {
+			return err
 		}
-		r.t, r.file = t, c
+		r.block, r.cut = rec, 0
 	}
-	rows := 0
-	for rows < int(min(r.x.cfg.chunk, 1<<30)) {
-		left := min(int(min(r.x.cfg.chunk, 1<<30))-rows, leftOf(r.x.rows, r.rows+int64(rows)))
-		if left == 0 {
-			break
-		}
-		b, err := r.t.next(left)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return 0, r.x.errorAt(r.t, err)
-		}
-		size := 0
-		for _, c := range r.x.columns {
-			if c.field >= b.width {
-				return 0, errChanged
-			}
-			if err := c.convert(b, r.x.cfg.na); err != nil {
-				return 0, fmt.Errorf("%w: %w", errChanged, err)
-			}
-			size += len(c.text) + 8*c.rows()
-		}
-		rows += b.rows
-		if size >= batchBytes {
-			break
-		}
+	rows := min(r.x.cfg.chunk, r.block.NumRows()-r.cut)
+	r.rec = r.block.NewSlice(r.cut, r.cut+rows)
+	r.rows += rows
+	if r.cut += rows; r.cut == r.block.NumRows() {
+		r.block.Release()
+		r.block = nil
 	}
-	return rows, r.ctx.Err()
+	return nil
 }
 
-func (r *reader) build(rows int) arrow.Record {
-	arrays := make([]arrow.Array, len(r.x.columns))
-	for i, c := range r.x.columns {
-		arrays[i] = c.build(r.step.Memory())
+// next returns the rows of a block; nil at the end. They are what the first
+// pass kept, or come from a second one.
+func (r *reader) next() (arrow.Record, error) {
+	if r.x.kept {
+		if len(r.x.records) == 0 {
+			return nil, nil
+		}
+		rec := r.x.records[0]
+		r.x.records[0] = nil
+		r.x.records = r.x.records[1:]
+		return rec, nil
 	}
-	rec := array.NewRecord(r.x.schema, arrays, int64(rows))
-	for _, a := range arrays {
-		a.Release()
+	if r.stream == nil {
+		t, c, _, _, err := r.x.start(r.ctx)
+		if err != nil {
+			return nil, err
+		}
+		r.file = c
+		r.stream = r.x.stream(r.ctx, t)
 	}
-	return rec
+	if rec, ok := <-r.stream.batches; ok {
+		return rec, nil
+	}
+	if err := r.stream.err; !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return nil, nil
 }

@@ -149,6 +149,9 @@ func appendBigInt(dst, b []byte) (out []byte, ok bool) {
 // before or after the point, an exponent with digits; inf and infinity in any
 // case without spaces. The value is the nearest one; too large is infinite.
 func parseFloat(b []byte) (float64, bool) {
+	if v, ok := parsePlain(b); ok {
+		return v, true
+	}
 	i, n := 0, len(b)
 	for i < n && isSpace(b[i]) {
 		i++
@@ -214,6 +217,40 @@ func parseFloat(b []byte) (float64, bool) {
 	}
 	v, err := strconv.ParseFloat(view(b[start:end]), 64)
 	return v, err == nil || math.IsInf(v, 0)
+}
+
+// parsePlain reads a short number of digits, perhaps with a minus and a point,
+// which is what most are. It says no more than that when ok is false.
+func parsePlain(b []byte) (v float64, ok bool) {
+	digits := b
+	if len(b) > 0 && b[0] == '-' {
+		digits = b[1:]
+	}
+	if len(digits) < 2 || len(digits) > 17 {
+		return 0, false
+	}
+	mantissa, point := uint64(0), -1
+	for i, c := range digits {
+		if c -= '0'; c > 9 {
+			if digits[i] != '.' || point >= 0 {
+				return 0, false
+			}
+			point = i
+			continue
+		}
+		mantissa = mantissa*10 + uint64(c)
+	}
+	v = float64(mantissa)
+	if mantissa > 1<<53 {
+		return 0, false
+	}
+	if point >= 0 {
+		v /= exactPow10[len(digits)-1-point] // both are exact, so this is the nearest value
+	}
+	if len(digits) < len(b) {
+		v = -v
+	}
+	return v, true
 }
 
 // plainFloat reports whether b is digits, a point and digits, perhaps with a

@@ -14,7 +14,7 @@ const (
 	// maxRowBytes bounds the memory of one row.
 	maxRowBytes = 64 << 20
 
-	blockBytes = 256 << 10 // read at once; small enough for the processor's cache
+	blockBytes = 512 << 10 // read at once; small enough for the processor's cache
 	blockSpans = 512 << 10 // most fields in a block
 )
 
@@ -82,6 +82,28 @@ type tokenizer struct {
 	skipped int64
 	spans   []span
 	lines   []int64
+	storage *storage // of the block, when it has its own
+}
+
+// storage is the memory of one block.
+type storage struct {
+	buf   []byte
+	spans []span
+	lines []int64
+}
+
+// use makes s the memory of the next block. The block before keeps its own.
+func (t *tokenizer) use(s *storage) {
+	left := t.buf[t.pos:t.n]
+	if need := len(left) + t.fillSize + len(t.carry) + 2*wide; len(s.buf) < need {
+		s.buf = make([]byte, need+wide) // a little more, since what is left differs
+	}
+	n := copy(s.buf, left)
+	s.buf[n] = '\n' // the sentinel
+	t.pos, t.n = 0, n
+	t.buf, s.buf = s.buf, nil
+	t.spans, t.lines = s.spans, s.lines
+	t.storage = s
 }
 
 func newTokenizer(src io.Reader, d dialect) *tokenizer {
@@ -105,6 +127,9 @@ func (t *tokenizer) next(limit int) (*block, error) {
 	for {
 		err := t.scan(min(limit, max(1, blockSpans/max(1, t.width))))
 		if rows := len(t.lines); rows > 0 && (err == nil || errors.Is(err, errMore)) {
+			if t.storage != nil {
+				*t.storage = storage{t.buf, t.spans, t.lines}
+			}
 			return &block{buf: t.buf, spans: t.spans, lines: t.lines, rows: rows, width: t.width}, nil
 		}
 		if !errors.Is(err, errMore) {
@@ -150,7 +175,7 @@ func (t *tokenizer) fill() error {
 	start := t.n
 	end := start + copy(t.buf[start:], t.carry)
 	t.carry = t.carry[:0]
-	limit := len(t.buf) - 2*wide
+	limit := min(len(t.buf)-2*wide, end+max(t.fillSize, left)) // a buffer may have grown for other rows
 	for end < limit {
 		n, err := t.src.Read(t.buf[end:limit])
 		end += n
@@ -237,6 +262,22 @@ func bitmap(b *[wide]byte, delimiter, comment uint64) (m uint64) {
 	return m
 }
 
+// bitmapPlain is bitmap without a comment byte, unrolled: most of the time of
+// a file without quotes is spent here.
+func bitmapPlain(b *[wide]byte, delimiter uint64) uint64 {
+	return candidates(word(b[0:8]), delimiter) | candidates(word(b[8:16]), delimiter)<<8 |
+		candidates(word(b[16:24]), delimiter)<<16 | candidates(word(b[24:32]), delimiter)<<24 |
+		candidates(word(b[32:40]), delimiter)<<32 | candidates(word(b[40:48]), delimiter)<<40 |
+		candidates(word(b[48:56]), delimiter)<<48 | candidates(word(b[56:64]), delimiter)<<56
+}
+
+// candidates is the part of bitmapPlain for eight bytes.
+func candidates(w, delimiter uint64) uint64 {
+	d := w ^ delimiter
+	clear := ((w & lows) + (0x80-14)*ones | w) & ((d & lows) + lows | d)
+	return (^clear & highs >> 7) * 0x0102040810204080 >> 56
+}
+
 // search returns the position of the next byte from i on that ends an unquoted
 // field. There is always one: the sentinel.
 func (t *tokenizer) search(b []byte, i int) int {
@@ -254,9 +295,6 @@ func (t *tokenizer) scan(limit int) error {
 	b, n := t.buf, t.n
 	delimiter, comment := t.delimiter, t.comment
 	delimiters, comments := uint64(delimiter)*ones, uint64(comment)*ones
-	if comment == 0 {
-		comments = delimiters
-	}
 	base, mask := t.pos-wide, uint64(0) // mask has the candidates of b[base:] not yet looked at
 	for len(t.lines) < limit {
 		i := t.pos
@@ -302,7 +340,11 @@ func (t *tokenizer) scan(limit int) error {
 				for {
 					for mask == 0 {
 						base += wide
-						mask = bitmap((*[wide]byte)(b[base:]), delimiters, comments)
+						if comment == 0 {
+							mask = bitmapPlain((*[wide]byte)(b[base:]), delimiters)
+						} else {
+							mask = bitmap((*[wide]byte)(b[base:]), delimiters, comments)
+						}
 					}
 					j := base + bits.TrailingZeros64(mask)
 					mask &= mask - 1
