@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -290,4 +291,25 @@ func TestPythonDriversOfPlan(t *testing.T) {
 	if _, err := (Config{}).pythonDrivers(m); err == nil {
 		t.Error("declared twice is no error")
 	}
+}
+
+// What goes on beside a run is broken off a while after its end.
+func TestBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, takes := range []time.Duration{time.Second, time.Hour} {
+			var err error
+			wait := background(t.Context(), func(ctx context.Context) {
+				select {
+				case <-time.After(takes):
+				case <-ctx.Done():
+					err = ctx.Err()
+				}
+			}, keepGrace)
+			start := time.Now()
+			wait()
+			if took := time.Since(start); took != min(takes, keepGrace) || (err == nil) != (takes < keepGrace) {
+				t.Errorf("of %s it took %s: %v", takes, took, err)
+			}
+		}
+	})
 }

@@ -532,7 +532,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 		return err
 	}
 	if keep != nil { // while the steps run: another run is to have them
-		defer background(ctx, keep)()
+		defer background(ctx, keep, keepGrace)()
 	}
 	if err := l.startMarking(); err != nil {
 		return err
@@ -540,14 +540,24 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	return e.work(ctx, r, l, hello.CPUs)
 }
 
-// background does something beside what goes on; wait waits for it.
-func background(ctx context.Context, do func(context.Context)) (wait func()) {
+// keepGrace is how long packages may still be brought home once the steps have
+// ended: a sandbox decides how much that is, and how slowly it comes.
+const keepGrace = time.Minute
+
+// background does something beside what goes on; wait waits for it, for the grace
+// at most, and then breaks it off.
+func background(ctx context.Context, do func(context.Context), grace time.Duration) (wait func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		do(ctx)
 	}()
-	return func() { <-done }
+	return func() {
+		defer cancel()
+		defer time.AfterFunc(grace, cancel).Stop()
+		<-done
+	}
 }
 
 // work runs the steps, and has the worker end.

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -522,9 +523,15 @@ func (s *stepRun) Event(name string, fields map[string]any) {
 	}
 }
 
+// maxMetricName bounds a metric's name: the last value of each is in the answer.
+const maxMetricName = 1 << 10
+
 // Metric implements [StepSink].
 func (s *stepRun) Metric(name string, value float64, unit string) {
 	name, unit = s.w.known.redact.String(name), s.w.known.redact.String(unit)
+	if len(name) > maxMetricName { // half a secret would not be known
+		name = strings.ToValidUTF8(name[:maxMetricName], "")
+	}
 	s.mu.Lock()
 	heard := !s.done
 	if heard {

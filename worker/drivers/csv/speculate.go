@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -322,18 +323,38 @@ func (l *learning) work(ctx context.Context, p *pass) {
 			return
 		}
 		var rec arrow.Record
-		if part.block != nil {
-			if g, keep := l.look(); g != nil {
-				v.use(g)
-				if v.convert(part.block, l.cols, l.x.cfg.na) && keep {
-					rec = l.x.keep(&v, part.block.rows)
+		err := guarded(func() {
+			if part.block != nil {
+				if g, keep := l.look(); g != nil {
+					v.use(g)
+					if v.convert(part.block, l.cols, l.x.cfg.na) && keep {
+						rec = l.x.keep(&v, part.block.rows)
+					}
 				}
 			}
-		}
+		})
 		<-before
-		l.commit(p, part, &v, rec)
+		if err == nil {
+			err = guarded(func() { l.commit(p, part, &v, rec) })
+		}
+		if err != nil && l.err == nil {
+			l.err = err
+			p.stop(err)
+		}
 		close(after)
 	}
+}
+
+// guarded turns a panic into an error: on these goroutines nobody else would, and
+// the others wait for their turn.
+func guarded(do func()) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	do()
+	return nil
 }
 
 // keep makes a batch of what the converter has.
@@ -451,7 +472,11 @@ func (s *stream) work(ctx context.Context, p *pass) {
 		if !ok {
 			return
 		}
-		rec, err := p.x.batch(part, columns)
+		var rec arrow.Record
+		var err error
+		if panicked := guarded(func() { rec, err = p.x.batch(part, columns) }); panicked != nil {
+			err = panicked
+		}
 		<-before
 		if s.err == nil && err != nil {
 			s.err = err
