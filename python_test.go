@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -238,6 +239,12 @@ func TestInstallDependencies(t *testing.T) {
 	testPython(t) // it is there in make test alone
 	if testing.Short() {
 		t.Skip("-short: it installs pandas, pyarrow and duckdb")
+	}
+	// A sandbox has the system's.
+	pip := exec.Command("/usr/bin/env", "python3", "-c", "import pip, venv")
+	pip.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if out, err := pip.CombinedOutput(); err != nil {
+		t.Skipf("the system's Python cannot install packages: %v: %s", err, out)
 	}
 	house := t.TempDir()
 	for _, kind := range servedKinds { // embedded, and then envd, whose sandboxes have no network
