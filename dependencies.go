@@ -101,7 +101,7 @@ func (e *engine) interpreter() string {
 }
 
 // cacheDir is where a worker may keep what other runs on its machine use again.
-func (e *engine) cacheDir(pl *place) string {
+func (e *engine) cacheDir() string {
 	if e.ships {
 		return path.Join(e.cfg.sandboxRoot(), "cache")
 	}
@@ -340,27 +340,6 @@ func (h *wheelhouse) download(ctx context.Context, pl *place, f wheelFile) error
 		}
 		return err
 	})
-}
-
-// writeWhole writes a file that appears whole or not at all.
-func writeWhole(name string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	err = write(f)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	return err
 }
 
 // MissingDependenciesError says which packages drivers in Python need and the

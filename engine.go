@@ -690,7 +690,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Owner:       l.owner,
 		Declared:    p.declared(pl.dir),
 		Python:      e.interpreter(),
-		CacheDir:    e.cacheDir(pl),
+		CacheDir:    e.cacheDir(),
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {

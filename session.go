@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -298,6 +299,11 @@ func (s *session) close() error {
 
 // writeFile puts a file in place, whole or not at all.
 func writeFile(name string, b []byte) error {
+	return writeWhole(name, func(w io.Writer) error { _, err := w.Write(b); return err })
+}
+
+// writeWhole is writeFile for what is not in memory.
+func writeWhole(name string, write func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o750); err != nil {
 		return err
 	}
@@ -305,8 +311,7 @@ func writeFile(name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o640), f.Close())
+	err = errors.Join(write(f), f.Chmod(0o640), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

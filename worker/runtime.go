@@ -72,13 +72,6 @@ func (r *Registry) AddRuntime(name string, new NewRuntime) {
 	r.runtimes[name] = new
 }
 
-// Runtimes returns the names of the runtimes, sorted.
-func (r *Registry) Runtimes() []string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return slices.Sorted(maps.Keys(r.runtimes))
-}
-
 func (r *Registry) runtime(name string) NewRuntime {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

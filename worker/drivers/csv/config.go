@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/internal/filesystem"
 )
 
 // config reads a step's config key by key and remembers what was asked for.
@@ -184,7 +185,7 @@ type extractConfig struct {
 func decodeExtract(step *worker.Step) (*extractConfig, error) {
 	c := newConfig(step.Config)
 	c.ignore("path", "resolved_connection") // inputPath reads them
-	path, err := inputPath(step.Config)
+	path, err := filesystem.InputPath(step.Config)
 	if err != nil {
 		return nil, err
 	}

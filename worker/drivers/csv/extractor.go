@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/internal/filesystem"
 )
 
 // Extractor is the driver filesystem.csv_extractor. The package comment has
@@ -26,26 +26,11 @@ type Extractor struct {
 
 // InputFiles returns the file to read.
 func (*Extractor) InputFiles(config map[string]any) ([]string, error) {
-	path, err := inputPath(config)
+	path, err := filesystem.InputPath(config)
 	if err != nil {
 		return nil, err
 	}
 	return []string{path}, nil
-}
-
-// inputPath returns the file that a config names. A relative path starts at the
-// base_dir of its resolved filesystem connection, where it has one.
-func inputPath(config map[string]any) (string, error) {
-	path, ok := config["path"].(string)
-	if !ok || path == "" {
-		return "", errors.New("'path' is required in config")
-	}
-	connection, _ := config["resolved_connection"].(map[string]any)
-	base, _ := connection["base_dir"].(string)
-	if base == "" || filepath.IsAbs(path) {
-		return path, nil
-	}
-	return filepath.Join(base, path), nil
 }
 
 // Run learns the columns of the file and returns a reader of its rows.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
+	"github.com/osiris-pipelines/remote/worker/drivers/internal/filesystem"
 )
 
 const (
@@ -47,7 +47,7 @@ type extractConfig struct {
 }
 
 func decodeExtract(step *worker.Step) (*extractConfig, error) {
-	path, err := inputPath(step.Config)
+	path, err := filesystem.InputPath(step.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -77,26 +77,11 @@ func decodeExtract(step *worker.Step) (*extractConfig, error) {
 
 // InputFiles returns the file to read.
 func (*Extractor) InputFiles(config map[string]any) ([]string, error) {
-	path, err := inputPath(config)
+	path, err := filesystem.InputPath(config)
 	if err != nil {
 		return nil, err
 	}
 	return []string{path}, nil
-}
-
-// inputPath returns the file that a config names. A relative path starts at the
-// base_dir of its resolved filesystem connection, where it has one.
-func inputPath(config map[string]any) (string, error) {
-	path, ok := config["path"].(string)
-	if !ok || path == "" {
-		return "", errors.New("'path' is required in config")
-	}
-	connection, _ := config["resolved_connection"].(map[string]any)
-	base, _ := connection["base_dir"].(string)
-	if base == "" || filepath.IsAbs(path) {
-		return path, nil
-	}
-	return filepath.Join(base, path), nil
 }
 
 // Run reads the file's footer and returns a reader of its rows.
