@@ -310,7 +310,7 @@ func (s *stepState) position(m *mark, dir Direction, b []byte) int64 {
 			end += k
 			count++
 		}
-		at = max(0, int64(end-len(s.Text))) + s.Plus
+		at = max(0, int64(end-len(s.Text))+s.Plus) // the text may have begun before b
 	case s.due > 0:
 		at = s.due - s.count
 	}
@@ -339,7 +339,7 @@ func (s *stepState) pass(m *mark, dir Direction, b []byte) {
 			end += k
 			if s.count++; s.count == int64(s.Before) { // the action is behind b
 				m.armed = true
-				m.wait = max(0, int64(end-len(s.Text))) + s.Plus - int64(len(b))
+				m.wait = max(0, int64(end-len(s.Text))+s.Plus-int64(len(b)))
 				return
 			}
 		}

@@ -93,7 +93,8 @@ type Deed string
 
 // The deeds.
 const (
-	// Reset ends both ends with a TCP reset.
+	// Reset ends both ends with a TCP reset, which takes along what is still on
+	// its way.
 	Reset Deed = "reset"
 	// CloseConn ends both ends orderly (FIN), where they are.
 	CloseConn Deed = "close"
