@@ -129,3 +129,31 @@ func wantedOutputs(p rpc.SealArtifacts, outputs map[string]string) rpc.SealArtif
 	}
 	return p
 }
+
+// artifactsFile lists in a session directory what was brought home, and what was
+// not.
+const artifactsFile = "artifacts.json"
+
+// artifactList is artifacts.json.
+type artifactList struct {
+	SchemaVersion int               `json:"schema_version"`
+	SessionID     string            `json:"session_id"`
+	Status        CollectStatus     `json:"status"`
+	Artifacts     []Artifact        `json:"artifacts"`
+	Skipped       []SkippedArtifact `json:"skipped"`
+	SkippedMore   int               `json:"skipped_more"` // without a name
+	Failed        []SkippedArtifact `json:"failed"`
+}
+
+// writeArtifacts writes what a collection has brought.
+func (s *session) writeArtifacts(got *CollectedArtifacts, failed []SkippedArtifact) error {
+	err := writeJSON(s.path(artifactsFile), artifactList{
+		SchemaVersion: SchemaVersion, SessionID: s.id, Status: got.Status,
+		Artifacts: got.Artifacts, Skipped: append([]SkippedArtifact{}, got.Skipped...), SkippedMore: got.SkippedMore,
+		Failed: append([]SkippedArtifact{}, failed...),
+	})
+	if err != nil {
+		return fmt.Errorf("remote: session directory: %w", err)
+	}
+	return nil
+}
