@@ -50,13 +50,11 @@ func runArtifacts(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		name = filepath.Join(s.ArtifactsDir, filepath.FromSlash(name))
 		errs = append(errs, os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, content, mode), os.Chmod(name, mode))
 	}
-	random := rand.New(rand.NewPCG(1, 2))
+	random := rand.NewChaCha8([32]byte{1})
 	content := func(n int) []byte {
-		b := make([]byte, n+8)
-		for i := 0; i < n; i += 8 {
-			*(*[8]byte)(b[i:]) = [8]byte(fmt.Appendf(nil, "%08x", random.Uint32()))
-		}
-		return b[:n]
+		b := make([]byte, n)
+		_, _ = random.Read(b) // which does not fail
+		return b
 	}
 	for i := range cfg.Files {
 		write(fmt.Sprintf("many/%d/%d", i/1000, i), content(i%100), 0o644)
