@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -122,12 +123,15 @@ type gathering struct {
 	batches []arrow.Record // in memory
 	held    heldMemory     // by batches
 	spill   *spillWriter   // nil while everything is in memory
+
+	checked    bool
+	unwritable error // why it cannot go to disk
 }
 
 // add takes a batch in.
 func (g *gathering) add(rec arrow.Record) error {
 	g.rows += rec.NumRows()
-	if g.spill == nil && g.held.take(rec) {
+	if g.spill == nil && (g.held.take(rec, false) || g.stays(rec)) {
 		g.bytes = g.held.bytes
 		rec.Retain()
 		g.batches = append(g.batches, rec)
@@ -143,6 +147,21 @@ func (g *gathering) add(rec arrow.Record) error {
 		return g.failed(err)
 	}
 	return nil
+}
+
+// stays reports whether a batch must be held in memory although there is no
+// room: Arrow's streams have no place for its types.
+func (g *gathering) stays(rec arrow.Record) bool {
+	if !g.checked {
+		g.checked = true
+		// A writer that has nothing to write only finds out whether it could.
+		g.unwritable = rpc.NewArrowWriter(io.Discard, rec.Schema(), g.s.w.opts.Memory).Close()
+		if g.unwritable != nil {
+			g.s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: g.s.p.StepID, Message: fmt.Sprintf(
+				"output %q does not fit into the memory budget and stays in memory all the same: %v", g.key, g.unwritable)}, false)
+		}
+	}
+	return g.unwritable != nil && g.held.take(rec, true)
 }
 
 // begin puts what was gathered into a file.
