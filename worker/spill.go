@@ -119,7 +119,7 @@ type gathering struct {
 	name string // of its file
 
 	rows    int64
-	bytes   int64          // in memory, were it there
+	bytes   int64          // that the batches took in memory, or would
 	batches []arrow.Record // in memory
 	held    heldMemory     // by batches
 	spill   *spillWriter   // nil while everything is in memory
@@ -220,7 +220,7 @@ func (g *gathering) close() (*DataFrame, error) {
 			_ = f.fs.RemoveAll(spill.name) // what cannot be removed goes with the run's folder
 		}
 	}
-	df, err := openDataFrame(f, g.bytes, remove)
+	df, err := openDataFrame(f, f.size(), remove) // who reads all of it has that much
 	if err != nil {
 		return nil, errors.Join(g.failed(err), f.fs.RemoveAll(spill.name))
 	}
