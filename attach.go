@@ -476,6 +476,10 @@ func (r *run) replay(answers *stepAnswers, started map[string]bool, why error) [
 			res.fail(partial(resp.Error), stepError(context.Background(), step, resp.Error))
 		} else if json.Unmarshal(resp.Result, &ok) == nil {
 			res.succeed(&ok)
+			if r.outputs == nil {
+				r.outputs = make(map[string]map[string]rpc.OutputRef)
+			}
+			r.outputs[step.ID] = ok.Outputs
 		}
 	}
 	return results
@@ -549,16 +553,16 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 // to hosts of before.
 func (r *run) rememberOutputs(answers *stepAnswers) {
 	if r.place == nil {
-		r.outputs.leave(errCollected)
+		r.kept.leave(errCollected)
 		return
 	}
 	for stepID := range r.prepared.fetchKeys() {
 		var result rpc.StepResult
 		if resp := answers.byStep[stepID]; resp != nil && resp.Error == nil && json.Unmarshal(resp.Result, &result) == nil {
-			r.outputs.add(r.place, nil, stepID, result.Outputs)
+			r.kept.add(r.place, nil, stepID, result.Outputs)
 		}
 	}
-	r.outputs.end()
+	r.kept.end()
 }
 
 // lost reports whether a run that was executed here is another host's by now:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -84,6 +85,7 @@ type run struct {
 	sandboxID string
 	sealed    *sealed // nil: to be asked for
 	steps     []StepResult
+	outputs   map[string]map[string]rpc.OutputRef // by step and key
 	stopped   []StopStage
 	removal   *StopStage // of the place, once that was tried
 	status    status     // Execute's verdict
@@ -94,7 +96,7 @@ type run struct {
 
 	skippedMore int // without a name
 
-	outputs outputBook // kept ones
+	kept outputBook // outputs for the host
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
@@ -340,7 +342,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		return nil, err
 	}
 	defer close(r.executed)
-	defer r.outputs.end() // wherever it ends
+	defer r.kept.end() // wherever it ends
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
@@ -533,6 +535,11 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if hello.PythonVersion != "" {
 		fields["python_version"] = hello.PythonVersion
 	}
+	for name, n := range map[string]int64{"memory_bytes": hello.MemoryBytes, "memory_budget": hello.MemoryBudget} {
+		if n > 0 {
+			fields[name] = n
+		}
+	}
 	s.event("worker_started", fields)
 	s.event("drivers_registered", map[string]any{
 		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
@@ -609,7 +616,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			}
 			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
 			if req.Fetch != nil {
-				r.outputs.add(r.place, w, req.StepID, result.Outputs)
+				r.kept.add(r.place, w, req.StepID, result.Outputs)
 			}
 			return result, nil
 		},
@@ -619,11 +626,11 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	}
 	g.answered, g.over = l.answeredBefore(), l.ended()
 	err := g.run(ctx)
-	r.steps = g.results
+	r.steps, r.outputs = g.results, g.outputs
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
-	r.outputs.detach()
+	r.kept.detach()
 	w.link().startCleanup()
 	switch {
 	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
@@ -712,6 +719,8 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Declared:    p.declared(pl.dir),
 		Python:      e.interpreter(),
 		CacheDir:    e.cacheDir(),
+
+		MemoryBudget: e.cfg.MemoryBudget,
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {
@@ -784,7 +793,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
-	r.outputs.leave(ErrOwnershipLost)
+	r.kept.leave(ErrOwnershipLost)
 	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
@@ -811,8 +820,8 @@ func failedStep(err error) (id, kind string) {
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
-	if r.outputs.end(); r.place == nil {
-		r.outputs.leave(errCollected)
+	if r.kept.end(); r.place == nil {
+		r.kept.leave(errCollected)
 	}
 	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started
@@ -912,7 +921,16 @@ func (e *engine) writeRunCard(r *run, s *session) error {
 		c := runCardStep{
 			StepID: step.StepID, Driver: step.Driver, RowsIn: step.RowsIn, RowsOut: step.RowsOut,
 			DurationMS: step.DurationMS, Status: step.Status, Error: step.Error,
-			Artifacts: []string{}, HasDFInMemory: step.RowsOut > 0, SpillPaths: []string{},
+			Artifacts: []string{}, SpillPaths: []string{},
+		}
+		outputs := r.outputs[step.StepID]
+		for _, key := range slices.Sorted(maps.Keys(outputs)) {
+			switch spilled := outputs[key].Spilled; {
+			case spilled == nil:
+				c.HasDFInMemory = c.HasDFInMemory || outputs[key].Bytes > 0 // else nobody was to read it
+			case filepath.IsLocal(filepath.FromSlash(spilled.Path)):
+				c.SpillUsed, c.SpillPaths = true, append(c.SpillPaths, spilled.Path)
+			}
 		}
 		if r.sealed != nil {
 			for _, a := range r.sealed.artifacts {
@@ -969,7 +987,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	if r.lost() { // looked at now that nobody else writes it
 		r.place, r.yielded = nil, true
-		r.outputs.leave(ErrOwnershipLost)
+		r.kept.leave(ErrOwnershipLost)
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
 	s.seq, s.redact = r.seq, r.secrets.redact
@@ -1015,7 +1033,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
-	r.prepared, r.steps, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil // an adapter may serve runs for years
+	r.prepared, r.steps, r.outputs, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil
 }
@@ -1143,7 +1161,7 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	}
 	if r.lost() {
 		r.place, r.yielded = nil, true
-		r.outputs.leave(ErrOwnershipLost)
+		r.kept.leave(ErrOwnershipLost)
 		return nil
 	}
 	if err := r.kill(ctx); err != nil {
@@ -1165,7 +1183,7 @@ func (r *run) kill(ctx context.Context) error {
 	if err != nil {
 		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
 	} else {
-		r.outputs.leave(errCollected)
+		r.kept.leave(errCollected)
 	}
 	return err
 }

@@ -201,7 +201,7 @@ func (e *engine) fetchOutput(ctx context.Context, p *PreparedRun, ec *ExecutionC
 	if r == nil {
 		return nil, fmt.Errorf("%w: %s", ErrNotExecuted, ec.SessionID)
 	}
-	out, err := r.outputs.find(ctx, name)
+	out, err := r.kept.find(ctx, name)
 	if err != nil {
 		return nil, err
 	}

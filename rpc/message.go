@@ -148,11 +148,13 @@ type Handshake struct {
 	Files       map[string]string `json:"files,omitempty"` // input paths as configs give them, to where they are
 	HeartbeatMS int64             `json:"heartbeat_ms"`    // between heartbeats; zero means 1000
 
-	Declared []DeclaredDriver    `json:"declared,omitempty"` // further drivers, in the place of the program's of the same names
-	Tables   map[string]TableRef `json:"tables,omitempty"`   // that the host has sent, by the names that inputs have for them
+	Declared []DeclaredDriver `json:"declared,omitempty"`  // further drivers, in the place of the program's of the same names
+	Python   string           `json:"python,omitempty"`    // the interpreter, a path or a name; empty means python3
+	CacheDir string           `json:"cache_dir,omitempty"` // for what other runs on the same machine may use again; empty means the run's folder
 
-	Python   string `json:"python,omitempty"`    // the interpreter, a path or a name; empty means python3
-	CacheDir string `json:"cache_dir,omitempty"` // for what other runs on the same machine may use again; empty means the run's folder
+	MemoryBudget int64 `json:"memory_budget,omitempty"` // bytes that outputs may take in memory; zero means the worker's own, half of the machine's
+
+	Tables map[string]TableRef `json:"tables,omitempty"` // that the host has sent, by the names that inputs have for them
 }
 
 // TableRef is a table of the host's, in files that it has sent. The parts, one
@@ -280,7 +282,9 @@ type HandshakeResult struct {
 	PID           int      `json:"pid"`
 	OS            string   `json:"os"`
 	Arch          string   `json:"arch"`
-	CPUs          int      `json:"cpus"` // that the worker may use
+	CPUs          int      `json:"cpus"`                    // that the worker may use
+	MemoryBytes   int64    `json:"memory_bytes,omitempty"`  // that the worker may use; zero where the platform does not tell
+	MemoryBudget  int64    `json:"memory_budget,omitempty"` // bytes that outputs may take in memory
 	PythonVersion string   `json:"python_version,omitempty"`
 	Drivers       []string `json:"drivers"`  // registered, sorted
 	SealKey       []byte   `json:"seal_key"` // what [Secrets] are sealed with, see [SealSecrets]
@@ -335,10 +339,19 @@ type StepResult struct {
 type OutputRef struct {
 	Rows    int64    `json:"rows"`
 	Columns []string `json:"columns"`
+	Bytes   int64    `json:"bytes,omitempty"` // that it takes in memory, or would
+
+	Spilled *SpilledOutput `json:"spilled,omitempty"` // where it is if it is not in memory
 
 	// Stream is where the host finds an output that it may fetch; nil for any
 	// other.
 	Stream *StreamRef `json:"stream,omitempty"`
+}
+
+// SpilledOutput is an output on disk: one Arrow IPC stream, not compressed.
+type SpilledOutput struct {
+	Path  string `json:"path"` // slash-separated, relative to the run's folder
+	Bytes int64  `json:"bytes"`
 }
 
 // StreamRef is an Arrow IPC stream in a file of the run's folder.

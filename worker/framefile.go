@@ -26,6 +26,8 @@ type frameFile struct {
 	rows    int64
 	batches int64
 	xxh3    string // of the stream, see [rpc.XXH3]; empty where it is not known
+
+	owned *atomic.Bool // the table removes the file when it is released; nil if it never does
 }
 
 // filePart is a file with a piece of a stream.
@@ -68,6 +70,15 @@ func (f *frameFile) open(src *partReader) (*rpc.ArrowReader, error) {
 	// What this machine has written may be as large as it was.
 	limit := 256<<20 + 8*src.left
 	return rpc.NewPlainArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, f.mem)
+}
+
+// verify reads a table to its end.
+func (f *DataFrame) verify() error {
+	r := f.Reader()
+	defer r.Release()
+	for r.Next() {
+	}
+	return r.Err()
 }
 
 // reader returns a reader of the whole table, which retains df.
