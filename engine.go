@@ -61,6 +61,8 @@ type place struct {
 	lease   *lease            // the sandbox's; nil where it has no end
 	network *networkWatch     // keeps the sandbox's rules right; nil where there is none
 	started bool              // the worker answered, so that it may have left something
+
+	tables map[string]rpc.TableRef // the host's, where they are
 }
 
 // run is one session of an adapter.
@@ -93,6 +95,8 @@ type run struct {
 	collected *CollectedArtifacts
 
 	skippedMore int // without a name
+
+	kept outputBook // outputs for the host
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
@@ -190,6 +194,12 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 	}
 	if err := p.checkPointers(); err != nil {
 		return nil, &ManifestError{Reason: err.Error()}
+	}
+	if err := e.prepareTables(p, ec); err != nil {
+		return nil, err
+	}
+	if err := prepareKeep(p, ec); err != nil {
+		return nil, err
 	}
 	slices.Sort(p.InputFiles)
 	p.InputFiles = slices.Compact(p.InputFiles)
@@ -332,6 +342,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		return nil, err
 	}
 	defer close(r.executed)
+	defer r.kept.end() // wherever it ends
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
@@ -421,6 +432,9 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 		if err := e.prepareStep(again, s, ec); err != nil {
 			return err
 		}
+	}
+	if err := e.checkTables(p, ec); err != nil {
+		return err
 	}
 	for _, name := range p.InputFiles {
 		if !slices.Contains(again.InputFiles, name) {
@@ -580,6 +594,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 		limit:     p.RunParams.Concurrency,
 		onFailure: p.RunParams.OnFailure,
 		timeout:   time.Duration(p.RunParams.StepTimeoutSeconds * float64(time.Second)),
+		fetch:     p.fetchKeys(),
 		configs: func(i int) (json.RawMessage, error) {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
@@ -600,6 +615,9 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
 			}
 			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
+			if req.Fetch != nil {
+				r.kept.add(r.place, w, req.StepID, result.Outputs)
+			}
 			return result, nil
 		},
 	}
@@ -612,6 +630,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
+	r.kept.detach()
 	w.link().startCleanup()
 	switch {
 	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
@@ -681,6 +700,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	for _, s := range p.Plan.Steps {
 		drivers = append(drivers, s.DriverName())
 	}
+	drivers = append(drivers, p.tableDriverNames()...)
 	slices.Sort(drivers)
 	ctx, cancel := context.WithTimeoutCause(ctx, l.patience, fmt.Errorf(
 		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, l.patience, pl.program))
@@ -692,6 +712,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Drivers:     slices.Compact(drivers),
 		BasePath:    pl.base,
 		Files:       pl.files,
+		Tables:      pl.tables,
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
 		Epoch:       l.epoch,
 		Owner:       l.owner,
@@ -772,6 +793,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
+	r.kept.leave(ErrOwnershipLost)
 	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
@@ -798,6 +820,9 @@ func failedStep(err error) (id, kind string) {
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
+	if r.kept.end(); r.place == nil {
+		r.kept.leave(errCollected)
+	}
 	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started
 		r.steps = make([]StepResult, len(p.Plan.Steps))
@@ -962,6 +987,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	if r.lost() { // looked at now that nobody else writes it
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
 	s.seq, s.redact = r.seq, r.secrets.redact
@@ -1135,6 +1161,7 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	}
 	if r.lost() {
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil
 	}
 	if err := r.kill(ctx); err != nil {
@@ -1155,6 +1182,8 @@ func (r *run) kill(ctx context.Context) error {
 	r.removal = &StopStage{Stage: StageSandbox, DurationMS: milliseconds(time.Since(begin)), Gone: err == nil}
 	if err != nil {
 		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
+	} else {
+		r.kept.leave(errCollected)
 	}
 	return err
 }

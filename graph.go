@@ -76,7 +76,8 @@ type graph struct {
 	execute   func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error)
 	limit     int
 	onFailure OnFailure
-	timeout   time.Duration // of a step; zero means none
+	timeout   time.Duration       // of a step; zero means none
+	fetch     map[string][]string // keys of outputs that the host may fetch, by step
 	configs   func(i int) (json.RawMessage, error)
 
 	// Of a run that a host before this one has begun: what it decided follows
@@ -260,6 +261,7 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 		Config:    config,
 		CfgPath:   s.cfgPath(),
 		Inputs:    inputs,
+		Fetch:     g.fetch[s.ID],
 		TimeoutMS: g.timeout.Milliseconds(),
 	}, nil
 }

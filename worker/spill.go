@@ -6,6 +6,7 @@ import (
 	"io"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -85,8 +86,13 @@ func writeFrame(fsys FS, name string, df *DataFrame, mem memory.Allocator) (fram
 // budget has room for it, else in a file of the run's folder, from the first
 // batch on. It does not release r.
 func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame, err error) {
-	w := s.w
-	g := gathering{s: s, key: key, name: outputFile(i), held: heldMemory{budget: w.budget}}
+	g := gathering{s: s, key: key, dir: s.w.path(outputsDir, s.p.StepID), name: outputFile(i), fetched: slices.Contains(s.p.Fetch, key)}
+	return g.gather(r)
+}
+
+func (g *gathering) gather(r array.RecordReader) (df *DataFrame, err error) {
+	s := g.s
+	g.held.budget = s.w.budget
 	defer func() {
 		if df == nil { // also when r panics
 			err = errors.Join(err, g.abort())
@@ -103,6 +109,11 @@ func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("read output: %w", err)
 	}
+	if g.spill == nil && g.fetched {
+		if err := g.begin(r.Schema()); err != nil {
+			return nil, g.failed(err)
+		}
+	}
 	if g.spill == nil {
 		df = &DataFrame{schema: r.Schema(), rows: g.rows, bytes: g.bytes, batches: g.batches, drop: g.held.release}
 		df.refs.Store(1)
@@ -115,7 +126,10 @@ func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame
 type gathering struct {
 	s    *stepRun
 	key  string
+	dir  string // of its file
 	name string // of its file
+
+	fetched bool // the host may fetch it: it goes to its file in any case, and stays there
 
 	rows    int64
 	bytes   int64          // in memory, were it there
@@ -127,7 +141,7 @@ type gathering struct {
 // add takes a batch in.
 func (g *gathering) add(rec arrow.Record) error {
 	g.rows += rec.NumRows()
-	if g.spill == nil && g.held.take(rec) {
+	if g.spill == nil && !g.fetched && g.held.take(rec) {
 		g.bytes = g.held.bytes
 		rec.Retain()
 		g.batches = append(g.batches, rec)
@@ -148,12 +162,11 @@ func (g *gathering) add(rec arrow.Record) error {
 // begin puts what was gathered into a file.
 func (g *gathering) begin(schema *arrow.Schema) error {
 	w := g.s.w
-	dir := w.path(outputsDir, g.s.p.StepID)
-	if err := w.opts.FS.MkdirAll(dir); err != nil {
+	if err := w.opts.FS.MkdirAll(g.dir); err != nil {
 		return err
 	}
 	var err error
-	if g.spill, err = newSpillWriter(w.opts.FS, filepath.Join(dir, g.name), schema, w.opts.Memory); err != nil {
+	if g.spill, err = newSpillWriter(w.opts.FS, filepath.Join(g.dir, g.name), schema, w.opts.Memory); err != nil {
 		return err
 	}
 	for _, rec := range g.batches {
@@ -195,7 +208,7 @@ func (g *gathering) close() (*DataFrame, error) {
 		return nil, g.failed(err)
 	}
 	f.owned = new(atomic.Bool)
-	f.owned.Store(true)
+	f.owned.Store(!g.fetched)
 	remove := func() {
 		if f.owned.Load() {
 			_ = f.fs.RemoveAll(spill.name) // what cannot be removed goes with the run's folder
@@ -205,7 +218,11 @@ func (g *gathering) close() (*DataFrame, error) {
 	if err != nil {
 		return nil, errors.Join(g.failed(err), f.fs.RemoveAll(spill.name))
 	}
-	g.s.Event("output_spilled", map[string]any{
+	event := "output_spilled"
+	if g.fetched {
+		event = "output_kept"
+	}
+	g.s.Event(event, map[string]any{
 		"key": g.key, "rows": f.rows, "batches": f.batches, "bytes": f.size(), "memory_bytes": g.bytes,
 		"path": w.relative(spill.name),
 	})

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,6 +104,8 @@ type ProxyWorker struct {
 	running   map[string]int                     // step ids, with how often
 	steps     map[string]*stepCall               // by step id, for the worker's life
 	kept      map[string]*keptStep               // on disk, by step id
+	tables    map[string]*hostTable              // of the host; set by the handshake
+	fetched   map[rpc.FetchOutput]*DataFrame     // that the host may fetch
 	abandoned int                                // drivers that were left behind
 }
 
@@ -559,6 +562,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	if p.MemoryBudget > 0 {
 		w.budget.setLimit(p.MemoryBudget)
 	}
+	w.setTables(p.Tables)
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
 	w.setPaceLocked(p.HeartbeatMS)
@@ -595,15 +599,18 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
+	n, err := rpc.RequestNumber(id)
+	if err != nil {
+		return nil, err
+	}
+	if result, ok, err := w.fetchKept(ctx, uint32(n), rpc.FetchOutput{StepID: p.StepID, Key: cmp.Or(p.Key, DefaultOutput)}); ok || err != nil {
+		return result, err
+	}
 	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
 	if err != nil {
 		return nil, err
 	}
 	defer df.Release()
-	n, err := rpc.RequestNumber(id)
-	if err != nil {
-		return nil, err
-	}
 	payload := rpc.NewPayloadWriter(uint32(n), w.journal.Append)
 	out := rpc.NewArrowWriter(payload, df.Schema(), w.opts.Memory)
 	reader := df.Reader()
@@ -662,8 +669,13 @@ func (w *ProxyWorker) release(steps []string) {
 }
 
 func (w *ProxyWorker) releaseAll() {
+	w.releaseTables()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for name, df := range w.fetched {
+		df.Release()
+		delete(w.fetched, name)
+	}
 	for id, outputs := range w.outputs {
 		for _, df := range outputs {
 			df.Release()
