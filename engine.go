@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -101,6 +102,10 @@ type run struct {
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
+
+// sealPatience is how long a worker may take for the list of its artifacts before
+// that is left to Collect, which has more time.
+const sealPatience = 20 * time.Second
 
 // collectLease is how long a sandbox lives after Execute, at least, for
 // Collect.
@@ -760,19 +765,25 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	// What it fails to do, or does late, is no fault of the run.
 	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var list rpc.SealResult
-	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &list)
+	limit := e.collecting(r)
+	sealing, stop := context.WithTimeout(ctx, sealPatience)
+	err := l.call(sealing, rpc.MethodSealArtifacts, limit.policy, &list)
+	stop()
+	if err != nil && sealing.Err() != nil && ctx.Err() == nil {
+		err = &rpc.Error{Code: rpc.CodeCancelled, Message: "it takes long"}
+	}
 	if err == nil && list.Artifacts == nil {
 		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
 	}
 	if err == nil {
-		if r.sealed, err = e.collecting(r).choose(&list); err != nil {
+		if r.sealed, err = limit.choose(&list); err != nil {
 			return fmt.Errorf("remote: seal artifacts: %w", err)
 		}
 	} else if !errors.As(err, new(*rpc.Error)) {
 		return err
 	} else {
-		// A driver may still be writing, or the list be too long for an answer:
-		// Collect asks again, of a process of its own.
+		// A driver may still be writing, the list be too long for an answer, or the
+		// files take long to read: Collect asks again, of a process of its own.
 		l.session.logf(slog.LevelDebug, "seal artifacts: %v", err)
 	}
 	if err := l.call(ctx, rpc.MethodShutdown, struct{}{}, nil); err != nil {
@@ -1047,11 +1058,19 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		Metadata: CollectMetadata{Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: start.UTC()},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
-		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
+		var failed *CollectError
+		if !errors.As(err, &failed) {
+			failed = &CollectError{Got: got, Err: err}
+		}
+		got.Status, err = CollectPartial, failed
+		if writeErr := s.writeArtifacts(got, failed.Failed); writeErr != nil {
+			err = errors.Join(err, writeErr)
+		}
 		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
 	if r.fetched {
+		got.Status = CollectComplete
 		got.Artifacts, got.Skipped, got.SkippedMore = r.artifacts, r.skipped, r.skippedMore
 	}
 	if pl := r.place; pl != nil {
@@ -1059,7 +1078,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		defer witness.stop()
 		ctx := witness.watch(ctx)
 		pl.lease.hold(ctx, s)
-		if err := r.fetch(ctx, got, e.collecting(r)); err != nil {
+		if err := r.fetch(ctx, got, e.collecting(r), e.cfg.Verify, s); err != nil {
 			pl.lease.release(ctx, s)
 			return fail(err)
 		}
@@ -1107,7 +1126,7 @@ var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not 
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
-func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting) error {
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting, verify Verify, s *session) error {
 	if r.fetched {
 		return nil
 	}
@@ -1121,10 +1140,16 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		}
 		r.sealed = sealed
 	}
-	if err := download(ctx, r.place, r.sealed, got); err != nil {
-		return err
+	err := download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
+		if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+			return err
+		}
+		return s.writeArtifacts(got, nil)
+	})
+	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
+		r.sealed = nil // it is another list by now
 	}
-	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+	if err != nil {
 		return err
 	}
 	r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.SkippedMore

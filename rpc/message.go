@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -389,23 +390,26 @@ type Cancel struct {
 
 // Artifact is a file that the run leaves behind.
 type Artifact struct {
-	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"` // hex
-	StepID string `json:"step_id,omitempty"`
+	Path   string      `json:"path"` // slash-separated, relative to the artifacts directory
+	Size   int64       `json:"size"`
+	SHA256 string      `json:"sha256"`         // hex
+	XXH3   string      `json:"xxh3,omitempty"` // see [XXH3]
+	Mode   fs.FileMode `json:"mode,omitempty"` // its permissions
+	StepID string      `json:"step_id,omitempty"`
 }
 
 // SealResult lists the artifacts, sorted by path, and what in the artifacts
-// directory is none.
+// directory is none, or is not wanted.
 type SealResult struct {
 	Artifacts []Artifact        `json:"artifacts"`
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
 }
 
-// SkippedArtifact is something that cannot be brought home: a symbolic link, a
-// pipe, a file that cannot be read.
+// SkippedArtifact is something that is not brought home: a symbolic link, a
+// pipe, a file that cannot be read, or that nobody wants.
 type SkippedArtifact struct {
 	Path   string `json:"path"`
+	Size   int64  `json:"size,omitempty"` // of a file that was not read
 	Reason string `json:"reason"`
 }
 

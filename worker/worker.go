@@ -433,13 +433,17 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		var p rpc.SealArtifacts
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
 		w.mu.Lock()
 		abandoned := w.abandoned
 		w.mu.Unlock()
 		if abandoned > 0 {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
 		}
-		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
+		return Seal(ctx, w.opts.FS, w.path(artifactsDir), &p)
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
