@@ -236,6 +236,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	if err == nil {
 		c.Epoch++
 		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
+		s.meter = a.resumeMeter(c, p)
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
@@ -244,6 +245,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
 		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
+		meter:   s.meter,
 		secrets: known,
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
@@ -506,6 +508,8 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 	}
 	r = newRun(ec, p, func(error) {})
 	r.seq, r.check = c.Seq, c
+	r.meter = a.resumeMeter(c, p)
+	s.meter = r.meter
 	r.steps, r.status, r.sandboxID = c.Result.StepResults, *c.Status, c.last().ID
 	if c.Phase == phaseFetched {
 		var got fetchedArtifacts

@@ -488,5 +488,6 @@ func copySum(ctx context.Context, pl *place, a rpc.Artifact, f *os.File) (n int6
 		most++
 	}
 	n, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(body, most))
+	countReceived(ctx, n)
 	return n, hex.EncodeToString(h.Sum(nil)), err
 }

@@ -183,7 +183,11 @@ func (l *link) observeExit(o *observation) {
 func (l *link) state(ctx context.Context) (SandboxState, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
 	defer cancel()
-	return l.sandbox.State(ctx)
+	state, err := l.sandbox.State(ctx)
+	if err == nil {
+		l.session.meter.saw(state.Phase, time.Unix(0, l.heard.Load()))
+	}
+	return state, err
 }
 
 // look runs one of the worker's commands that tell of it.

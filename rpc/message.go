@@ -109,6 +109,7 @@ type ErrorData struct {
 	RowsIn     int64              `json:"rows_in,omitempty"`
 	DurationMS float64            `json:"duration_ms,omitempty"`
 	Metrics    map[string]float64 `json:"metrics,omitempty"`
+	Usage      *StepUsage         `json:"usage,omitempty"`
 }
 
 // Error returns the message as [Printable] text; Message has it as it came.
@@ -290,6 +291,10 @@ type ExecuteStep struct {
 	TimeoutMS int64    `json:"timeout_ms,omitempty"` // zero means none
 	Release   []string `json:"release,omitempty"`    // steps whose outputs nobody reads after this one
 	Keep      bool     `json:"keep,omitempty"`       // somebody will read this step's outputs
+
+	// TraceParent is the span of the step on the host, by which its driver can go
+	// on with the trace; see [ValidTraceParent]. Empty means none.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
 // InputRef names an output of an earlier step.
@@ -308,11 +313,20 @@ type StepResult struct {
 	RowsOut    int64                `json:"rows_out"`
 	Mode       string               `json:"mode"` // extract, transform or write
 	DurationMS float64              `json:"duration_ms"`
+	Usage      *StepUsage           `json:"usage,omitempty"`
+}
+
+// StepUsage is what a step has used.
+type StepUsage struct {
+	StartedAt    time.Time `json:"started_at"`               // its driver began, by the worker's clock
+	DriverMS     float64   `json:"driver_ms"`                // until its outputs were read to their ends, or it was left behind
+	PeakRSSBytes int64     `json:"peak_rss_bytes,omitempty"` // the worker's, as it was seen meanwhile
 }
 
 // OutputRef describes an output that the worker holds.
 type OutputRef struct {
 	Rows    int64    `json:"rows"`
+	Bytes   int64    `json:"bytes,omitempty"` // of its buffers, in memory
 	Columns []string `json:"columns"`
 }
 
