@@ -236,7 +236,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	if err == nil {
 		c.Epoch++
 		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
-		s.meter = a.resumeMeter(c, p)
+		s.meter = a.resumeMeter(c, p, found.gone)
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
@@ -508,8 +508,6 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 	}
 	r = newRun(ec, p, func(error) {})
 	r.seq, r.check = c.Seq, c
-	r.meter = a.resumeMeter(c, p)
-	s.meter = r.meter
 	r.steps, r.status, r.sandboxID = c.Result.StepResults, *c.Status, c.last().ID
 	if c.Phase == phaseFetched {
 		var got fetchedArtifacts
@@ -527,6 +525,8 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 		r.place, r.removed = nil, true
 		gone, err = err, nil
 	}
+	r.meter = a.resumeMeter(c, p, gone)
+	s.meter = r.meter
 	if err == nil {
 		err = s.whole(c)
 	}

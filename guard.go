@@ -185,7 +185,11 @@ func (l *link) state(ctx context.Context) (SandboxState, error) {
 	defer cancel()
 	state, err := l.sandbox.State(ctx)
 	if err == nil {
-		l.session.meter.saw(state.Phase, time.Unix(0, l.heard.Load()))
+		since := time.Now()
+		if heard := l.heard.Load(); heard != 0 {
+			since = time.Unix(0, heard)
+		}
+		l.session.meter.saw(state.Phase, since)
 	}
 	return state, err
 }

@@ -561,9 +561,9 @@ func (m *meter) state() *meterState {
 }
 
 // resumeMeter goes on where the meter of a dead host was when it was saved. The
-// time since is idle; a sandbox that is paused when its lease ends was paid for
-// until then.
-func resumeMeter(c *checkpoint, cfg SandboxConfig, prices Prices, limits []limit) *meter {
+// time since is idle; a sandbox that is gone, or paused when its lease ends, was
+// paid for until then at most.
+func resumeMeter(c *checkpoint, cfg SandboxConfig, gone bool, prices Prices, limits []limit) *meter {
 	now := time.Now()
 	m := newMeter(now, prices, limits)
 	m.uncertain = true
@@ -583,10 +583,18 @@ func resumeMeter(c *checkpoint, cfg SandboxConfig, prices Prices, limits []limit
 	m.received.Store(old.Received)
 	m.life = sandboxLife{CPU: old.CPU, MemoryGB: old.MemoryGB, Known: old.Known, Ran: old.Ran, Paused: old.Paused}
 	if old.Known {
-		m.life.Since = now // who finds it has woken it
-		switch ran := min(gap, cfg.lease()); {
+		if m.life.Gone = gone; !gone {
+			m.life.Since = now // who has found it has woken it
+		}
+		left := cfg.lease()
+		if c.Result != nil { // see lease.release
+			left += collectLease - left/renewAfter
+		}
+		switch ran := min(gap, left); {
 		case old.Standing:
 			m.life.Paused += gap
+		case gone:
+			m.life.Ran += ran
 		case cfg.OnHostLoss == Pause:
 			m.life.Ran, m.life.Paused = m.life.Ran+ran, m.life.Paused+gap-ran
 		default:

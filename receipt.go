@@ -188,9 +188,9 @@ func (e *engine) newMeter(started time.Time) *meter {
 	return newMeter(started, e.cfg.Prices.orDefault(), e.cfg.limits())
 }
 
-// resumeMeter is that of a run which goes on.
-func (e *engine) resumeMeter(c *checkpoint, p *PreparedRun) *meter {
-	return resumeMeter(c, p.SandboxConfig, e.cfg.Prices.orDefault(), e.cfg.limits())
+// resumeMeter is that of a run which goes on, in a sandbox that may be gone.
+func (e *engine) resumeMeter(c *checkpoint, p *PreparedRun, gone error) *meter {
+	return resumeMeter(c, p.SandboxConfig, gone != nil, e.cfg.Prices.orDefault(), e.cfg.limits())
 }
 
 // receiptFile is the receipt in the session directory.
