@@ -84,7 +84,7 @@ type run struct {
 	steps     []StepResult
 	stopped   []StopStage
 	meter     *meter
-	receipt   *Receipt        // the last that was taken
+	receipt   *Receipt   // the last that was taken
 	removal   *StopStage // of the place, once that was tried
 	status    status     // Execute's verdict
 	fetched   bool       // artifacts and skipped are home

@@ -33,7 +33,7 @@ const (
 
 // String is the phase's name in spans.
 func (p phaseOf) String() string {
-	return [phaseCount]string{"prepare", "create", "upload", "worker start", "dependencies", "steps", "transfer", "finish", "collect", "kill", "idle"}[p]
+	return [phaseCount]string{"prepare", "create", "upload", "worker_start", "dependencies", "steps", "transfer", "finish", "collect", "kill", "idle"}[p]
 }
 
 // meter takes a run's time, bytes and money. It is told what goes on, and makes
@@ -282,8 +282,12 @@ func (m *meter) paused(since time.Time, gone bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := time.Now()
+	if since.After(now) { // by a clock that was set
+		since = now
+	}
 	m.life.pause(since, gone)
-	m.arm(time.Now())
+	m.arm(now)
 }
 
 // saw notes how the sandbox is. It was heard last at a time.
@@ -630,4 +634,3 @@ func countReceived(ctx context.Context, n int64) {
 	m, _ := ctx.Value(meterKey{}).(*meter)
 	m.count(0, n)
 }
-
