@@ -868,7 +868,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = s.lastEvent("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
 	}
 	if runErr != nil {
-		fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
+		fields := map[string]any{"error": runErr.Error(), "error_type": errorType(runErr)}
 		if id, kind := failedStep(runErr); id != "" {
 			fields["failed_step"], fields["error_type"] = id, kind
 		}
