@@ -472,6 +472,10 @@ func (r *run) replay(answers *stepAnswers, started map[string]bool, why error) [
 			res.fail(partial(resp.Error), stepError(context.Background(), step, resp.Error))
 		} else if json.Unmarshal(resp.Result, &ok) == nil {
 			res.succeed(&ok)
+			if r.outputs == nil {
+				r.outputs = make(map[string]map[string]rpc.OutputRef)
+			}
+			r.outputs[step.ID] = ok.Outputs
 		}
 	}
 	return results

@@ -96,6 +96,14 @@ type Config struct {
 	// meaning with InProcess.
 	Restarts int
 
+	// MemoryBudget is how many bytes of memory the outputs of a run's steps may
+	// take where they are held for the steps that read them, all together. What is
+	// beyond goes to files in the run's folder, so that tables may be larger than
+	// the memory. Zero means half of the sandbox's memory, and locally half of this
+	// machine's. What a driver takes while it works is not counted. See
+	// docs/dataframes.md.
+	MemoryBudget int64
+
 	// PythonDrivers declares drivers in Python, beside those of the manifest and in
 	// the place of ones with the same names. Python is the interpreter that runs
 	// them, where the run happens: a path or a name; empty means python3.
@@ -271,6 +279,8 @@ func (c Config) validate() error {
 		return invalid("Concurrency is %d", c.Concurrency)
 	case c.Restarts < 0:
 		return invalid("Restarts is %d", c.Restarts)
+	case c.MemoryBudget < 0:
+		return invalid("MemoryBudget is %d", c.MemoryBudget)
 	case c.Heartbeat < 0:
 		return invalid("Heartbeat is %s", c.Heartbeat)
 	case c.MaxJournal < 0:

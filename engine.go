@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -82,6 +83,7 @@ type run struct {
 	sandboxID string
 	sealed    *sealed // nil: to be asked for
 	steps     []StepResult
+	outputs   map[string]map[string]rpc.OutputRef // by step and key
 	stopped   []StopStage
 	meter     *meter
 	receipt   *Receipt   // the last that was taken
@@ -547,6 +549,11 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if hello.PythonVersion != "" {
 		fields["python_version"] = hello.PythonVersion
 	}
+	for name, n := range map[string]int64{"memory_bytes": hello.MemoryBytes, "memory_budget": hello.MemoryBudget} {
+		if n > 0 {
+			fields[name] = n
+		}
+	}
 	s.event("worker_started", fields)
 	s.event("drivers_registered", map[string]any{
 		"drivers": hello.Drivers, "fingerprint": sha256Hex([]byte(strings.Join(hello.Drivers, "|"))),
@@ -637,7 +644,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	g.answered, g.over = l.answeredBefore(), l.ended()
 	err := g.run(ctx)
 	r.meter.enter(phaseFinish)
-	r.steps = g.results
+	r.steps, r.outputs = g.results, g.outputs
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
@@ -727,6 +734,8 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Declared:    p.declared(pl.dir),
 		Python:      e.interpreter(),
 		CacheDir:    e.cacheDir(),
+
+		MemoryBudget: e.cfg.MemoryBudget,
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {
@@ -927,7 +936,16 @@ func (e *engine) writeRunCard(r *run, s *session) error {
 		c := runCardStep{
 			StepID: step.StepID, Driver: step.Driver, RowsIn: step.RowsIn, RowsOut: step.RowsOut,
 			DurationMS: step.DurationMS, Status: step.Status, Error: step.Error,
-			Artifacts: []string{}, HasDFInMemory: step.RowsOut > 0, SpillPaths: []string{},
+			Artifacts: []string{}, SpillPaths: []string{},
+		}
+		outputs := r.outputs[step.StepID]
+		for _, key := range slices.Sorted(maps.Keys(outputs)) {
+			switch spilled := outputs[key].Spilled; {
+			case spilled == nil:
+				c.HasDFInMemory = c.HasDFInMemory || outputs[key].Bytes > 0 // else nobody was to read it
+			case filepath.IsLocal(filepath.FromSlash(spilled.Path)):
+				c.SpillUsed, c.SpillPaths = true, append(c.SpillPaths, spilled.Path)
+			}
 		}
 		if r.sealed != nil {
 			for _, a := range r.sealed.artifacts {
@@ -1041,7 +1059,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
-	r.prepared, r.steps, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil // an adapter may serve runs for years
+	r.prepared, r.steps, r.outputs, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil
 }

@@ -85,8 +85,9 @@ type graph struct {
 	answered []string // steps
 	over     bool     // it has ended the run: no other step was to begin
 
-	results []StepResult    // by step
-	tables  map[string]bool // steps that have put out "df"
+	results []StepResult                        // by step
+	tables  map[string]bool                     // steps that have put out "df"
+	outputs map[string]map[string]rpc.OutputRef // by step and key
 }
 
 // run runs the graph and returns the first failure. Steps that are running
@@ -96,6 +97,7 @@ func (g *graph) run(ctx context.Context) error {
 	index := make(map[string]int, n)
 	g.results = make([]StepResult, n)
 	g.tables = make(map[string]bool)
+	g.outputs = make(map[string]map[string]rpc.OutputRef)
 	for i, s := range g.steps {
 		index[s.ID] = i
 		g.results[i] = StepResult{StepID: s.ID, Driver: s.DriverName(), Status: StepSkipped}
@@ -201,6 +203,7 @@ func (g *graph) run(ctx context.Context) error {
 		}
 		if f.err == nil {
 			r.succeed(f.result)
+			g.outputs[r.StepID] = f.result.Outputs
 			if _, ok := f.result.Outputs[worker.DefaultOutput]; ok {
 				g.tables[r.StepID] = true
 			}

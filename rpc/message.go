@@ -152,6 +152,8 @@ type Handshake struct {
 	Declared []DeclaredDriver `json:"declared,omitempty"`  // further drivers, in the place of the program's of the same names
 	Python   string           `json:"python,omitempty"`    // the interpreter, a path or a name; empty means python3
 	CacheDir string           `json:"cache_dir,omitempty"` // for what other runs on the same machine may use again; empty means the run's folder
+
+	MemoryBudget int64 `json:"memory_budget,omitempty"` // bytes that outputs may take in memory; zero means the worker's own, half of the machine's
 }
 
 // DeclaredDriver is a driver that is not part of the worker program: a class
@@ -262,7 +264,9 @@ type HandshakeResult struct {
 	PID           int      `json:"pid"`
 	OS            string   `json:"os"`
 	Arch          string   `json:"arch"`
-	CPUs          int      `json:"cpus"` // that the worker may use
+	CPUs          int      `json:"cpus"`                    // that the worker may use
+	MemoryBytes   int64    `json:"memory_bytes,omitempty"`  // that the worker may use; zero where the platform does not tell
+	MemoryBudget  int64    `json:"memory_budget,omitempty"` // bytes that outputs may take in memory
 	PythonVersion string   `json:"python_version,omitempty"`
 	Drivers       []string `json:"drivers"`  // registered, sorted
 	SealKey       []byte   `json:"seal_key"` // what [Secrets] are sealed with, see [SealSecrets]
@@ -326,8 +330,16 @@ type StepUsage struct {
 // OutputRef describes an output that the worker holds.
 type OutputRef struct {
 	Rows    int64    `json:"rows"`
-	Bytes   int64    `json:"bytes,omitempty"` // of its buffers, in memory
 	Columns []string `json:"columns"`
+	Bytes   int64    `json:"bytes,omitempty"` // that it takes in memory, or would
+
+	Spilled *SpilledOutput `json:"spilled,omitempty"` // where it is if it is not in memory
+}
+
+// SpilledOutput is an output on disk: one Arrow IPC stream, not compressed.
+type SpilledOutput struct {
+	Path  string `json:"path"` // slash-separated, relative to the run's folder
+	Bytes int64  `json:"bytes"`
 }
 
 // FetchOutput asks for an output, which comes as Arrow frames with the number

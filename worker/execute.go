@@ -178,6 +178,7 @@ type stepRun struct {
 	metrics map[string]float64
 	done    bool // the step was answered: a driver left behind is not heard
 	usage   rpc.StepUsage
+	left    bool // it was answered without its driver
 }
 
 func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
@@ -380,18 +381,17 @@ func (s *stepRun) config() (map[string]any, error) {
 // "df" and "df_<step>", is reported and counted once, under the longer name.
 func (s *stepRun) resolveInputs() (rows int64, err error) {
 	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
-	spilled := make(map[string]bool, len(s.p.Inputs))
 	seen := make(map[rpc.InputRef]bool)
 	names := slices.Sorted(maps.Keys(s.p.Inputs))
 	slices.Reverse(names) // "df_a" before "df"
 	var reported []string
 	for _, name := range names {
 		ref := s.p.Inputs[name]
-		df, fromDisk, err := s.w.output(ref)
+		df, err := s.w.output(ref)
 		if err != nil {
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
-		s.inputs[name], spilled[name] = df, fromDisk
+		s.inputs[name] = df
 		if !seen[ref] {
 			seen[ref] = true
 			rows += df.Rows()
@@ -404,8 +404,8 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 			"from_step":   s.p.Inputs[name].FromStep,
 			"key":         name,
 			"rows":        s.inputs[name].Rows(),
-			"from_memory": !spilled[name],
-			"from_spill":  spilled[name],
+			"from_memory": !s.inputs[name].onDisk(),
+			"from_spill":  s.inputs[name].onDisk(),
 		})
 	}
 	s.mu.Lock()
@@ -469,9 +469,15 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			if v := recover(); v != nil {
 				o = outcome{err: &panicError{value: v, stack: debug.Stack()}}
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.left {
+				releaseOutputs(o.outputs)
+				return
+			}
 			finished <- o
 		}()
-		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep, s.w.known.redact)
+		outputs, err := s.runDriver(ctx, entry.New(), step)
 		o = outcome{outputs, err}
 	}()
 
@@ -492,7 +498,12 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 		var stopped bool
 		if o, stopped = wait(); !stopped {
 			s.mu.Lock()
-			s.done = true
+			s.done, s.left = true, true
+			select {
+			case o := <-finished: // too late
+				releaseOutputs(o.outputs)
+			default:
+			}
 			s.mu.Unlock()
 			s.w.mu.Lock()
 			s.w.abandoned++
@@ -508,8 +519,16 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 	return o.outputs, o.err
 }
 
+func releaseOutputs(outputs map[string]output) {
+	for _, out := range outputs {
+		if out.df != nil {
+			out.df.Release()
+		}
+	}
+}
+
 // runDriver runs a driver and reads its outputs to their ends.
-func runDriver(ctx context.Context, d Driver, step *Step, keep bool, redact *secrets.Redactor) (_ map[string]output, err error) {
+func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map[string]output, err error) {
 	result, err := d.Run(ctx, step)
 	if result == nil {
 		result = &Result{}
@@ -521,32 +540,31 @@ func runDriver(ctx context.Context, d Driver, step *Step, keep bool, redact *sec
 				r.Release()
 			}
 		}
-		if err != nil {
-			for _, out := range outputs {
-				if out.df != nil {
-					out.df.Release()
-				}
-			}
+		if held == nil { // also when a reader panics
+			releaseOutputs(outputs)
 		}
 	}()
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range slices.Sorted(maps.Keys(result.Outputs)) {
+	for i, key := range slices.Sorted(maps.Keys(result.Outputs)) {
 		r := result.Outputs[key]
 		if r == nil {
 			return nil, fmt.Errorf("driver returned no reader for output %q", key)
 		}
 		out := output{}
 		for _, f := range r.Schema().Fields() {
-			out.ref.Columns = append(out.ref.Columns, redact.String(f.Name))
+			out.ref.Columns = append(out.ref.Columns, s.w.known.redact.String(f.Name))
 		}
-		if keep {
-			df, err := ReadDataFrame(r)
+		if s.p.Keep {
+			df, err := s.gather(key, i, r)
 			if err != nil {
 				return nil, err
 			}
-			out.df, out.ref.Rows = df, df.Rows()
+			out.df, out.ref.Rows, out.ref.Bytes = df, df.Rows(), df.bytes
+			if df.onDisk() {
+				out.ref.Spilled = &rpc.SpilledOutput{Path: s.w.relative(df.file.parts[0].path), Bytes: df.file.size()}
+			}
 		} else if out.ref.Rows, err = countRows(r); err != nil {
 			return nil, err
 		}

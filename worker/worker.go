@@ -47,6 +47,12 @@ type Options struct {
 	Journal *rpc.JournalOptions // nil means the defaults; Full is set by the worker
 	Memory  memory.Allocator    // for drivers; nil means the default allocator
 
+	// MemoryBudget is how many bytes of memory the outputs of steps may take, all
+	// together; what is beyond goes to files in the run's folder. Zero means half
+	// of the machine's memory, or of what this process may have of it, and 1 GiB
+	// where the platform does not tell. A host may set another one.
+	MemoryBudget int64
+
 	// stderr is told why the journal failed; nil means this process's.
 	stderr io.Writer
 
@@ -69,6 +75,7 @@ type ProxyWorker struct {
 	journal *rpc.Journal
 	calls   rpc.Calls
 	prints  *printCapture // nil when prints are not captured
+	budget  *memoryBudget // of outputs
 	lines   sync.Pool     // of *[]byte, for events and metrics
 
 	tasks sync.WaitGroup // requests being handled
@@ -122,6 +129,7 @@ func New(opts Options) (*ProxyWorker, error) {
 	opts.Keep = opts.Keep || opts.Resume
 	w := &ProxyWorker{
 		opts:     opts,
+		budget:   newMemoryBudget(opts.MemoryBudget),
 		pace:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		outputs:  make(map[string]map[string]*DataFrame),
@@ -181,6 +189,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	defer cancel(nil)
 
 	if w.opts.ownProcess {
+		limitProcess()
 		w.prints = capturePrints(w.opts.prints, w.known.redact, w.printed)
 	}
 	read := make(chan struct{})
@@ -550,6 +559,9 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 		}
 		w.declared = d
 	}
+	if p.MemoryBudget > 0 {
+		w.budget.setLimit(p.MemoryBudget)
+	}
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
 	w.setPaceLocked(p.HeartbeatMS)
@@ -566,6 +578,7 @@ func (w *ProxyWorker) setPaceLocked(ms int64) {
 }
 
 func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
+	budget, _ := w.budget.state()
 	return &rpc.HandshakeResult{
 		Version: version,
 		Worker:  Version(),
@@ -576,13 +589,16 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 		Drivers: w.declared.names(w.opts.Drivers.Names()),
 		SealKey: w.known.key.Public(),
 
+		MemoryBytes:  machineMemory(),
+		MemoryBudget: budget,
+
 		PythonVersion: w.declared.pythonVersion(),
 	}
 }
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
-	df, _, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
+	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
 	if err != nil {
 		return nil, err
 	}
@@ -603,6 +619,9 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 			return nil, err
 		}
 	}
+	if err := reader.Err(); err != nil {
+		return nil, err
+	}
 	if err := out.Close(); err != nil {
 		return nil, err
 	}
@@ -612,24 +631,22 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 	return &rpc.FetchOutputResult{Rows: out.Rows(), Batches: out.Batches(), Bytes: payload.Bytes()}, nil
 }
 
-// output returns what a reference names, and whether it had to be read from
-// disk. The caller must Release it.
-func (w *ProxyWorker) output(ref rpc.InputRef) (df *DataFrame, fromDisk bool, err error) {
+// output returns what a reference names. The caller must Release it.
+func (w *ProxyWorker) output(ref rpc.InputRef) (*DataFrame, error) {
 	key := ref.Key
 	if key == "" {
 		key = DefaultOutput
 	}
 	w.mu.Lock()
-	df = w.outputs[ref.FromStep][key]
+	df := w.outputs[ref.FromStep][key]
 	if df != nil {
 		df.Retain()
 	}
 	w.mu.Unlock()
 	if df != nil {
-		return df, false, nil
+		return df, nil
 	}
-	df, err = w.load(ref.FromStep, key)
-	return df, true, err
+	return w.load(ref.FromStep, key)
 }
 
 // release frees the outputs of steps that nobody reads any more.
