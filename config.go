@@ -71,6 +71,17 @@ type Config struct {
 	CreateRate   float64
 	CreateWait   time.Duration
 
+	// MaxCost, in US dollars, and MaxDuration are what a run's sandbox may cost and
+	// how long it may run: zero means no limit. A run that reaches one is stopped
+	// as if it were cancelled, with a [*BudgetError], and can be collected all the
+	// same, which is not limited. Both count what is paid for: from the sandbox's
+	// creation on, and not while it is paused. Timeout counts all of Execute,
+	// also the waiting for a turn. The cost is an estimate by Prices; on this
+	// machine it is zero.
+	MaxCost     float64
+	MaxDuration time.Duration
+	Prices      Prices
+
 	StepTimeout time.Duration // of each step; zero means none but the run's
 	Concurrency int           // steps at a time; zero means as many as the worker has cores
 	OnFailure   OnFailure     // what a failed step stops; empty means everything
@@ -266,6 +277,12 @@ func (c Config) validate() error {
 		return invalid("CreateRate is %g", c.CreateRate)
 	case c.CreateWait < 0:
 		return invalid("CreateWait is %s", c.CreateWait)
+	case !(c.MaxCost >= 0):
+		return invalid("MaxCost is %g", c.MaxCost)
+	case c.MaxDuration < 0:
+		return invalid("MaxDuration is %s", c.MaxDuration)
+	case !(c.Prices.VCPUSecond >= 0 && c.Prices.GiBSecond >= 0):
+		return invalid("Prices are %g and %g", c.Prices.VCPUSecond, c.Prices.GiBSecond)
 	case c.StepTimeout < 0:
 		return invalid("StepTimeout is %s", c.StepTimeout)
 	case c.Concurrency < 0:

@@ -37,6 +37,10 @@ var (
 	// rpc.
 	ErrJournalLost = errors.New("journal cannot be read on")
 
+	// ErrBudget: the run has reached Config.MaxCost or MaxDuration; a
+	// [*BudgetError] says which.
+	ErrBudget = errors.New("the run's budget is used up")
+
 	// ErrProtocol: the worker, or the sandbox, has sent what no worker sends, as an
 	// answer to nothing, a line of another session, or an artifact outside its
 	// directory.

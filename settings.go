@@ -57,6 +57,14 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*rateValue)(&c.CreateRate) }},
 		{Key: "create_wait", Flag: "e2b-create-wait", Default: "the timeout", Usage: "`seconds` that a run may wait for its sandbox to be let in, or a duration",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.CreateWait) }},
+		{Key: "max_cost", Flag: "e2b-max-cost", Default: "no limit", Usage: "US `dollars` that the run's sandbox may cost, by estimate; then the run is stopped",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.MaxCost) }},
+		{Key: "max_duration", Flag: "e2b-max-duration", Default: "no limit", Usage: "`seconds` that the run's sandbox may run, or a duration; then the run is stopped",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.MaxDuration) }},
+		{Key: "price_vcpu_second", Flag: "e2b-price-vcpu", Default: "E2B's, unless price_gib_second is set", Usage: "US `dollars` for a second of a core",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.Prices.VCPUSecond) }},
+		{Key: "price_gib_second", Flag: "e2b-price-gib", Default: "E2B's, unless price_vcpu_second is set", Usage: "US `dollars` for a second of a GiB of memory",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.Prices.GiBSecond) }},
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
 		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers in Python need to be installed where the run happens",
@@ -330,6 +338,21 @@ func (v *rateValue) Set(s string) error {
 		return errors.New("want a number a second, 0 or more")
 	}
 	*v = rateValue(f)
+	return nil
+}
+
+type priceValue float64
+
+func (v *priceValue) plain() any                        { return float64(*v) }
+func (v *priceValue) String() string                    { return (*sizeValue)(v).String() }
+func (v *priceValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *priceValue) Set(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= 1e9) {
+		return errors.New("want a number of US dollars, 0 or more")
+	}
+	*v = priceValue(f)
 	return nil
 }
 
