@@ -715,7 +715,7 @@ func (a attack) run(t *testing.T, server *mock.Server) {
 
 func (a attack) adapter(cfg remote.Config, server *mock.Server) (adapter, error) {
 	if server == nil {
-		return remote.NewLocalAdapter(cfg)
+		return newLocalAdapter(cfg)
 	}
 	return remote.NewE2BTransparentProxy(connect(cfg, server))
 }
