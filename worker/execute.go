@@ -212,6 +212,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	if entry.WholeTables {
+		s.warnOfSize()
+	}
 	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
 
 	dir := w.path(artifactsDir, p.StepID)
@@ -417,6 +420,29 @@ func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 		s.Metric("rows_in", float64(rows), "rows")
 	}
 	return rows, nil
+}
+
+// warnOfSize says that a driver which needs whole tables may get more than there
+// is room for.
+func (s *stepRun) warnOfSize() {
+	var names []string
+	total := int64(0)
+	seen := make(map[*DataFrame]bool)
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(s.inputs))) { // "df_a" before "df"
+		if df := s.inputs[name]; !seen[df] {
+			seen[df] = true
+			total += df.bytes
+			names = append(names, fmt.Sprintf("%s %s", name, byteSize(df.bytes)))
+		}
+	}
+	budget, _ := s.w.budget.state()
+	if total <= budget {
+		return
+	}
+	slices.Reverse(names)
+	s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: s.p.StepID, Message: fmt.Sprintf(
+		"driver %q has whole tables in memory, and its inputs take %s there (%s), more than the memory budget of %s: it may run out of memory",
+		s.p.Driver, byteSize(total), strings.Join(names, ", "), byteSize(budget))}, false)
 }
 
 func (s *stepRun) releaseInputs() {
