@@ -191,7 +191,7 @@ func (p *PreparedRun) tableDriverNames() (names []string) {
 // Sizes of what is sent of tables: this machine holds no more than all parts
 // that are on their way, and one that is being filled.
 const (
-	tablePart   = 8 << 20
+	tablePart   = 16 << 20
 	partsAtOnce = 3
 	partTries   = 3
 )
@@ -224,11 +224,14 @@ func sendTables(ctx context.Context, sb Sandbox, p *PreparedRun, ec *ExecutionCo
 	return sent, nil
 }
 
-// tableSums are the files of tables.
+// tableSums are the files of tables that are to be verified before a driver reads
+// them. Those of a stream are whenever it is read.
 func tableSums(refs map[string]rpc.TableRef) []rpc.FileSum {
 	var sums []rpc.FileSum
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
-		sums = append(sums, refs[name].Parts...)
+		if refs[name].Driver != "" {
+			sums = append(sums, refs[name].Parts...)
+		}
 	}
 	return sums
 }

@@ -20,8 +20,14 @@ import (
 	"github.com/osiris-pipelines/remote/worker"
 )
 
-// addTableDrivers adds drivers that hand tables on.
+// addTableDrivers adds drivers that hand tables on, and one that tells how much
+// memory the worker has had.
 func addTableDrivers(add func(name string, mode worker.Mode, f driverFunc)) {
+	add("test.peak", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		status, err := os.ReadFile("/proc/self/status")
+		s.LogEvent("peak_memory", map[string]any{"bytes": peakMemory(status)})
+		return nil, err
+	})
 	add("test.pass", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		result := &worker.Result{Outputs: make(map[string]array.RecordReader)}
 		for _, name := range s.InputNames() {

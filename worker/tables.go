@@ -78,9 +78,11 @@ func (s *stepRun) input(ctx context.Context, ref rpc.InputRef) (*DataFrame, erro
 func (s *stepRun) open(ctx context.Context, t *hostTable) (*DataFrame, error) {
 	w := s.w
 	var parts []filePart
+	var sums []string
 	var size int64
 	for _, p := range t.ref.Parts {
 		parts = append(parts, filePart{p.Path, p.Size})
+		sums = append(sums, p.XXH3)
 		size += p.Size
 	}
 	if len(parts) == 0 || size != t.ref.Bytes {
@@ -89,7 +91,7 @@ func (s *stepRun) open(ctx context.Context, t *hostTable) (*DataFrame, error) {
 	if t.ref.Driver != "" {
 		return s.extract(ctx, t, parts)
 	}
-	return openDataFrame(frameFile{fs: w.opts.FS, mem: w.opts.Memory, parts: parts, rows: t.ref.Rows, batches: t.ref.Batches}, size, nil)
+	return openDataFrame(frameFile{fs: w.opts.FS, mem: w.opts.Memory, parts: parts, sums: sums, rows: t.ref.Rows, batches: t.ref.Batches}, size, nil)
 }
 
 // extract has a driver read a table.
