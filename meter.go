@@ -171,7 +171,7 @@ func (m *meter) trace() {
 	}
 	m.endSpan()
 	if p != phaseIdle {
-		_, m.span = m.tracer.Start(m.spans, "osiris."+p.String())
+		_, m.span = m.tracer.Start(m.spans, "osiris.phase."+p.String())
 		m.spanOf = p
 	}
 }

@@ -452,7 +452,7 @@ func TestPhasesTraced(t *testing.T) {
 	m.enter(phaseFinish)
 	end()
 	m.enter(phaseCollect)
-	want := []string{"osiris.prepare", "osiris.create", "osiris.steps", "osiris.worker_start", "osiris.steps", "osiris.transfer", "osiris.finish"}
+	want := []string{"osiris.phase.prepare", "osiris.phase.create", "osiris.phase.steps", "osiris.phase.worker_start", "osiris.phase.steps", "osiris.phase.transfer", "osiris.phase.finish"}
 	if !slices.Equal(s.open, want) || !slices.Equal(s.ended, want) {
 		t.Errorf("spans %q, ended %q\nwant  %q", s.open, s.ended, want)
 	}

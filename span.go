@@ -13,7 +13,7 @@ import (
 //
 // Execute and Collect make a span each, below the one in their context:
 // "osiris.execute" and "osiris.collect". Below these are the phases, as
-// "osiris.create" and "osiris.steps", and below osiris.execute a span
+// "osiris.phase.create" and "osiris.phase.steps", and below osiris.execute a span
 // "osiris.step" for each step, whose driver may go on with it: its
 // TraceParent is [worker.Step].TraceParent.
 //
