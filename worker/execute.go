@@ -123,6 +123,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		rpcErr.Data.Driver = p.Driver
 		rpcErr.Data.DurationMS = milliseconds(time.Since(start))
 		rpcErr.Data.RowsIn, rpcErr.Data.Metrics = s.sofar()
+		rpcErr.Data.Usage = s.used()
 		w.event(p.StepID, "step_failed", map[string]any{
 			"driver":      p.Driver,
 			"error":       rpcErr.Message,
@@ -133,7 +134,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		return nil, rpcErr
 	}
 	result.StepID, result.Status = p.StepID, "success"
-	result.DurationMS = milliseconds(time.Since(start))
+	result.DurationMS, result.Usage = milliseconds(time.Since(start)), s.used()
 	processed := result.RowsOut
 	if result.Mode == string(Write) {
 		processed = int64(result.Metrics["rows_written"])
@@ -176,6 +177,7 @@ type stepRun struct {
 	rowsIn  int64
 	metrics map[string]float64
 	done    bool // the step was answered: a driver left behind is not heard
+	usage   rpc.StepUsage
 	left    bool // it was answered without its driver
 }
 
@@ -188,6 +190,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		if err := w.beginStep(p.StepID); err != nil {
 			return nil, err
 		}
+	}
+	if p.TraceParent != "" && !rpc.ValidTraceParent(p.TraceParent) {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("traceparent of step %q is not of the form that the W3C has", p.StepID)}
 	}
 	if p.TimeoutMS > 0 {
 		timeout := time.Duration(p.TimeoutMS) * time.Millisecond
@@ -203,7 +208,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	rowsIn, err := s.resolveInputs()
+	rowsIn, err := s.resolveInputs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +256,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Config:       config,
 		Connection:   p.Connection,
 		Current:      current,
+		TraceParent:  p.TraceParent,
 		Inputs:       s.inputs,
 		BasePath:     w.hello.BasePath,
 		ArtifactsDir: dir,
@@ -262,7 +268,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Env:          maps.Clone(w.known.env),
 	}
 	w.mu.Unlock()
+	stop := s.measure()
 	outputs, err := s.drive(ctx, entry, step)
+	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -286,6 +294,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	s.done = true
 	s.mu.Unlock()
 
+	w.keepFetched(p, outputs)
 	if p.Keep {
 		kept := make(map[string]*DataFrame, len(outputs))
 		for key, out := range outputs {
@@ -303,11 +312,49 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		w.mu.Lock()
 		kept := maps.Clone(w.outputs[p.StepID])
 		w.mu.Unlock()
-		if s.kept, err = w.keepOutputs(p.StepID, kept); err != nil {
+		if s.kept, err = w.keepOutputs(p.StepID, kept, p.Fetch); err != nil {
 			s.notKept(err)
 		}
 	}
 	return result, nil
+}
+
+// measure starts to measure what the step uses, until stop is called.
+func (s *stepRun) measure() (stop func()) {
+	start := time.Now()
+	s.mu.Lock()
+	s.usage.StartedAt = start.UTC()
+	s.mu.Unlock()
+	s.w.mu.Lock()
+	s.w.measured[s] = true
+	s.w.mu.Unlock()
+	rss, _ := usage()
+	s.seen(rss)
+	return func() {
+		rss, _ := usage()
+		s.seen(rss)
+		s.w.mu.Lock()
+		delete(s.w.measured, s)
+		s.w.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.usage.DriverMS = milliseconds(time.Since(start))
+	}
+}
+
+// seen notes how much resident memory the worker has.
+func (s *stepRun) seen(rss int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage.PeakRSSBytes = max(s.usage.PeakRSSBytes, rss)
+}
+
+// used is what the step has used.
+func (s *stepRun) used() *rpc.StepUsage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.usage
+	return &u
 }
 
 // validStepID reports whether an id can name a folder.
@@ -336,7 +383,7 @@ func (s *stepRun) config() (map[string]any, error) {
 
 // resolveInputs finds the inputs. The same output under two names, as with
 // "df" and "df_<step>", is reported and counted once, under the longer name.
-func (s *stepRun) resolveInputs() (rows int64, err error) {
+func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
 	seen := make(map[rpc.InputRef]bool)
 	names := slices.Sorted(maps.Keys(s.p.Inputs))
@@ -344,7 +391,7 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 	var reported []string
 	for _, name := range names {
 		ref := s.p.Inputs[name]
-		df, err := s.w.output(ref)
+		df, err := s.input(ctx, ref)
 		if err != nil {
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
@@ -357,13 +404,14 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 	}
 	slices.Sort(reported)
 	for _, name := range reported {
-		s.w.event(s.p.StepID, "inputs_resolved", map[string]any{
-			"from_step":   s.p.Inputs[name].FromStep,
-			"key":         name,
-			"rows":        s.inputs[name].Rows(),
-			"from_memory": !s.inputs[name].onDisk(),
-			"from_spill":  s.inputs[name].onDisk(),
-		})
+		ref, df := s.p.Inputs[name], s.inputs[name]
+		fields := map[string]any{"key": name, "rows": df.Rows(), "from_memory": !df.onDisk(), "from_spill": df.onDisk()}
+		if ref.Table != "" {
+			fields["table"] = ref.Table
+		} else {
+			fields["from_step"] = ref.FromStep
+		}
+		s.w.event(s.p.StepID, "inputs_resolved", fields)
 	}
 	s.mu.Lock()
 	s.rowsIn = rows
@@ -536,7 +584,8 @@ func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map
 		for _, f := range r.Schema().Fields() {
 			out.ref.Columns = append(out.ref.Columns, s.w.known.redact.String(f.Name))
 		}
-		if s.p.Keep {
+		fetched := slices.Contains(s.p.Fetch, key)
+		if s.p.Keep || fetched {
 			df, err := s.gather(key, i, r)
 			if err != nil {
 				return nil, err
@@ -544,6 +593,9 @@ func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map
 			out.df, out.ref.Rows, out.ref.Bytes = df, df.Rows(), df.bytes
 			if df.onDisk() {
 				out.ref.Spilled = &rpc.SpilledOutput{Path: s.w.relative(df.file.parts[0].path), Bytes: df.file.size()}
+			}
+			if fetched {
+				out.ref.Stream = s.w.streamRef(df.file)
 			}
 		} else if out.ref.Rows, err = countRows(r); err != nil {
 			return nil, err

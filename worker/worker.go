@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -102,7 +104,10 @@ type ProxyWorker struct {
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
 	steps     map[string]*stepCall               // by step id, for the worker's life
+	measured  map[*stepRun]bool                  // whose drivers run
 	kept      map[string]*keptStep               // on disk, by step id
+	tables    map[string]*hostTable              // of the host; set by the handshake
+	fetched   map[rpc.FetchOutput]*DataFrame     // that the host may fetch
 	abandoned int                                // drivers that were left behind
 }
 
@@ -134,6 +139,7 @@ func New(opts Options) (*ProxyWorker, error) {
 		requests: make(map[string]context.CancelCauseFunc),
 		running:  make(map[string]int),
 		steps:    make(map[string]*stepCall),
+		measured: make(map[*stepRun]bool),
 		kept:     make(map[string]*keptStep),
 	}
 	var err error
@@ -430,13 +436,17 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		var p rpc.SealArtifacts
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
 		w.mu.Lock()
 		abandoned := w.abandoned
 		w.mu.Unlock()
 		if abandoned > 0 {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
 		}
-		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
+		return Seal(ctx, w.opts.FS, w.path(artifactsDir), &p)
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
@@ -559,6 +569,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	if p.MemoryBudget > 0 {
 		w.budget.setLimit(p.MemoryBudget)
 	}
+	w.setTables(p.Tables)
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
 	w.setPaceLocked(p.HeartbeatMS)
@@ -595,15 +606,18 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
+	n, err := rpc.RequestNumber(id)
+	if err != nil {
+		return nil, err
+	}
+	if result, ok, err := w.fetchKept(ctx, uint32(n), rpc.FetchOutput{StepID: p.StepID, Key: cmp.Or(p.Key, DefaultOutput)}); ok || err != nil {
+		return result, err
+	}
 	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
 	if err != nil {
 		return nil, err
 	}
 	defer df.Release()
-	n, err := rpc.RequestNumber(id)
-	if err != nil {
-		return nil, err
-	}
 	payload := rpc.NewPayloadWriter(uint32(n), w.journal.Append)
 	out := rpc.NewArrowWriter(payload, df.Schema(), w.opts.Memory)
 	reader := df.Reader()
@@ -662,8 +676,13 @@ func (w *ProxyWorker) release(steps []string) {
 }
 
 func (w *ProxyWorker) releaseAll() {
+	w.releaseTables()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for name, df := range w.fetched {
+		df.Release()
+		delete(w.fetched, name)
+	}
 	for id, outputs := range w.outputs {
 		for _, df := range outputs {
 			df.Release()
@@ -698,12 +717,16 @@ func (w *ProxyWorker) heartbeats() {
 		for id := range w.running {
 			open = append(open, id)
 		}
+		measured := slices.Collect(maps.Keys(w.measured))
 		w.mu.Unlock()
 		if !ready {
 			continue
 		}
 		slices.Sort(open)
 		rss, cpu := usage()
+		for _, s := range measured {
+			s.seen(rss)
+		}
 		b, err := json.Marshal(rpc.Heartbeat{
 			Time: time.Now().UTC(), RSSBytes: rss, CPUSeconds: cpu, OpenSteps: open, Journal: w.journal.Size(), Epoch: epoch,
 		})
