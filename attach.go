@@ -242,6 +242,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	if err == nil {
 		c.Epoch++
 		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
+		s.meter = a.resumeMeter(c, p, found.gone)
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
@@ -250,6 +251,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
 		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
+		meter:   s.meter,
 		secrets: known,
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
@@ -533,6 +535,8 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 		r.place, r.removed = nil, true
 		gone, err = err, nil
 	}
+	r.meter = a.resumeMeter(c, p, gone)
+	s.meter = r.meter
 	if err == nil {
 		err = s.whole(c)
 	}

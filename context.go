@@ -64,6 +64,9 @@ type ExecutionContext struct {
 	OnEvent  func(ctx context.Context, e Event) error
 	OnMetric func(ctx context.Context, m Metric) error
 
+	// Tracer makes spans of the run. Nil makes none.
+	Tracer Tracer
+
 	// Logger is told what happens between the host and the worker: what is
 	// retried, given up or cut short. Nil discards; osiris.log has it either
 	// way.

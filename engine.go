@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -89,6 +90,8 @@ type run struct {
 	steps     []StepResult
 	outputs   map[string]map[string]rpc.OutputRef // by step and key
 	stopped   []StopStage
+	meter     *meter
+	receipt   *Receipt   // the last that was taken
 	removal   *StopStage // of the place, once that was tried
 	status    status     // Execute's verdict
 	fetched   bool       // artifacts and skipped are home
@@ -103,6 +106,10 @@ type run struct {
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
+
+// sealPatience is how long a worker may take for the list of its artifacts before
+// that is left to Collect, which has more time.
+const sealPatience = 20 * time.Second
 
 // collectLease is how long a sandbox lives after Execute, at least, for
 // Collect.
@@ -300,6 +307,7 @@ func (c Config) sandboxConfig(sessionID string) SandboxConfig {
 
 // Execute implements [ExecutionAdapter].
 func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionContext) (*ExecResult, error) {
+	started := time.Now()
 	if err := e.check(p, ec); err != nil {
 		return nil, err
 	}
@@ -314,7 +322,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return nil, err
 	}
 	return e.launch(ctx, p, ec, launch{
-		started: time.Now(),
+		started: started,
 		secrets: known,
 		open:    func() (*session, error) { return newSession(ec) },
 		work:    e.execute,
@@ -327,6 +335,7 @@ type launch struct {
 	started time.Time // of the run
 	secrets *runSecrets
 	idle    time.Duration // that it has had no host: its timeout stood still
+	meter   *meter        // of hosts before; nil where there was none
 	session *session      // that is open already, and launch's to close; else there is open
 	open    func() (*session, error)
 	work    func(ctx context.Context, r *run, s *session) error
@@ -362,11 +371,32 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		}
 	}
 	r.secrets, s.redact = how.secrets, how.secrets.redact
+	if r.meter = how.meter; r.meter == nil {
+		r.meter = e.newMeter(how.started)
+	}
+	s.meter = r.meter
+	defer r.meter.enter(phaseIdle)
+	defer r.meter.watch(cancel)()
+	ctx, span := ec.startSpan(r.meter.into(ctx), "osiris.execute", slog.String("osiris.session_id", s.id), slog.String("osiris.adapter", e.name))
+	untraced := r.meter.traceBy(ctx, ec.Tracer)
+	result, err := e.perform(ctx, r, s, how)
+	untraced()
+	if result != nil {
+		span.SetAttributes(result.Receipt.attributes()...)
+	}
+	span.End(err)
+	return result, err
+}
+
+// perform does what launch has made ready.
+func (e *engine) perform(ctx context.Context, r *run, s *session, how launch) (*ExecResult, error) {
+	p, ec, cancel := r.prepared, r.ec, r.cancel
 	s.failed, s.limit = cancel, e.lineLimit(p)
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	witness := &witness{session: s}
 	runErr := how.work(witness.watch(ctx), r, s)
 	witness.stop()
+	r.meter.enter(phaseFinish)
 	if errors.Is(runErr, ErrOwnershipLost) {
 		return e.yield(r, s, runErr, time.Since(how.started))
 	}
@@ -512,6 +542,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err != nil {
 		return err
 	}
+	r.meter.enter(phaseCreate)
 	pl, err := e.settle(ctx, p, s, network)
 	if pl != nil {
 		r.place, r.sandboxID = pl, pl.sandbox.Info().ID
@@ -521,6 +552,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	}
 	pl.plan = p.Plan
 	start := time.Now()
+	r.meter.enter(phaseWorkerStart)
 	l, hello, err := e.begin(ctx, p, pl, s, r.secrets)
 	if err != nil {
 		return err
@@ -530,6 +562,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := s.save(func(c *checkpoint) { c.last().PID = l.process().PID() }); err != nil {
 		return err
 	}
+	r.meter.enter(phaseUpload) // which is verified first
 	fields := map[string]any{
 		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
 		"os": hello.OS, "arch": hello.Arch, "duration_ms": milliseconds(time.Since(start)),
@@ -550,6 +583,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := l.verify(ctx); err != nil {
 		return err
 	}
+	r.meter.enter(phaseDependencies)
 	keep, err := e.settleDependencies(ctx, l, p)
 	if err != nil {
 		return err
@@ -586,6 +620,7 @@ func background(ctx context.Context, do func(context.Context), grace time.Durati
 // work runs the steps, and has the worker end.
 func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	p := r.prepared
+	r.meter.enter(phaseSteps)
 	w := e.newRestarter(r, l)
 	defer w.close()
 	defer w.refresh(ctx)()
@@ -600,9 +635,14 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 		configs: func(i int) (json.RawMessage, error) {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
-		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
+		ready: func(i int) { r.meter.ready(p.Plan.Steps[i].ID) },
+		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (_ *rpc.StepResult, err error) {
 			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
+			span := r.ec.traceStep(ctx, l.session, p.Plan.Steps[i], req)
+			defer func() { span.End(l.session.redacted(err)) }()
+			r.meter.asked(req)
 			result, err := w.step(ctx, req)
+			r.meter.answered(req.StepID, told(result, err))
 			if err != nil {
 				part := partial(err)
 				if part != nil {
@@ -628,6 +668,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	}
 	g.answered, g.over = l.answeredBefore(), l.ended()
 	err := g.run(ctx)
+	r.meter.enter(phaseFinish)
 	r.steps, r.outputs = g.results, g.outputs
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
@@ -762,19 +803,25 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	// What it fails to do, or does late, is no fault of the run.
 	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var list rpc.SealResult
-	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &list)
+	limit := e.collecting(r)
+	sealing, stop := context.WithTimeout(ctx, sealPatience)
+	err := l.call(sealing, rpc.MethodSealArtifacts, limit.policy, &list)
+	stop()
+	if err != nil && sealing.Err() != nil && ctx.Err() == nil {
+		err = &rpc.Error{Code: rpc.CodeCancelled, Message: "it takes long"}
+	}
 	if err == nil && list.Artifacts == nil {
 		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
 	}
 	if err == nil {
-		if r.sealed, err = e.collecting(r).choose(&list); err != nil {
+		if r.sealed, err = limit.choose(&list); err != nil {
 			return fmt.Errorf("remote: seal artifacts: %w", err)
 		}
 	} else if !errors.As(err, new(*rpc.Error)) {
 		return err
 	} else {
-		// A driver may still be writing, or the list be too long for an answer:
-		// Collect asks again, of a process of its own.
+		// A driver may still be writing, the list be too long for an answer, or the
+		// files take long to read: Collect asks again, of a process of its own.
 		l.session.logf(slog.LevelDebug, "seal artifacts: %v", err)
 	}
 	if err := l.call(ctx, rpc.MethodShutdown, struct{}{}, nil); err != nil {
@@ -850,6 +897,10 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if err := e.writeRunCard(r, s); err != nil && runErr == nil {
 		runErr = err
 	}
+	receipt, err := r.takeReceipt(s.path)
+	if err != nil && runErr == nil {
+		runErr = err
+	}
 	droppedLines, droppedBytes := s.dropped()
 	s.event("cleanup_complete", map[string]any{"steps_executed": completed, "total_rows": rows})
 	if runErr == nil && completed != len(r.steps) {
@@ -864,7 +915,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = s.lastEvent("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
 	}
 	if runErr != nil {
-		fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
+		fields := map[string]any{"error": runErr.Error(), "error_type": errorType(runErr)}
 		if id, kind := failedStep(runErr); id != "" {
 			fields["failed_step"], fields["error_type"] = id, kind
 		}
@@ -878,7 +929,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = err
 	}
 
-	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped, DroppedLines: droppedLines, DroppedBytes: droppedBytes}
+	result := &ExecResult{Success: runErr == nil, Receipt: receipt, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped, DroppedLines: droppedLines, DroppedBytes: droppedBytes}
 	r.status = status{
 		SandboxID: r.sandboxID, StepsCompleted: completed, StepsTotal: len(r.steps), OK: runErr == nil,
 		SessionPath: r.ec.LogsDir,
@@ -894,7 +945,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = errors.Join(runErr, s.writeStatus(r.status))
 	}
 	r.seq, r.check = s.seq, s.check
-	err := s.save(func(c *checkpoint) {
+	err = s.save(func(c *checkpoint) {
 		s.mark()
 		c.Phase, c.Result, c.Status = phaseExecuted, result, &r.status
 		if r.place == nil { // there is nothing to go on with
@@ -987,12 +1038,14 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err != nil {
 		return nil, err
 	}
+	r.meter.enter(phaseCollect)
+	defer r.meter.enter(phaseIdle)
 	if r.lost() { // looked at now that nobody else writes it
 		r.place, r.yielded = nil, true
 		r.kept.leave(ErrOwnershipLost)
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
-	s.seq, s.redact = r.seq, r.secrets.redact
+	s.seq, s.redact, s.meter = r.seq, r.secrets.redact, r.meter
 	if r.check != nil {
 		if err := s.useCheckpoint(r.check); err != nil {
 			return nil, errors.Join(err, s.close())
@@ -1009,8 +1062,18 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
+	ctx, span := ec.startSpan(r.meter.into(ctx), "osiris.collect", slog.String("osiris.session_id", s.id))
+	untraced := r.meter.traceBy(ctx, ec.Tracer)
 	got, err := e.collect(ctx, r, s)
 	err = s.redacted(err)
+	untraced()
+	if err != nil { // else it was taken before the last events
+		var receiptErr error
+		got.Receipt, receiptErr = r.takeReceipt(s.path)
+		err = errors.Join(err, receiptErr)
+	}
+	span.SetAttributes(got.Receipt.attributes()...)
+	span.End(err)
 	for _, endErr := range []error{s.stopDelivery(), s.flush()} {
 		if err == nil {
 			err = endErr
@@ -1049,11 +1112,19 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		Metadata: CollectMetadata{Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: start.UTC()},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
-		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
+		var failed *CollectError
+		if !errors.As(err, &failed) {
+			failed = &CollectError{Got: got, Err: err}
+		}
+		got.Status, err = CollectPartial, failed
+		if writeErr := s.writeArtifacts(got, failed.Failed); writeErr != nil {
+			err = errors.Join(err, writeErr)
+		}
 		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
 	if r.fetched {
+		got.Status = CollectComplete
 		got.Artifacts, got.Skipped, got.SkippedMore = r.artifacts, r.skipped, r.skippedMore
 	}
 	if pl := r.place; pl != nil {
@@ -1061,7 +1132,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		defer witness.stop()
 		ctx := witness.watch(ctx)
 		pl.lease.hold(ctx, s)
-		if err := r.fetch(ctx, got, e.collecting(r)); err != nil {
+		if err := r.fetch(ctx, got, e.collecting(r), e.cfg.Verify, s); err != nil {
 			pl.lease.release(ctx, s)
 			return fail(err)
 		}
@@ -1089,6 +1160,12 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	s.event("collect_complete", map[string]any{
 		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped) + got.SkippedMore,
 	})
+	receipt, err := r.takeReceipt(s.path)
+	if err != nil {
+		return got, err
+	}
+	got.Receipt = receipt
+	s.event("run_receipt", map[string]any{"path": receiptFile, "receipt": receipt})
 	now := time.Now().UTC()
 	s.event("run_end", map[string]any{
 		"duration_seconds": now.Sub(r.startedAt()).Seconds(), "end_time": now.Format(rpc.TimeFormat),
@@ -1109,7 +1186,7 @@ var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not 
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
-func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting) error {
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting, verify Verify, s *session) error {
 	if r.fetched {
 		return nil
 	}
@@ -1123,10 +1200,16 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		}
 		r.sealed = sealed
 	}
-	if err := download(ctx, r.place, r.sealed, got); err != nil {
-		return err
+	err := download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
+		if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+			return err
+		}
+		return s.writeArtifacts(got, nil)
+	})
+	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
+		r.sealed = nil // it is another list by now
 	}
-	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+	if err != nil {
 		return err
 	}
 	r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.SkippedMore
@@ -1170,6 +1253,9 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
+	if r.prepared != nil && r.receipt != nil {
+		_, _ = r.takeReceipt(r.path) // which is there without this, too
+	}
 	if c := r.check; c != nil {
 		r.check = nil
 		return c.drop(r.ec.LogsDir)
@@ -1180,7 +1266,11 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 // kill removes the run's place, and notes what was seen of that.
 func (r *run) kill(ctx context.Context) error {
 	begin := time.Now()
+	defer r.meter.within(phaseKill)()
 	err := killSurely(ctx, r.place.sandbox, cleanupGrace)
+	if err == nil {
+		r.meter.paused(time.Now(), true)
+	}
 	r.removal = &StopStage{Stage: StageSandbox, DurationMS: milliseconds(time.Since(begin)), Gone: err == nil}
 	if err != nil {
 		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
@@ -1188,6 +1278,23 @@ func (r *run) kill(ctx context.Context) error {
 		r.kept.leave(errCollected)
 	}
 	return err
+}
+
+// path is a file in the run's session directory.
+func (r *run) path(elem ...string) string {
+	return filepath.Join(append([]string{r.ec.LogsDir}, elem...)...)
+}
+
+// lastReceipt returns the last receipt of a run; nil when there is none.
+func (e *engine) lastReceipt(sessionID string) *Receipt {
+	e.mu.Lock()
+	r := e.runs[sessionID]
+	e.mu.Unlock()
+	if r == nil || r.mu.lock(context.Background()) != nil {
+		return nil
+	}
+	defer r.mu.unlock()
+	return r.receipt
 }
 
 // removal returns what was seen of the removal of a run's place; nil when it

@@ -74,6 +74,7 @@ func sha256Hex(b []byte) string {
 type graph struct {
 	steps     []Step
 	execute   func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error)
+	ready     func(i int) // told of a step that waits for nothing but its turn
 	limit     int
 	onFailure OnFailure
 	timeout   time.Duration       // of a step; zero means none
@@ -116,6 +117,7 @@ func (g *graph) run(ctx context.Context) error {
 		}
 		if waiting[i] = len(upstream[i]); waiting[i] == 0 {
 			ready = append(ready, i)
+			g.ready(i)
 		}
 	}
 
@@ -209,6 +211,7 @@ func (g *graph) run(ctx context.Context) error {
 			for _, d := range dependents[f.step] {
 				if waiting[d]--; waiting[d] == 0 {
 					ready = append(ready, d)
+					g.ready(d)
 				}
 			}
 			continue
@@ -266,6 +269,14 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 	}, nil
 }
 
+// told is what a worker has told of a step; nil when that is nothing.
+func told(result *rpc.StepResult, err error) *rpc.StepResult {
+	if err != nil {
+		return partial(err)
+	}
+	return result
+}
+
 // partial is how far a step came that has failed; nil when that is not known.
 func partial(err error) *rpc.StepResult {
 	var answer *rpc.Error
@@ -273,7 +284,7 @@ func partial(err error) *rpc.StepResult {
 		return nil
 	}
 	d := answer.Data
-	return &rpc.StepResult{RowsIn: d.RowsIn, DurationMS: d.DurationMS, Metrics: d.Metrics}
+	return &rpc.StepResult{RowsIn: d.RowsIn, DurationMS: d.DurationMS, Metrics: d.Metrics, Usage: d.Usage}
 }
 
 // stepError turns an answer's error into the user's.

@@ -328,6 +328,7 @@ func (l *link) put(frame []byte) {
 		_, err := l.process().Stdin().Write(frame)
 		l.taking.Store(0)
 		if err == nil {
+			l.session.meter.count(int64(len(frame)), 0)
 			return
 		}
 		l.session.logf(slog.LevelDebug, "input to the worker: %v", err)
@@ -508,7 +509,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	if err != nil {
 		return false, &startError{err}
 	}
-	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard}
+	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard, meter: l.session.meter}
 	stdout.since.Store(time.Now().UnixNano()) // nothing has come yet
 	l.reading.Store(stdout)
 	defer l.reading.Store(nil)
@@ -692,6 +693,7 @@ func (l *link) handle(f rpc.Frame) error {
 		if m.Epoch > l.epoch {
 			return l.disown(m.Epoch)
 		}
+		l.session.meter.resumed()
 		l.arrived(m.OpenSteps)
 		l.session.heartbeat(m)
 	case rpc.FrameClose:
@@ -982,6 +984,7 @@ func (l *link) encode(ctx context.Context, req *rpc.Request) ([]byte, error) {
 	if err := l.sandbox.Upload(ctx, path.Join(l.dir, ref.Path), bytes.NewReader(req.Params), ref.Size); err != nil {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
 	}
+	countSent(ctx, ref.Size)
 	req.Params, req.ParamsFile = nil, ref
 	if b, err = json.Marshal(req); err != nil {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
@@ -997,12 +1000,14 @@ type idleReader struct {
 	ackedTo int64
 	since   atomic.Int64  // start of the present read; zero between reads
 	heard   *atomic.Int64 // when a byte last came; may be nil
+	meter   *meter        // counts them; may be nil
 }
 
 func (r *idleReader) Read(p []byte) (int, error) {
 	r.idle(&r.lastAck, &r.ackedTo)
 	r.since.Store(time.Now().UnixNano())
 	n, err := r.r.Read(p)
+	r.meter.count(0, int64(n))
 	if n > 0 && r.heard != nil {
 		r.heard.Store(time.Now().UnixNano())
 	}

@@ -88,6 +88,8 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 	if err != nil {
 		return nil, fmt.Errorf("remote: run folder: %w", err)
 	}
+	s.meter.runs(sb.Info())
+	s.meter.enter(phaseUpload)
 	pl := &place{sandbox: sb, program: sb.program, dir: sb.dir, base: base}
 	// Sent here, too: what is changed during a run has no effect on it.
 	sources, done, err := packSources(ctx, a.contextOf(p), p, pl.dir)

@@ -214,11 +214,11 @@ func testDrivers() *worker.Registry {
 		return nil, nil
 	})
 	add("test.flood", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
-		var cfg struct{ Events int }
+		var cfg struct{ Events, Bytes int }
 		if err := s.DecodeConfig(&cfg); err != nil {
 			return nil, err
 		}
-		text := strings.Repeat("x", 80)
+		text := strings.Repeat("x", max(80, cfg.Bytes))
 		for i := range cfg.Events {
 			s.LogEvent("flood", map[string]any{"n": i, "text": text})
 		}

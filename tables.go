@@ -464,6 +464,7 @@ func (s *partSender) send(ctx context.Context, part []byte) (rpc.FileSum, error)
 		}
 		err := s.sandbox.Upload(ctx, sum.Path, bytes.NewReader(part), size)
 		if err == nil {
+			countSent(ctx, size)
 			s.parts.Add(1)
 			s.bytes.Add(size)
 			return sum, nil

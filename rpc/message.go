@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -109,6 +110,7 @@ type ErrorData struct {
 	RowsIn     int64              `json:"rows_in,omitempty"`
 	DurationMS float64            `json:"duration_ms,omitempty"`
 	Metrics    map[string]float64 `json:"metrics,omitempty"`
+	Usage      *StepUsage         `json:"usage,omitempty"`
 }
 
 // Error returns the message as [Printable] text; Message has it as it came.
@@ -314,6 +316,10 @@ type ExecuteStep struct {
 	Release   []string `json:"release,omitempty"`    // steps whose outputs nobody reads after this one
 	Fetch     []string `json:"fetch,omitempty"`      // keys of outputs that the host may fetch, until the worker's end and from the run's folder after it
 	Keep      bool     `json:"keep,omitempty"`       // somebody will read this step's outputs
+
+	// TraceParent is the span of the step on the host, by which its driver can go
+	// on with the trace; see [ValidTraceParent]. Empty means none.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
 // InputRef names an output of an earlier step, or a table of the host's.
@@ -333,6 +339,14 @@ type StepResult struct {
 	RowsOut    int64                `json:"rows_out"`
 	Mode       string               `json:"mode"` // extract, transform or write
 	DurationMS float64              `json:"duration_ms"`
+	Usage      *StepUsage           `json:"usage,omitempty"`
+}
+
+// StepUsage is what a step has used.
+type StepUsage struct {
+	StartedAt    time.Time `json:"started_at"`               // its driver began, by the worker's clock
+	DriverMS     float64   `json:"driver_ms"`                // until its outputs were read to their ends, or it was left behind
+	PeakRSSBytes int64     `json:"peak_rss_bytes,omitempty"` // the worker's, as it was seen meanwhile
 }
 
 // OutputRef describes an output that the worker holds.
@@ -389,23 +403,26 @@ type Cancel struct {
 
 // Artifact is a file that the run leaves behind.
 type Artifact struct {
-	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"` // hex
-	StepID string `json:"step_id,omitempty"`
+	Path   string      `json:"path"` // slash-separated, relative to the artifacts directory
+	Size   int64       `json:"size"`
+	SHA256 string      `json:"sha256"`         // hex
+	XXH3   string      `json:"xxh3,omitempty"` // see [XXH3]
+	Mode   fs.FileMode `json:"mode,omitempty"` // its permissions
+	StepID string      `json:"step_id,omitempty"`
 }
 
 // SealResult lists the artifacts, sorted by path, and what in the artifacts
-// directory is none.
+// directory is none, or is not wanted.
 type SealResult struct {
 	Artifacts []Artifact        `json:"artifacts"`
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
 }
 
-// SkippedArtifact is something that cannot be brought home: a symbolic link, a
-// pipe, a file that cannot be read.
+// SkippedArtifact is something that is not brought home: a symbolic link, a
+// pipe, a file that cannot be read, or that nobody wants.
 type SkippedArtifact struct {
 	Path   string `json:"path"`
+	Size   int64  `json:"size,omitempty"` // of a file that was not read
 	Reason string `json:"reason"`
 }
 

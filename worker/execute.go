@@ -123,6 +123,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		rpcErr.Data.Driver = p.Driver
 		rpcErr.Data.DurationMS = milliseconds(time.Since(start))
 		rpcErr.Data.RowsIn, rpcErr.Data.Metrics = s.sofar()
+		rpcErr.Data.Usage = s.used()
 		w.event(p.StepID, "step_failed", map[string]any{
 			"driver":      p.Driver,
 			"error":       rpcErr.Message,
@@ -133,7 +134,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		return nil, rpcErr
 	}
 	result.StepID, result.Status = p.StepID, "success"
-	result.DurationMS = milliseconds(time.Since(start))
+	result.DurationMS, result.Usage = milliseconds(time.Since(start)), s.used()
 	processed := result.RowsOut
 	if result.Mode == string(Write) {
 		processed = int64(result.Metrics["rows_written"])
@@ -176,6 +177,7 @@ type stepRun struct {
 	rowsIn  int64
 	metrics map[string]float64
 	done    bool // the step was answered: a driver left behind is not heard
+	usage   rpc.StepUsage
 	left    bool // it was answered without its driver
 }
 
@@ -188,6 +190,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		if err := w.beginStep(p.StepID); err != nil {
 			return nil, err
 		}
+	}
+	if p.TraceParent != "" && !rpc.ValidTraceParent(p.TraceParent) {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("traceparent of step %q is not of the form that the W3C has", p.StepID)}
 	}
 	if p.TimeoutMS > 0 {
 		timeout := time.Duration(p.TimeoutMS) * time.Millisecond
@@ -206,6 +211,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	rowsIn, err := s.resolveInputs(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if entry.WholeTables {
+		s.warnOfSize()
 	}
 	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
 
@@ -248,6 +256,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Config:       config,
 		Connection:   p.Connection,
 		Current:      current,
+		TraceParent:  p.TraceParent,
 		Inputs:       s.inputs,
 		BasePath:     w.hello.BasePath,
 		ArtifactsDir: dir,
@@ -259,7 +268,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Env:          maps.Clone(w.known.env),
 	}
 	w.mu.Unlock()
+	stop := s.measure()
 	outputs, err := s.drive(ctx, entry, step)
+	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +317,44 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		}
 	}
 	return result, nil
+}
+
+// measure starts to measure what the step uses, until stop is called.
+func (s *stepRun) measure() (stop func()) {
+	start := time.Now()
+	s.mu.Lock()
+	s.usage.StartedAt = start.UTC()
+	s.mu.Unlock()
+	s.w.mu.Lock()
+	s.w.measured[s] = true
+	s.w.mu.Unlock()
+	rss, _ := usage()
+	s.seen(rss)
+	return func() {
+		rss, _ := usage()
+		s.seen(rss)
+		s.w.mu.Lock()
+		delete(s.w.measured, s)
+		s.w.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.usage.DriverMS = milliseconds(time.Since(start))
+	}
+}
+
+// seen notes how much resident memory the worker has.
+func (s *stepRun) seen(rss int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage.PeakRSSBytes = max(s.usage.PeakRSSBytes, rss)
+}
+
+// used is what the step has used.
+func (s *stepRun) used() *rpc.StepUsage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.usage
+	return &u
 }
 
 // validStepID reports whether an id can name a folder.
@@ -371,6 +420,29 @@ func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 		s.Metric("rows_in", float64(rows), "rows")
 	}
 	return rows, nil
+}
+
+// warnOfSize says that a driver which needs whole tables may get more than there
+// is room for.
+func (s *stepRun) warnOfSize() {
+	var names []string
+	total := int64(0)
+	seen := make(map[*DataFrame]bool)
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(s.inputs))) { // "df_a" before "df"
+		if df := s.inputs[name]; !seen[df] {
+			seen[df] = true
+			total += df.bytes
+			names = append(names, fmt.Sprintf("%s %s", name, byteSize(df.bytes)))
+		}
+	}
+	budget, _ := s.w.budget.state()
+	if total <= budget {
+		return
+	}
+	slices.Reverse(names)
+	s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: s.p.StepID, Message: fmt.Sprintf(
+		"driver %q has whole tables in memory, and its inputs take %s there (%s), more than the memory budget of %s: it may run out of memory",
+		s.p.Driver, byteSize(total), strings.Join(names, ", "), byteSize(budget))}, false)
 }
 
 func (s *stepRun) releaseInputs() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path"
 	"path/filepath"
 	"slices"
@@ -136,12 +137,15 @@ type gathering struct {
 	batches []arrow.Record // in memory
 	held    heldMemory     // by batches
 	spill   *spillWriter   // nil while everything is in memory
+
+	checked    bool
+	unwritable error // why it cannot go to disk
 }
 
 // add takes a batch in.
 func (g *gathering) add(rec arrow.Record) error {
 	g.rows += rec.NumRows()
-	if g.spill == nil && !g.fetched && g.held.take(rec) {
+	if g.spill == nil && !g.fetched && (g.held.take(rec, false) || g.stays(rec)) {
 		g.bytes = g.held.bytes
 		rec.Retain()
 		g.batches = append(g.batches, rec)
@@ -157,6 +161,21 @@ func (g *gathering) add(rec arrow.Record) error {
 		return g.failed(err)
 	}
 	return nil
+}
+
+// stays reports whether a batch must be held in memory although there is no
+// room: Arrow's streams have no place for its types.
+func (g *gathering) stays(rec arrow.Record) bool {
+	if !g.checked {
+		g.checked = true
+		// A writer that has nothing to write only finds out whether it could.
+		g.unwritable = rpc.NewArrowWriter(io.Discard, rec.Schema(), g.s.w.opts.Memory).Close()
+		if g.unwritable != nil {
+			g.s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: g.s.p.StepID, Message: fmt.Sprintf(
+				"output %q does not fit into the memory budget and stays in memory all the same: %v", g.key, g.unwritable)}, false)
+		}
+	}
+	return g.unwritable != nil && g.held.take(rec, true)
 }
 
 // begin puts what was gathered into a file.
@@ -232,7 +251,7 @@ func (g *gathering) close() (*DataFrame, error) {
 // failed says what was to be done and could not be.
 func (g *gathering) failed(err error) error {
 	w := g.s.w
-	e := &spillError{key: g.key, dir: w.path(outputsDir), err: err}
+	e := &spillError{key: g.key, dir: w.path(outputsDir), fetched: g.fetched, err: err}
 	e.budget, e.used = w.budget.state()
 	if _, ok := w.opts.FS.(OSFS); ok {
 		e.free, e.total, e.known = diskSpace(w.opts.Dir)
@@ -249,9 +268,10 @@ func (w *ProxyWorker) relative(name string) string {
 	return filepath.ToSlash(rel)
 }
 
-// spillError: an output has no place, neither in memory nor on disk.
+// spillError: an output has no place on disk, where it has to be.
 type spillError struct {
 	key          string
+	fetched      bool // since the host may fetch it
 	budget, used int64
 	dir          string
 	free, total  int64 // of the disk, where that is known
@@ -263,6 +283,9 @@ func (e *spillError) Error() string {
 	disk := e.dir
 	if e.known {
 		disk = fmt.Sprintf("%s: %s of %s are free", e.dir, byteSize(e.free), byteSize(e.total))
+	}
+	if e.fetched {
+		return fmt.Sprintf("output %q, which the host may fetch, could not be written to disk (%s): %v", e.key, disk, e.err)
 	}
 	return fmt.Sprintf("output %q does not fit into the memory budget (%s, of which %s are in use) and could not be written to disk (%s): %v",
 		e.key, byteSize(e.budget), byteSize(e.used), disk, e.err)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -103,6 +104,7 @@ type ProxyWorker struct {
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
 	steps     map[string]*stepCall               // by step id, for the worker's life
+	measured  map[*stepRun]bool                  // whose drivers run
 	kept      map[string]*keptStep               // on disk, by step id
 	tables    map[string]*hostTable              // of the host; set by the handshake
 	fetched   map[rpc.FetchOutput]*DataFrame     // that the host may fetch
@@ -137,6 +139,7 @@ func New(opts Options) (*ProxyWorker, error) {
 		requests: make(map[string]context.CancelCauseFunc),
 		running:  make(map[string]int),
 		steps:    make(map[string]*stepCall),
+		measured: make(map[*stepRun]bool),
 		kept:     make(map[string]*keptStep),
 	}
 	var err error
@@ -433,13 +436,17 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		var p rpc.SealArtifacts
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
 		w.mu.Lock()
 		abandoned := w.abandoned
 		w.mu.Unlock()
 		if abandoned > 0 {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
 		}
-		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
+		return Seal(ctx, w.opts.FS, w.path(artifactsDir), &p)
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
@@ -710,12 +717,16 @@ func (w *ProxyWorker) heartbeats() {
 		for id := range w.running {
 			open = append(open, id)
 		}
+		measured := slices.Collect(maps.Keys(w.measured))
 		w.mu.Unlock()
 		if !ready {
 			continue
 		}
 		slices.Sort(open)
 		rss, cpu := usage()
+		for _, s := range measured {
+			s.seen(rss)
+		}
 		b, err := json.Marshal(rpc.Heartbeat{
 			Time: time.Now().UTC(), RSSBytes: rss, CPUSeconds: cpu, OpenSteps: open, Journal: w.journal.Size(), Epoch: epoch,
 		})
