@@ -534,7 +534,9 @@ func (c *collector) copy(a rpc.Artifact, f io.Writer) error {
 	sum := c.summer(a, false)
 	w := &splitWriter{file: f, sum: sum}
 	buf := make([]byte, min(rangeChunk, max(most, 512)))
-	if _, err := io.CopyBuffer(w, struct{ io.Reader }{io.LimitReader(body, most)}, buf); err != nil {
+	n, err := io.CopyBuffer(w, struct{ io.Reader }{io.LimitReader(body, most)}, buf)
+	countReceived(c.ctx, n)
+	if err != nil {
 		return err
 	}
 	return sum.check()
@@ -681,7 +683,7 @@ func (c *collector) unpack(batch []rpc.Artifact) (done int, err error) {
 	}
 	stopping := context.AfterFunc(c.ctx, func() { proc.Stdout().Close() })
 	idle := time.AfterFunc(archiveIdle, func() { proc.Stdout().Close() })
-	done, err = c.readArchive(&resetReader{proc.Stdout(), idle}, batch)
+	done, err = c.readArchive(&resetReader{c.ctx, proc.Stdout(), idle}, batch)
 	stopping()
 	idle.Stop()
 	proc.Stdin().Close()
@@ -704,8 +706,9 @@ func (c *collector) unpack(batch []rpc.Artifact) (done int, err error) {
 	return done, fmt.Errorf("%w (%s)", err, rpc.Printable(stderr.String()))
 }
 
-// resetReader holds off a timer while something comes.
+// resetReader holds off a timer while something comes, and counts it.
 type resetReader struct {
+	ctx   context.Context
 	r     io.Reader
 	timer *time.Timer
 }
@@ -713,6 +716,7 @@ type resetReader struct {
 func (r *resetReader) Read(b []byte) (int, error) {
 	n, err := r.r.Read(b)
 	r.timer.Reset(archiveIdle)
+	countReceived(r.ctx, int64(n))
 	return n, err
 }
 

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,6 +36,10 @@ var (
 	// [rpc.ErrJournalTrimmed], [rpc.ErrFrameCorrupt] or another one of package
 	// rpc.
 	ErrJournalLost = errors.New("journal cannot be read on")
+
+	// ErrBudget: the run has reached Config.MaxCost or MaxDuration; a
+	// [*BudgetError] says which.
+	ErrBudget = errors.New("the run's budget is used up")
 
 	// ErrProtocol: the worker, or the sandbox, has sent what no worker sends, as an
 	// answer to nothing, a line of another session, or an artifact outside its
@@ -192,6 +197,42 @@ func (e *WorkerCrashError) Unwrap() []error {
 		return []error{ErrWorkerCrash}
 	}
 	return []error{ErrWorkerCrash, e.Err}
+}
+
+// errorType names the type of an error for a log: "cancelled", "timeout", or the
+// first type of Go in its chain that does more than hold a text.
+func errorType(err error) string {
+	switch {
+	case errors.Is(err, ErrTimeout):
+		return "timeout"
+	case errors.Is(err, context.Canceled):
+		return "cancelled"
+	}
+	if name := ownType(err); name != "" {
+		return name
+	}
+	return fmt.Sprintf("%T", err)
+}
+
+func ownType(err error) string {
+	switch name := fmt.Sprintf("%T", err); name {
+	case "<nil>", "*errors.errorString":
+		return ""
+	case "*fmt.wrapError", "*fmt.wrapErrors", "*errors.joinError", "*remote.redactedError", "*remote.protocolError":
+	default:
+		return name
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		return ownType(wrapper.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			if name := ownType(inner); name != "" {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // CollectError reports that not all is here that is wanted of a run's artifacts. It

@@ -127,7 +127,9 @@ func (r *ranged) get(ctx context.Context, b []byte, at int64) (n int, err error)
 	if size != r.size {
 		return 0, fmt.Errorf("%w: %d bytes, not %d", errResized, size, r.size)
 	}
-	if n, err = io.ReadFull(body, b); err == io.EOF {
+	n, err = io.ReadFull(body, b)
+	countReceived(ctx, int64(n))
+	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

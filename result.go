@@ -24,6 +24,10 @@ type ExecResult struct {
 	// stopped and what was seen to be gone, in the order of what was tried.
 	// Empty for any other run.
 	Stopped []StopStage `json:"stopped,omitempty"`
+
+	// Receipt is what the run has taken until its verdict; after [Run], until its
+	// end. Nil of a run that another host has taken over.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }
 
 // StopStage is one thing that was done to stop a run. Each takes a bounded
@@ -87,6 +91,10 @@ type CollectedArtifacts struct {
 	// SkippedMore is how many more were skipped than Skipped names, which has the
 	// first 100,000, or fewer with very long names.
 	SkippedMore int `json:"skipped_more,omitempty"`
+
+	// Receipt is what the run has taken, this collection included, also beside an
+	// error.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }
 
 // CollectStatus says whether all is here that is wanted.
