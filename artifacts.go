@@ -101,19 +101,19 @@ func (c Config) policy() (rpc.SealArtifacts, error) {
 // validate says what is wrong with a policy, as it stands in a Config.
 func (p ArtifactPolicy) validate() error {
 	if p.MaxFileBytes < 0 {
-		return fmt.Errorf("Artifacts.MaxFileBytes is %d", p.MaxFileBytes)
+		return fmt.Errorf("%s is %d", "MaxFileBytes", p.MaxFileBytes)
 	}
 	total := 0
 	for name, globs := range map[string][]string{"Include": p.Include, "Exclude": p.Exclude} {
 		for _, glob := range globs {
 			if err := rpc.CheckGlob(glob); err != nil {
-				return fmt.Errorf("Artifacts.%s: %w", name, err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			total += len(glob)
 		}
 	}
 	if total > maxPolicyBytes {
-		return fmt.Errorf("Artifacts has globs of %d bytes, limit is %d", total, maxPolicyBytes)
+		return fmt.Errorf("%s and %s have globs of %d bytes, limit is %d", "Include", "Exclude", total, maxPolicyBytes)
 	}
 	return nil
 }

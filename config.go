@@ -304,7 +304,7 @@ func (c Config) validate() error {
 	case c.MaxArtifactBytes < 0:
 		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
 	case c.Artifacts.validate() != nil:
-		return invalid("%w", c.Artifacts.validate())
+		return invalid("Artifacts.%w", c.Artifacts.validate())
 	case len(c.PythonDrivers) > 0 && c.pythonFault() != nil:
 		return fmt.Errorf("remote: %w: Config.PythonDrivers: %w", ErrInvalid, c.pythonFault())
 	case c.GPU != 0:
