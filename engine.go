@@ -1059,6 +1059,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
+	r.meter.forget()
 	r.prepared, r.steps, r.outputs, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil

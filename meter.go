@@ -403,6 +403,16 @@ func (m *meter) doubt() {
 	m.uncertain = true
 }
 
+// forget lets go of the steps: there will be no other receipt.
+func (m *meter) forget() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.steps = make(map[string]*stepTimes)
+}
+
 // receipt is what the run has taken until now. The steps are in the order of
 // the plan.
 func (m *meter) receipt(plan *Manifest) *Receipt {

@@ -412,6 +412,7 @@ func TestNoMeter(t *testing.T) {
 	m.asked(&rpc.ExecuteStep{})
 	m.answered("s", nil)
 	m.doubt()
+	m.forget()
 	countSent(m.into(t.Context()), 1)
 	countReceived(m.into(t.Context()), 1)
 	if m.receipt(nil) != nil || m.state() != nil || len((*Receipt)(nil).attributes()) > 0 {
