@@ -310,6 +310,13 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 			return nil
 		})
 	}
+	var tables *sentTables
+	var took time.Duration
+	group.Go(func() (err error) {
+		tables, err = sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
+		took = time.Since(start)
+		return err
+	})
 	var sent int64
 	group.Go(func() (err error) {
 		sent, err = sendInputs(ctx, pl.sandbox, inputs)
@@ -321,7 +328,8 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	s.event("sandbox_inputs_uploaded", map[string]any{
 		"files": len(inputs), "bytes": sent, "duration_ms": milliseconds(time.Since(start)),
 	})
-	return nil
+	tables.tell(s, took)
+	return tables.place(pl, s, true)
 }
 
 // contextOf returns the context that a run is executed with.

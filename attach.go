@@ -227,6 +227,12 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 		return nil, errors.Join(err, s.close())
 	}
 	defer found.letGo()
+	if pl := found.place; pl != nil { // for a worker that is started again
+		if pl.tables, err = savedTables(ec.LogsDir, p); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		pl.sent = tableSums(pl.tables)
+	}
 	var answers *stepAnswers
 	if found.gone != nil {
 		answers, err = s.keepAll(c)
@@ -535,13 +541,32 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 		err = s.whole(c)
 	}
 	if err == nil {
-		_, err = s.rewind(c)
+		var answers *stepAnswers
+		if answers, err = s.rewind(c); err == nil {
+			r.rememberOutputs(answers)
+		}
 	}
 	if err == nil {
 		c.Epoch++
 		err = s.useCheckpoint(c)
 	}
 	return r, gone, err
+}
+
+// rememberOutputs finds the outputs that are kept in what the worker has answered
+// to hosts of before.
+func (r *run) rememberOutputs(answers *stepAnswers) {
+	if r.place == nil {
+		r.kept.leave(errCollected)
+		return
+	}
+	for stepID := range r.prepared.fetchKeys() {
+		var result rpc.StepResult
+		if resp := answers.byStep[stepID]; resp != nil && resp.Error == nil && json.Unmarshal(resp.Result, &result) == nil {
+			r.kept.add(r.place, nil, stepID, result.Outputs)
+		}
+	}
+	r.kept.end()
 }
 
 // lost reports whether a run that was executed here is another host's by now:

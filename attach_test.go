@@ -72,7 +72,11 @@ func attachManifest(marks string) *remote.Manifest {
 // hostProcess starts attachHost. It returns once that begins.
 func hostProcess(t testing.TB, server *mock.Server, dir, marks string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "attach-host", dir, marks)
+	program := os.Args[0]
+	if plain := plainWorker(); plain != "" {
+		program = plain
+	}
+	cmd := exec.Command(program, "attach-host", dir, marks)
 	cmd.Env = append(os.Environ(), server.Env()...)
 	if strings.Contains(server.Isolation(), "in memory") {
 		cmd.Env = append(cmd.Env, "REMOTE_TEST_WORKER="+filepath.Join("testdata", "worker.txt"))

@@ -457,7 +457,7 @@ func canary(t *testing.T, kind, how string, protected bool) {
 	var err error
 	if kind == "local" {
 		cfg.Root = root
-		a, err = remote.NewLocalAdapter(cfg)
+		a, err = newLocalAdapter(cfg)
 	} else {
 		t.Setenv("E2B_DEBUG", "true")
 		old := slog.Default()

@@ -482,7 +482,7 @@ func (l *lineFile) truncate(size int64) error {
 // checkpoint itself goes last, so that nothing is left that nobody knows of.
 func dropCheckpoint(dir string) error {
 	var errs []error
-	for _, name := range []string{answersFile, fetchedFile, preparedFile, checkpointFile} {
+	for _, name := range []string{answersFile, fetchedFile, tablesFile, preparedFile, checkpointFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remote: session directory: %w", err))
 		}

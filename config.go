@@ -171,6 +171,16 @@ type Config struct {
 	MaxArtifacts     int
 	MaxArtifactBytes int64
 
+	// Artifacts says which files are brought home. What it leaves open is set by
+	// the variables E2B_ARTIFACT_MAX_MB, a limit of each file in MiB, and
+	// E2B_DOWNLOAD_DATA_ARTIFACTS: 0 means no data, but what the system writes and
+	// .txt, .json and .sql files of 5 MiB or as the other variable says, and 1
+	// everything of any size. See docs/artifacts.md.
+	Artifacts ArtifactPolicy
+
+	// Verify says how artifacts are verified; empty means [VerifySHA256].
+	Verify Verify
+
 	// OpenSandbox makes the sandbox of a run in place of E2B. Package mock has
 	// one, for tests.
 	OpenSandbox OpenSandbox
@@ -293,6 +303,8 @@ func (c Config) validate() error {
 		return invalid("MaxArtifacts is %d", c.MaxArtifacts)
 	case c.MaxArtifactBytes < 0:
 		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
+	case c.Artifacts.validate() != nil:
+		return invalid("%w", c.Artifacts.validate())
 	case len(c.PythonDrivers) > 0 && c.pythonFault() != nil:
 		return fmt.Errorf("remote: %w: Config.PythonDrivers: %w", ErrInvalid, c.pythonFault())
 	case c.GPU != 0:
@@ -309,6 +321,14 @@ func (c Config) validate() error {
 	case "", Kill, Pause:
 	default:
 		return invalid("OnHostLoss is %q; use %q or %q", c.OnHostLoss, Kill, Pause)
+	}
+	switch c.Verify {
+	case "", VerifySHA256, VerifyXXH3, VerifyNone:
+	default:
+		return invalid("Verify is %q; use %q, %q or %q", c.Verify, VerifySHA256, VerifyXXH3, VerifyNone)
+	}
+	if _, err := c.policy(); err != nil {
+		return err
 	}
 	switch c.Egress {
 	case "", EgressLimited, EgressRequired, EgressOpen:

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -61,6 +62,8 @@ type place struct {
 	lease   *lease            // the sandbox's; nil where it has no end
 	network *networkWatch     // keeps the sandbox's rules right; nil where there is none
 	started bool              // the worker answered, so that it may have left something
+
+	tables map[string]rpc.TableRef // the host's, where they are
 }
 
 // run is one session of an adapter.
@@ -95,10 +98,16 @@ type run struct {
 	collected *CollectedArtifacts
 
 	skippedMore int // without a name
+
+	kept outputBook // outputs for the host
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
+
+// sealPatience is how long a worker may take for the list of its artifacts before
+// that is left to Collect, which has more time.
+const sealPatience = 20 * time.Second
 
 // collectLease is how long a sandbox lives after Execute, at least, for
 // Collect.
@@ -192,6 +201,12 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 	}
 	if err := p.checkPointers(); err != nil {
 		return nil, &ManifestError{Reason: err.Error()}
+	}
+	if err := e.prepareTables(p, ec); err != nil {
+		return nil, err
+	}
+	if err := prepareKeep(p, ec); err != nil {
+		return nil, err
 	}
 	slices.Sort(p.InputFiles)
 	p.InputFiles = slices.Compact(p.InputFiles)
@@ -336,6 +351,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		return nil, err
 	}
 	defer close(r.executed)
+	defer r.kept.end() // wherever it ends
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
@@ -446,6 +462,9 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 		if err := e.prepareStep(again, s, ec); err != nil {
 			return err
 		}
+	}
+	if err := e.checkTables(p, ec); err != nil {
+		return err
 	}
 	for _, name := range p.InputFiles {
 		if !slices.Contains(again.InputFiles, name) {
@@ -610,6 +629,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 		limit:     p.RunParams.Concurrency,
 		onFailure: p.RunParams.OnFailure,
 		timeout:   time.Duration(p.RunParams.StepTimeoutSeconds * float64(time.Second)),
+		fetch:     p.fetchKeys(),
 		configs: func(i int) (json.RawMessage, error) {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
@@ -635,6 +655,9 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
 			}
 			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
+			if req.Fetch != nil {
+				r.kept.add(r.place, w, req.StepID, result.Outputs)
+			}
 			return result, nil
 		},
 	}
@@ -648,6 +671,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
+	r.kept.detach()
 	w.link().startCleanup()
 	switch {
 	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
@@ -717,6 +741,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	for _, s := range p.Plan.Steps {
 		drivers = append(drivers, s.DriverName())
 	}
+	drivers = append(drivers, p.tableDriverNames()...)
 	slices.Sort(drivers)
 	ctx, cancel := context.WithTimeoutCause(ctx, l.patience, fmt.Errorf(
 		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, l.patience, pl.program))
@@ -728,6 +753,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Drivers:     slices.Compact(drivers),
 		BasePath:    pl.base,
 		Files:       pl.files,
+		Tables:      pl.tables,
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
 		Epoch:       l.epoch,
 		Owner:       l.owner,
@@ -775,19 +801,25 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	// What it fails to do, or does late, is no fault of the run.
 	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var list rpc.SealResult
-	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &list)
+	limit := e.collecting(r)
+	sealing, stop := context.WithTimeout(ctx, sealPatience)
+	err := l.call(sealing, rpc.MethodSealArtifacts, limit.policy, &list)
+	stop()
+	if err != nil && sealing.Err() != nil && ctx.Err() == nil {
+		err = &rpc.Error{Code: rpc.CodeCancelled, Message: "it takes long"}
+	}
 	if err == nil && list.Artifacts == nil {
 		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
 	}
 	if err == nil {
-		if r.sealed, err = e.collecting(r).choose(&list); err != nil {
+		if r.sealed, err = limit.choose(&list); err != nil {
 			return fmt.Errorf("remote: seal artifacts: %w", err)
 		}
 	} else if !errors.As(err, new(*rpc.Error)) {
 		return err
 	} else {
-		// A driver may still be writing, or the list be too long for an answer:
-		// Collect asks again, of a process of its own.
+		// A driver may still be writing, the list be too long for an answer, or the
+		// files take long to read: Collect asks again, of a process of its own.
 		l.session.logf(slog.LevelDebug, "seal artifacts: %v", err)
 	}
 	if err := l.call(ctx, rpc.MethodShutdown, struct{}{}, nil); err != nil {
@@ -808,6 +840,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
+	r.kept.leave(ErrOwnershipLost)
 	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
@@ -834,6 +867,9 @@ func failedStep(err error) (id, kind string) {
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
+	if r.kept.end(); r.place == nil {
+		r.kept.leave(errCollected)
+	}
 	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started
 		r.steps = make([]StepResult, len(p.Plan.Steps))
@@ -1004,6 +1040,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	defer r.meter.enter(phaseIdle)
 	if r.lost() { // looked at now that nobody else writes it
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
 	s.seq, s.redact, s.meter = r.seq, r.secrets.redact, r.meter
@@ -1074,11 +1111,19 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		Metadata: CollectMetadata{Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: start.UTC()},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
-		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
+		var failed *CollectError
+		if !errors.As(err, &failed) {
+			failed = &CollectError{Got: got, Err: err}
+		}
+		got.Status, err = CollectPartial, failed
+		if writeErr := s.writeArtifacts(got, failed.Failed); writeErr != nil {
+			err = errors.Join(err, writeErr)
+		}
 		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
 	if r.fetched {
+		got.Status = CollectComplete
 		got.Artifacts, got.Skipped, got.SkippedMore = r.artifacts, r.skipped, r.skippedMore
 	}
 	if pl := r.place; pl != nil {
@@ -1086,7 +1131,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		defer witness.stop()
 		ctx := witness.watch(ctx)
 		pl.lease.hold(ctx, s)
-		if err := r.fetch(ctx, got, e.collecting(r)); err != nil {
+		if err := r.fetch(ctx, got, e.collecting(r), e.cfg.Verify, s); err != nil {
 			pl.lease.release(ctx, s)
 			return fail(err)
 		}
@@ -1140,7 +1185,7 @@ var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not 
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
-func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting) error {
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting, verify Verify, s *session) error {
 	if r.fetched {
 		return nil
 	}
@@ -1154,10 +1199,16 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		}
 		r.sealed = sealed
 	}
-	if err := download(ctx, r.place, r.sealed, got); err != nil {
-		return err
+	err := download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
+		if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+			return err
+		}
+		return s.writeArtifacts(got, nil)
+	})
+	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
+		r.sealed = nil // it is another list by now
 	}
-	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+	if err != nil {
 		return err
 	}
 	r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.SkippedMore
@@ -1194,6 +1245,7 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	}
 	if r.lost() {
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil
 	}
 	if err := r.kill(ctx); err != nil {
@@ -1221,6 +1273,8 @@ func (r *run) kill(ctx context.Context) error {
 	r.removal = &StopStage{Stage: StageSandbox, DurationMS: milliseconds(time.Since(begin)), Gone: err == nil}
 	if err != nil {
 		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
+	} else {
+		r.kept.leave(errCollected)
 	}
 	return err
 }

@@ -60,7 +60,8 @@ var (
 	// ErrSink: OnEvent or OnMetric returned an error.
 	ErrSink = errors.New("event sink failed")
 
-	// ErrCollect: an artifact could not be brought home.
+	// ErrCollect: an artifact could not be brought home. [*CollectError] says
+	// which, and what is here.
 	ErrCollect = errors.New("artifacts not collected")
 
 	// ErrClosed: the adapter was closed.
@@ -233,3 +234,22 @@ func ownType(err error) string {
 	}
 	return ""
 }
+
+// CollectError reports that not all is here that is wanted of a run's artifacts. It
+// matches [ErrCollect], and [ErrSandboxGone], [ErrProtocol], an error of the
+// disk or another where that is why. While the sandbox lives Collect may be
+// called again, also by another process after Attach: what is here is then not
+// downloaded again, and a large file goes on where it was cut.
+type CollectError struct {
+	Got    *CollectedArtifacts // what is here, verified
+	Failed []SkippedArtifact   // what is not, and why; empty when the list could not be had
+	Err    error               // why, of the first few
+}
+
+// Error is text that can be printed.
+func (e *CollectError) Error() string {
+	return rpc.Printable(fmt.Sprintf("remote: %v: %v", ErrCollect, e.Err))
+}
+
+// Unwrap returns ErrCollect and what went wrong.
+func (e *CollectError) Unwrap() []error { return []error{ErrCollect, e.Err} }

@@ -77,7 +77,8 @@ type graph struct {
 	ready     func(i int) // told of a step that waits for nothing but its turn
 	limit     int
 	onFailure OnFailure
-	timeout   time.Duration // of a step; zero means none
+	timeout   time.Duration       // of a step; zero means none
+	fetch     map[string][]string // keys of outputs that the host may fetch, by step
 	configs   func(i int) (json.RawMessage, error)
 
 	// Of a run that a host before this one has begun: what it decided follows
@@ -263,6 +264,7 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 		Config:    config,
 		CfgPath:   s.cfgPath(),
 		Inputs:    inputs,
+		Fetch:     g.fetch[s.ID],
 		TimeoutMS: g.timeout.Milliseconds(),
 	}, nil
 }

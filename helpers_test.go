@@ -71,10 +71,25 @@ func newServer(t testing.TB, kind string, drivers *worker.Registry, opts ...mock
 // worker: theirs is the real one whatever the file holds.
 func connect(cfg remote.Config, server *mock.Server) remote.Config {
 	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
-	if cfg.WorkerPath == "" && strings.Contains(server.Isolation(), "in memory") {
+	switch {
+	case cfg.WorkerPath != "":
+	case strings.Contains(server.Isolation(), "in memory"):
 		cfg.WorkerPath = filepath.Join("testdata", "worker.txt")
+	default:
+		cfg.WorkerPath = plainWorker()
 	}
 	return cfg
+}
+
+// plainWorker names the tests' worker program where it is not this one: built
+// without the race detector, with which a process takes many times as long.
+// scripts/gotest makes it. Workers in this process have the detector, and with
+// OSIRIS_STRESS=1 all have it.
+func plainWorker() string {
+	if stressed() {
+		return ""
+	}
+	return os.Getenv("OSIRIS_TEST_WORKER")
 }
 
 // newAdapter returns an adapter of a kind, and the provider behind a proxy
@@ -97,7 +112,7 @@ func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options
 		cfg.InProcess = true
 		a, err = remote.NewLocalAdapter(cfg)
 	case "local":
-		a, err = remote.NewLocalAdapter(cfg)
+		a, err = newLocalAdapter(cfg)
 	case "proxy":
 		if opts == nil {
 			opts = &mock.Options{}
@@ -125,6 +140,13 @@ func newAdapter(t testing.TB, kind string, cfg remote.Config, opts *mock.Options
 		}
 	})
 	return a, provider
+}
+
+func newLocalAdapter(cfg remote.Config) (adapter, error) {
+	if cfg.WorkerPath == "" {
+		cfg.WorkerPath = plainWorker()
+	}
+	return remote.NewLocalAdapter(cfg)
 }
 
 // newContext returns a context with a session directory of its own.

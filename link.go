@@ -112,6 +112,8 @@ type pendingCall struct {
 	answer chan *rpc.Response // has room for one
 	stepID string             // of an execute_step
 
+	payload *payload // of a fetch_output; guarded by the link's lock
+
 	cancelled bool // it was asked to stop
 	frame     []byte
 	resend    time.Time
@@ -659,7 +661,7 @@ func (l *link) handle(f rpc.Frame) error {
 		}
 		return l.deliver(resp)
 	case rpc.FrameArrow:
-		return nil // the host asks for none yet
+		return l.chunk(f.Payload)
 	}
 	data, err := rpc.Data(f.Type, f.Payload)
 	if err != nil {
@@ -908,6 +910,9 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 		if l.recall(call, step) {
 			return 0, call.answer, nil
 		}
+	}
+	if fetch, ok := params.(*fetchRequest); ok {
+		call.payload = fetch.payload
 	}
 	raw, err := json.Marshal(params)
 	if err != nil {

@@ -97,8 +97,16 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 		return pl, err
 	}
 	defer done()
-	_, err = sendInputs(ctx, sb, sources)
-	return pl, err
+	if _, err := sendInputs(ctx, sb, sources); err != nil {
+		return pl, err
+	}
+	start := time.Now()
+	tables, err := sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
+	if err != nil {
+		return pl, err
+	}
+	tables.tell(s, time.Since(start))
+	return pl, tables.place(pl, s, false)
 }
 
 // localSandbox is this machine, as far as one run uses it.

@@ -98,6 +98,7 @@ func testDrivers() *worker.Registry {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}
 	addProcessDrivers(add)
+	addTableDrivers(add)
 	// Stands in for the database of the compiled example pipelines.
 	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		fields, err := s.ResolvedConnection()
@@ -213,11 +214,11 @@ func testDrivers() *worker.Registry {
 		return nil, nil
 	})
 	add("test.flood", worker.Transform, func(_ context.Context, s *worker.Step) (*worker.Result, error) {
-		var cfg struct{ Events int }
+		var cfg struct{ Events, Bytes int }
 		if err := s.DecodeConfig(&cfg); err != nil {
 			return nil, err
 		}
-		text := strings.Repeat("x", 80)
+		text := strings.Repeat("x", max(80, cfg.Bytes))
 		for i := range cfg.Events {
 			s.LogEvent("flood", map[string]any{"n": i, "text": text})
 		}

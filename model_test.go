@@ -36,7 +36,7 @@ func TestLeaseModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *modelSeed).run() })
 		return
 	}
-	schedules := 60
+	schedules := 30
 	switch {
 	case stressed():
 		schedules = 10_000

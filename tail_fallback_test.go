@@ -68,14 +68,15 @@ func TestJournalByFile(t *testing.T) {
 			}
 			return nil
 		}
-		m := flood(50_000) // two segments
+		m := flood(5000)
+		m.Steps[0].Config["bytes"] = 2000 // two segments
 		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 330_000}, Needs: []string{"flood"}})
 		result, _, err := remote.Run(t.Context(), a, m, ec)
 		if err != nil {
 			t.Errorf("%v\n%s", err, sessionLog(t, ec))
 		}
 		agree(t, ec, result, err)
-		floodNumbers(t, ec, 50_000)
+		floodNumbers(t, ec, 5000)
 		contains(t, sessionLog(t, ec), "reading the journal by file")
 		if silent := events(t, ec, "worker_silent"); len(silent) > 0 {
 			t.Errorf("a worker that is heard by file is said to be silent: %v", silent)
@@ -108,14 +109,15 @@ func TestJournalByRange(t *testing.T) {
 			}
 			return nil
 		}
-		m := flood(40_000)
+		m := flood(5000)
+		m.Steps[0].Config["bytes"] = 1500
 		m.Steps = append(m.Steps, remote.Step{ID: "more", Driver: "test.pause", Config: map[string]any{"ms": 1000}, Needs: []string{"flood"}})
 		result, _, err := remote.Run(t.Context(), a, m, ec)
 		if err != nil {
 			t.Errorf("%v\n%s", err, sessionLog(t, ec))
 		}
 		agree(t, ec, result, err)
-		floodNumbers(t, ec, 40_000)
+		floodNumbers(t, ec, 5000)
 		contains(t, sessionLog(t, ec), "reading the journal by file")
 	})
 }

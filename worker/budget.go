@@ -70,8 +70,8 @@ type heldMemory struct {
 }
 
 // take counts a batch, and reports whether there was room for it. If not,
-// nothing is counted.
-func (h *heldMemory) take(rec arrow.Record) bool {
+// nothing is counted, unless it has to be.
+func (h *heldMemory) take(rec arrow.Record, must bool) bool {
 	m := measured{seen: make(map[*memory.Buffer]bool)}
 	m.record(rec)
 	b := h.budget
@@ -83,7 +83,7 @@ func (h *heldMemory) take(rec arrow.Record) bool {
 			more += int64(buf.Cap())
 		}
 	}
-	if more > b.limit-b.used {
+	if more > b.limit-b.used && !must {
 		return false
 	}
 	b.used += more

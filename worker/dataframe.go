@@ -64,6 +64,20 @@ func (f *DataFrame) Reader() array.RecordReader {
 	return r
 }
 
+// Files returns the files that the table lies in, as absolute paths: one Arrow IPC
+// stream, not compressed, which is cut into them. There are none for a table in
+// memory. They are there while the caller owns the table, and must not be changed.
+func (f *DataFrame) Files() []string {
+	if f.file == nil {
+		return nil
+	}
+	names := make([]string, len(f.file.parts))
+	for i, p := range f.file.parts {
+		names[i] = p.path
+	}
+	return names
+}
+
 // onDisk reports whether the table is in files.
 func (f *DataFrame) onDisk() bool { return f.file != nil }
 

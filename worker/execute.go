@@ -208,9 +208,12 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	rowsIn, err := s.resolveInputs()
+	rowsIn, err := s.resolveInputs(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if entry.WholeTables {
+		s.warnOfSize()
 	}
 	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
 
@@ -291,6 +294,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	s.done = true
 	s.mu.Unlock()
 
+	w.keepFetched(p, outputs)
 	if p.Keep {
 		kept := make(map[string]*DataFrame, len(outputs))
 		for key, out := range outputs {
@@ -308,7 +312,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		w.mu.Lock()
 		kept := maps.Clone(w.outputs[p.StepID])
 		w.mu.Unlock()
-		if s.kept, err = w.keepOutputs(p.StepID, kept); err != nil {
+		if s.kept, err = w.keepOutputs(p.StepID, kept, p.Fetch); err != nil {
 			s.notKept(err)
 		}
 	}
@@ -379,7 +383,7 @@ func (s *stepRun) config() (map[string]any, error) {
 
 // resolveInputs finds the inputs. The same output under two names, as with
 // "df" and "df_<step>", is reported and counted once, under the longer name.
-func (s *stepRun) resolveInputs() (rows int64, err error) {
+func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
 	seen := make(map[rpc.InputRef]bool)
 	names := slices.Sorted(maps.Keys(s.p.Inputs))
@@ -387,7 +391,7 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 	var reported []string
 	for _, name := range names {
 		ref := s.p.Inputs[name]
-		df, err := s.w.output(ref)
+		df, err := s.input(ctx, ref)
 		if err != nil {
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
@@ -400,13 +404,14 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 	}
 	slices.Sort(reported)
 	for _, name := range reported {
-		s.w.event(s.p.StepID, "inputs_resolved", map[string]any{
-			"from_step":   s.p.Inputs[name].FromStep,
-			"key":         name,
-			"rows":        s.inputs[name].Rows(),
-			"from_memory": !s.inputs[name].onDisk(),
-			"from_spill":  s.inputs[name].onDisk(),
-		})
+		ref, df := s.p.Inputs[name], s.inputs[name]
+		fields := map[string]any{"key": name, "rows": df.Rows(), "from_memory": !df.onDisk(), "from_spill": df.onDisk()}
+		if ref.Table != "" {
+			fields["table"] = ref.Table
+		} else {
+			fields["from_step"] = ref.FromStep
+		}
+		s.w.event(s.p.StepID, "inputs_resolved", fields)
 	}
 	s.mu.Lock()
 	s.rowsIn = rows
@@ -415,6 +420,29 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 		s.Metric("rows_in", float64(rows), "rows")
 	}
 	return rows, nil
+}
+
+// warnOfSize says that a driver which needs whole tables may get more than there
+// is room for.
+func (s *stepRun) warnOfSize() {
+	var names []string
+	total := int64(0)
+	seen := make(map[*DataFrame]bool)
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(s.inputs))) { // "df_a" before "df"
+		if df := s.inputs[name]; !seen[df] {
+			seen[df] = true
+			total += df.bytes
+			names = append(names, fmt.Sprintf("%s %s", name, byteSize(df.bytes)))
+		}
+	}
+	budget, _ := s.w.budget.state()
+	if total <= budget {
+		return
+	}
+	slices.Reverse(names)
+	s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: s.p.StepID, Message: fmt.Sprintf(
+		"driver %q has whole tables in memory, and its inputs take %s there (%s), more than the memory budget of %s: it may run out of memory",
+		s.p.Driver, byteSize(total), strings.Join(names, ", "), byteSize(budget))}, false)
 }
 
 func (s *stepRun) releaseInputs() {
@@ -556,7 +584,8 @@ func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map
 		for _, f := range r.Schema().Fields() {
 			out.ref.Columns = append(out.ref.Columns, s.w.known.redact.String(f.Name))
 		}
-		if s.p.Keep {
+		fetched := slices.Contains(s.p.Fetch, key)
+		if s.p.Keep || fetched {
 			df, err := s.gather(key, i, r)
 			if err != nil {
 				return nil, err
@@ -564,6 +593,9 @@ func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map
 			out.df, out.ref.Rows, out.ref.Bytes = df, df.Rows(), df.bytes
 			if df.onDisk() {
 				out.ref.Spilled = &rpc.SpilledOutput{Path: s.w.relative(df.file.parts[0].path), Bytes: df.file.size()}
+			}
+			if fetched {
+				out.ref.Stream = s.w.streamRef(df.file)
 			}
 		} else if out.ref.Rows, err = countRows(r); err != nil {
 			return nil, err

@@ -23,6 +23,7 @@ type frameFile struct {
 	mem memory.Allocator
 
 	parts   []filePart // one or more
+	sums    []string   // of each part, see [rpc.XXH3]; nil where they are not known
 	rows    int64
 	batches int64
 	xxh3    string // of the stream, see [rpc.XXH3]; empty where it is not known
@@ -43,7 +44,7 @@ func openDataFrame(f frameFile, bytes int64, remove func()) (*DataFrame, error) 
 	if f.mem == nil {
 		f.mem = memory.DefaultAllocator
 	}
-	src := &partReader{fs: f.fs, parts: f.parts}
+	src := &partReader{fs: f.fs, parts: f.parts, sums: f.sums}
 	defer src.close()
 	r, err := f.open(src)
 	if err != nil {
@@ -84,7 +85,7 @@ func (f *DataFrame) verify() error {
 // reader returns a reader of the whole table, which retains df.
 func (f *frameFile) reader(df *DataFrame) *fileReader {
 	df.Retain()
-	r := &fileReader{df: df, file: f, src: &partReader{fs: f.fs, parts: f.parts}}
+	r := &fileReader{df: df, file: f, src: &partReader{fs: f.fs, parts: f.parts, sums: f.sums}}
 	r.refs.Store(1)
 	if f.xxh3 != "" {
 		r.src.hash = xxh3.New128()
@@ -194,6 +195,9 @@ type partReader struct {
 	off   int64      // in file
 	left  int64      // of all parts
 	hash  *xxh3.Hasher128
+
+	sums []string // of the parts; nil where they are not known
+	part *xxh3.Hasher128
 }
 
 func (r *partReader) Read(p []byte) (int, error) {
@@ -215,13 +219,32 @@ func (r *partReader) Read(p []byte) (int, error) {
 				if r.hash != nil {
 					r.hash.Write(p[:n])
 				}
+				if r.sums != nil {
+					r.part.Write(p[:n])
+				}
 			}
 			return n, err
+		}
+		if err := r.checkPart(); err != nil {
+			return 0, err
 		}
 		r.close()
 		r.parts, r.off = r.parts[1:], 0
 	}
 	return 0, io.EOF
+}
+
+// checkPart compares the part that was read with its sum.
+func (r *partReader) checkPart() error {
+	if r.sums == nil {
+		return nil
+	}
+	want := r.sums[0]
+	r.sums = r.sums[1:]
+	if got := sumOf(r.part); got != want {
+		return fmt.Errorf("%s is not what was sent: its XXH3 hash is %s, not %.64s", filepath.Base(r.parts[0].path), got, want)
+	}
+	return nil
 }
 
 // open opens the first part, which must have the size that it had.
@@ -239,6 +262,9 @@ func (r *partReader) open() error {
 		return errors.Join(err, file.Close())
 	}
 	r.file = file
+	if r.sums != nil {
+		r.part = xxh3.New128()
+	}
 	return nil
 }
 

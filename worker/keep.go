@@ -44,7 +44,8 @@ type keptOutput struct {
 	Rows    int64  `json:"rows"`
 	Batches int64  `json:"batches"`
 	Bytes   int64  `json:"bytes"`
-	XXH3    string `json:"xxh3"` // it finds damage, and who wants to change a file here can do so anyway
+	Fetch   bool   `json:"fetch,omitempty"` // the host may fetch it, also when no step needs it any more
+	XXH3    string `json:"xxh3"`            // it finds damage, and who wants to change a file here can do so anyway
 }
 
 func (k *keptStep) output(key string) (keptOutput, bool) {
@@ -67,7 +68,7 @@ func (w *ProxyWorker) beginStep(stepID string) error {
 }
 
 // keepOutputs writes a step's outputs, but for those that are on disk already.
-func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) ([]keptOutput, error) {
+func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame, fetch []string) ([]keptOutput, error) {
 	dir := w.path(outputsDir, stepID)
 	var kept []keptOutput
 	for i, key := range slices.Sorted(maps.Keys(outputs)) {
@@ -79,7 +80,7 @@ func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) 
 			}
 			f = &written
 		}
-		kept = append(kept, keptOutput{Key: key, File: filepath.Base(f.parts[0].path), Rows: f.rows, Batches: f.batches, Bytes: f.size(), XXH3: f.xxh3})
+		kept = append(kept, keptOutput{Key: key, Fetch: slices.Contains(fetch, key), File: filepath.Base(f.parts[0].path), Rows: f.rows, Batches: f.batches, Bytes: f.size(), XXH3: f.xxh3})
 	}
 	return kept, nil
 }
@@ -140,7 +141,9 @@ func (w *ProxyWorker) unkeep(steps []string) {
 			continue // they count as needed, so they have to stay
 		}
 		for _, out := range k.Outputs {
-			_ = w.opts.FS.RemoveAll(filepath.Join(dir, out.File))
+			if !out.Fetch {
+				_ = w.opts.FS.RemoveAll(filepath.Join(dir, out.File))
+			}
 		}
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -85,8 +87,13 @@ func writeFrame(fsys FS, name string, df *DataFrame, mem memory.Allocator) (fram
 // budget has room for it, else in a file of the run's folder, from the first
 // batch on. It does not release r.
 func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame, err error) {
-	w := s.w
-	g := gathering{s: s, key: key, name: outputFile(i), held: heldMemory{budget: w.budget}}
+	g := gathering{s: s, key: key, dir: s.w.path(outputsDir, s.p.StepID), name: outputFile(i), fetched: slices.Contains(s.p.Fetch, key)}
+	return g.gather(r)
+}
+
+func (g *gathering) gather(r array.RecordReader) (df *DataFrame, err error) {
+	s := g.s
+	g.held.budget = s.w.budget
 	defer func() {
 		if df == nil { // also when r panics
 			err = errors.Join(err, g.abort())
@@ -103,6 +110,11 @@ func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("read output: %w", err)
 	}
+	if g.spill == nil && g.fetched {
+		if err := g.begin(r.Schema()); err != nil {
+			return nil, g.failed(err)
+		}
+	}
 	if g.spill == nil {
 		df = &DataFrame{schema: r.Schema(), rows: g.rows, bytes: g.bytes, batches: g.batches, drop: g.held.release}
 		df.refs.Store(1)
@@ -115,19 +127,25 @@ func (s *stepRun) gather(key string, i int, r array.RecordReader) (df *DataFrame
 type gathering struct {
 	s    *stepRun
 	key  string
+	dir  string // of its file
 	name string // of its file
+
+	fetched bool // the host may fetch it: it goes to its file in any case, and stays there
 
 	rows    int64
 	bytes   int64          // in memory, were it there
 	batches []arrow.Record // in memory
 	held    heldMemory     // by batches
 	spill   *spillWriter   // nil while everything is in memory
+
+	checked    bool
+	unwritable error // why it cannot go to disk
 }
 
 // add takes a batch in.
 func (g *gathering) add(rec arrow.Record) error {
 	g.rows += rec.NumRows()
-	if g.spill == nil && g.held.take(rec) {
+	if g.spill == nil && !g.fetched && (g.held.take(rec, false) || g.stays(rec)) {
 		g.bytes = g.held.bytes
 		rec.Retain()
 		g.batches = append(g.batches, rec)
@@ -145,15 +163,29 @@ func (g *gathering) add(rec arrow.Record) error {
 	return nil
 }
 
+// stays reports whether a batch must be held in memory although there is no
+// room: Arrow's streams have no place for its types.
+func (g *gathering) stays(rec arrow.Record) bool {
+	if !g.checked {
+		g.checked = true
+		// A writer that has nothing to write only finds out whether it could.
+		g.unwritable = rpc.NewArrowWriter(io.Discard, rec.Schema(), g.s.w.opts.Memory).Close()
+		if g.unwritable != nil {
+			g.s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: g.s.p.StepID, Message: fmt.Sprintf(
+				"output %q does not fit into the memory budget and stays in memory all the same: %v", g.key, g.unwritable)}, false)
+		}
+	}
+	return g.unwritable != nil && g.held.take(rec, true)
+}
+
 // begin puts what was gathered into a file.
 func (g *gathering) begin(schema *arrow.Schema) error {
 	w := g.s.w
-	dir := w.path(outputsDir, g.s.p.StepID)
-	if err := w.opts.FS.MkdirAll(dir); err != nil {
+	if err := w.opts.FS.MkdirAll(g.dir); err != nil {
 		return err
 	}
 	var err error
-	if g.spill, err = newSpillWriter(w.opts.FS, filepath.Join(dir, g.name), schema, w.opts.Memory); err != nil {
+	if g.spill, err = newSpillWriter(w.opts.FS, filepath.Join(g.dir, g.name), schema, w.opts.Memory); err != nil {
 		return err
 	}
 	for _, rec := range g.batches {
@@ -195,7 +227,7 @@ func (g *gathering) close() (*DataFrame, error) {
 		return nil, g.failed(err)
 	}
 	f.owned = new(atomic.Bool)
-	f.owned.Store(true)
+	f.owned.Store(!g.fetched)
 	remove := func() {
 		if f.owned.Load() {
 			_ = f.fs.RemoveAll(spill.name) // what cannot be removed goes with the run's folder
@@ -205,7 +237,11 @@ func (g *gathering) close() (*DataFrame, error) {
 	if err != nil {
 		return nil, errors.Join(g.failed(err), f.fs.RemoveAll(spill.name))
 	}
-	g.s.Event("output_spilled", map[string]any{
+	event := "output_spilled"
+	if g.fetched {
+		event = "output_kept"
+	}
+	g.s.Event(event, map[string]any{
 		"key": g.key, "rows": f.rows, "batches": f.batches, "bytes": f.size(), "memory_bytes": g.bytes,
 		"path": w.relative(spill.name),
 	})
@@ -215,7 +251,7 @@ func (g *gathering) close() (*DataFrame, error) {
 // failed says what was to be done and could not be.
 func (g *gathering) failed(err error) error {
 	w := g.s.w
-	e := &spillError{key: g.key, dir: w.path(outputsDir), err: err}
+	e := &spillError{key: g.key, dir: w.path(outputsDir), fetched: g.fetched, err: err}
 	e.budget, e.used = w.budget.state()
 	if _, ok := w.opts.FS.(OSFS); ok {
 		e.free, e.total, e.known = diskSpace(w.opts.Dir)
@@ -232,9 +268,10 @@ func (w *ProxyWorker) relative(name string) string {
 	return filepath.ToSlash(rel)
 }
 
-// spillError: an output has no place, neither in memory nor on disk.
+// spillError: an output has no place on disk, where it has to be.
 type spillError struct {
 	key          string
+	fetched      bool // since the host may fetch it
 	budget, used int64
 	dir          string
 	free, total  int64 // of the disk, where that is known
@@ -246,6 +283,9 @@ func (e *spillError) Error() string {
 	disk := e.dir
 	if e.known {
 		disk = fmt.Sprintf("%s: %s of %s are free", e.dir, byteSize(e.free), byteSize(e.total))
+	}
+	if e.fetched {
+		return fmt.Sprintf("output %q, which the host may fetch, could not be written to disk (%s): %v", e.key, disk, e.err)
 	}
 	return fmt.Sprintf("output %q does not fit into the memory budget (%s, of which %s are in use) and could not be written to disk (%s): %v",
 		e.key, byteSize(e.budget), byteSize(e.used), disk, e.err)

@@ -63,10 +63,13 @@ type running struct {
 
 func run(t *testing.T, opts worker.Options, drivers map[string]driverFunc) *running {
 	t.Helper()
-	if opts.Dir == "" {
-		opts.Dir = t.TempDir()
-	}
 	opts.Drivers = registry(drivers)
+	return runWith(t, opts)
+}
+
+func runWith(t *testing.T, opts worker.Options) *running {
+	t.Helper()
+	opts.Dir = t.TempDir()
 	w, err := worker.New(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -601,4 +604,138 @@ func TestSpillFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A table that no stream can hold stays in memory, and the worker says so.
+func TestSpillUnwritable(t *testing.T) {
+	views := &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int8, ValueType: arrow.BinaryTypes.StringView}
+	schema := arrow.NewSchema([]arrow.Field{{Name: "d", Type: views}}, nil)
+	w := run(t, worker.Options{MemoryBudget: 1}, map[string]driverFunc{
+		"make": func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+			return worker.Output(newStream(schema, 3, func(int) (arrow.Record, error) {
+				values := arrowtest.Sample(s.Memory(), views.ValueType, 4)
+				defer values.Release()
+				indices := arrowtest.Sample(s.Memory(), arrow.PrimitiveTypes.Int8, 1)
+				defer indices.Release()
+				col := array.NewDictionaryArray(views, indices, values)
+				defer col.Release()
+				return array.NewRecord(schema, []arrow.Array{col}, 1), nil
+			})), nil
+		},
+		"read": func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+			df, err := s.OnlyInput()
+			if err == nil && df.Rows() != 3 {
+				err = fmt.Errorf("%d rows", df.Rows())
+			}
+			return nil, err
+		},
+	})
+	if out := w.step("a", "make", "").Outputs["df"]; out.Spilled != nil || out.Bytes == 0 {
+		t.Errorf("%+v", out)
+	}
+	w.step("b", "read", "a", "a")
+	said := w.events("")
+	if len(said) != 1 || !strings.Contains(fmt.Sprint(said[0]["message"]), "stays in memory") {
+		t.Errorf("the log is %v", said)
+	}
+}
+
+// A driver that has whole tables in memory is warned of, where they are larger
+// than the budget, before it starts.
+func TestWholeTables(t *testing.T) {
+	for _, test := range []struct {
+		budget int64
+		whole  bool
+		want   string
+	}{
+		{1 << 20, true, `driver "whole" has whole tables in memory, and its inputs take 2.0 MiB there (df_a 2.0 MiB), more than the memory budget of 1.0 MiB: it may run out of memory`},
+		{4 << 20, true, ""},
+		{1 << 20, false, ""},
+	} {
+		drivers := registry(flow(16, 16<<10))
+		drivers.Add(worker.Registration{Name: "whole", Mode: worker.Write, WholeTables: test.whole, New: func() worker.Driver {
+			return driverFunc(func(context.Context, *worker.Step) (*worker.Result, error) { return nil, nil })
+		}})
+		w := runWith(t, worker.Options{MemoryBudget: test.budget, Drivers: drivers})
+		w.step("a", "make.extractor", "")
+		in := rpc.InputRef{FromStep: "a"}
+		if _, err := w.ExecuteStep(t.Context(), &rpc.ExecuteStep{StepID: "b", Driver: "whole", Inputs: map[string]rpc.InputRef{"df": in, "df_a": in}}); err != nil {
+			t.Error(err)
+		}
+		var said []string
+		for _, l := range w.events("") {
+			said = append(said, l["message"].(string))
+		}
+		if got := strings.Join(said, "\n"); got != test.want {
+			t.Errorf("budget %d, whole tables %v: %q, want %q", test.budget, test.whole, got, test.want)
+		}
+	}
+}
+
+// With Keep, what goes to disk is written once, and a worker that comes after
+// another's death reads it from there.
+func TestSpillKept(t *testing.T) {
+	const batches, rows = 32, 8 << 10
+	m := &mortalFS{}
+	created := make(map[string]int)
+	m.deny = func(name string) error { created[filepath.Base(name)]++; return nil }
+	program := worker.Program{Drivers: registry(flow(batches, rows)), FS: m}
+	h := startIn(t, program, t.TempDir(), 0, "-keep")
+	h.hello(1)
+	var made rpc.StepResult
+	if err := h.call(rpc.MethodExecuteStep, rpc.ExecuteStep{StepID: "a", Driver: "make.extractor", Keep: true}, &made); err != nil {
+		t.Fatal(err)
+	}
+	if made.Outputs["df"].Spilled == nil || created["0.arrow"] != 1 {
+		t.Errorf("the output was written %d times: %+v", created["0.arrow"], made)
+	}
+	cursor := h.die(m)
+	if got := recovered(t, h.dir); len(got.Finished) != 1 || len(got.Lost) > 0 {
+		t.Errorf("recovered %+v", got)
+	}
+	file := filepath.Join(h.dir, "outputs", "a", "0.arrow")
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	program.FS = &mortalFS{}
+	h = startIn(t, program, h.dir, cursor, "-resume")
+	h.hello(1)
+	read := func(id string, release ...string) {
+		t.Helper()
+		if err := h.call(rpc.MethodExecuteStep, rpc.ExecuteStep{StepID: id, Driver: "read", Inputs: map[string]rpc.InputRef{"df": {FromStep: "a"}}, Release: release}, nil); err != nil {
+			t.Error(err)
+		}
+		h.expectLine("inputs_resolved", "from_spill", true)
+	}
+	read("b")
+	read("c", "a")
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("released, and it is still there: %v", err)
+	}
+}
+
+// Without a budget of its own a worker takes half of the memory, and a host may
+// say another one.
+func TestMemoryBudgetDefault(t *testing.T) {
+	h := start(t, nil)
+	hello := h.hello(0)
+	want := hello.MemoryBytes / 2
+	if hello.MemoryBytes == 0 {
+		want = 1 << 30
+	}
+	if hello.MemoryBudget != want {
+		t.Errorf("budget %d of %d", hello.MemoryBudget, hello.MemoryBytes)
+	}
+	if hello := start(t, nil).hello(12345); hello.MemoryBudget != 12345 {
+		t.Errorf("budget %d", hello.MemoryBudget)
+	}
+}
+
+// hello shakes hands, with a budget.
+func (h *host) hello(budget int64) (r rpc.HandshakeResult) {
+	h.t.Helper()
+	if err := h.call(rpc.MethodHandshake, rpc.Handshake{MinVersion: rpc.Version, MaxVersion: rpc.Version, SessionID: "s", MemoryBudget: budget}, &r); err != nil {
+		h.t.Fatal(err)
+	}
+	return r
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,6 +106,8 @@ type ProxyWorker struct {
 	steps     map[string]*stepCall               // by step id, for the worker's life
 	measured  map[*stepRun]bool                  // whose drivers run
 	kept      map[string]*keptStep               // on disk, by step id
+	tables    map[string]*hostTable              // of the host; set by the handshake
+	fetched   map[rpc.FetchOutput]*DataFrame     // that the host may fetch
 	abandoned int                                // drivers that were left behind
 }
 
@@ -433,13 +436,17 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		var p rpc.SealArtifacts
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
 		w.mu.Lock()
 		abandoned := w.abandoned
 		w.mu.Unlock()
 		if abandoned > 0 {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
 		}
-		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
+		return Seal(ctx, w.opts.FS, w.path(artifactsDir), &p)
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
@@ -562,6 +569,7 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 	if p.MemoryBudget > 0 {
 		w.budget.setLimit(p.MemoryBudget)
 	}
+	w.setTables(p.Tables)
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
 	w.setPaceLocked(p.HeartbeatMS)
@@ -598,15 +606,18 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
+	n, err := rpc.RequestNumber(id)
+	if err != nil {
+		return nil, err
+	}
+	if result, ok, err := w.fetchKept(ctx, uint32(n), rpc.FetchOutput{StepID: p.StepID, Key: cmp.Or(p.Key, DefaultOutput)}); ok || err != nil {
+		return result, err
+	}
 	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
 	if err != nil {
 		return nil, err
 	}
 	defer df.Release()
-	n, err := rpc.RequestNumber(id)
-	if err != nil {
-		return nil, err
-	}
 	payload := rpc.NewPayloadWriter(uint32(n), w.journal.Append)
 	out := rpc.NewArrowWriter(payload, df.Schema(), w.opts.Memory)
 	reader := df.Reader()
@@ -665,8 +676,13 @@ func (w *ProxyWorker) release(steps []string) {
 }
 
 func (w *ProxyWorker) releaseAll() {
+	w.releaseTables()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for name, df := range w.fetched {
+		df.Release()
+		delete(w.fetched, name)
+	}
 	for id, outputs := range w.outputs {
 		for _, df := range outputs {
 			df.Release()

@@ -357,9 +357,9 @@ func TestAgainstPandas(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d (OSIRIS_TEST_SEED repeats it)", seed)
-	rounds := 1500
-	if testing.Short() {
-		rounds = 200
+	rounds := 500
+	if stress, _ := strconv.ParseBool(os.Getenv("OSIRIS_STRESS")); stress {
+		rounds = 5000
 	}
 	g := &generator{rand.New(rand.NewPCG(seed, 1))}
 	for i := range rounds {
