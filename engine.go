@@ -638,7 +638,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
 			span := r.ec.traceStep(ctx, l.session, p.Plan.Steps[i], req)
 			defer func() { span.End(l.session.redacted(err)) }()
-			r.meter.asked(req)
+			r.meter.asked(req, l.place.tables)
 			result, err := w.step(ctx, req)
 			r.meter.answered(req.StepID, told(result, err))
 			if err != nil {
