@@ -314,7 +314,7 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	var took time.Duration
 	group.Go(func() (err error) {
 		defer s.meter.transfer()()
-		tables, err = sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
+		tables, err = a.sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
 		took = time.Since(start)
 		return err
 	})

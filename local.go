@@ -102,7 +102,7 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 	}
 	start := time.Now()
 	moved := s.meter.transfer()
-	tables, err := sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
+	tables, err := a.sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
 	moved()
 	if err != nil {
 		return pl, err
