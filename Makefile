@@ -32,6 +32,7 @@ test: ## install what is missing, check the code, run all tests with the race de
 gotest: ## only run the tests
 	OSIRIS_TEST_PYTHON="$(PYTHON)" OSIRIS_TEST_NODE="$(NODE)" GO="$(GO)" scripts/gotest $(RACE) -parallel 8 -shuffle=on $(TESTFLAGS) ./...
 	$(if $(DUCKDB),cd $(DUCKDB) && OSIRIS_TEST_PYTHON="$(PYTHON)" $(GO) test -shuffle=on $(TESTFLAGS) ./...)
+	cd otel && $(GO) test $(RACE) -shuffle=on $(TESTFLAGS) ./...
 	@[ -n "$(DUCKDB)" ] || echo "test: there is no C compiler with libstdc++.a: the tests of worker/drivers/duckdb were skipped"
 	@[ -n "$(RACE)" ] || echo "test: there is no C compiler: the race detector was off"
 	@[ -n "$(PYTHON)" ] || echo "test: there is no .venv with pandas and e2b: the tests with them were skipped"
@@ -45,6 +46,7 @@ lint: ## check format, go vet on three systems, staticcheck, go.mod
 	GOOS=windows $(GO) vet ./...
 	$(STATICCHECK) ./...
 	$(GO) mod tidy -diff
+	cd otel && $(GO) vet ./... && $(STATICCHECK) ./... && $(GO) mod tidy -diff
 	@# No go mod tidy there: it fetches DuckDB for all platforms, half a gigabyte.
 	$(if $(DUCKDB),cd $(DUCKDB) && $(GO) vet ./... && $(STATICCHECK) ./...)
 

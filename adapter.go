@@ -89,6 +89,16 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 			result.Stopped = append(result.Stopped, *stage)
 		}
 	}
+	if r, ok := a.(interface {
+		lastReceipt(sessionID string) *Receipt
+	}); ok {
+		if receipt := r.lastReceipt(ec.SessionID); receipt != nil {
+			result.Receipt = receipt
+			if files != nil {
+				files.Receipt = receipt
+			}
+		}
+	}
 	if collectErr != nil && result.Success {
 		result.Success, result.ExitCode, result.ErrorMessage = false, 1, collectErr.Error()
 	}
@@ -201,12 +211,17 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		held = newLease(sb, p.SandboxConfig.lease())
 		held.hold(ctx, s)
 		info := sb.Info()
+		s.meter.runs(info)
+		s.meter.enter(phaseUpload) // whose files are read meanwhile, or now
 		if err := s.save(func(c *checkpoint) { c.last().ID, c.last().Template = info.ID, info.Template }); err != nil {
 			return err
 		}
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 		})
+		if a.cfg.MaxCost > 0 && info.CPU == 0 && info.MemoryGB == 0 {
+			return fmt.Errorf("remote: %w: %w", ErrUnsupported, errSizeUnknown)
+		}
 		plan.tellNetwork(s, sb)
 		network = plan.watch(ctx, s, sb)
 		return nil
@@ -295,6 +310,13 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 			return nil
 		})
 	}
+	var tables *sentTables
+	var took time.Duration
+	group.Go(func() (err error) {
+		tables, err = sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
+		took = time.Since(start)
+		return err
+	})
 	var sent int64
 	group.Go(func() (err error) {
 		sent, err = sendInputs(ctx, pl.sandbox, inputs)
@@ -306,7 +328,8 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	s.event("sandbox_inputs_uploaded", map[string]any{
 		"files": len(inputs), "bytes": sent, "duration_ms": milliseconds(time.Since(start)),
 	})
-	return nil
+	tables.tell(s, took)
+	return tables.place(pl, s, true)
 }
 
 // contextOf returns the context that a run is executed with.

@@ -227,6 +227,12 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 		return nil, errors.Join(err, s.close())
 	}
 	defer found.letGo()
+	if pl := found.place; pl != nil { // for a worker that is started again
+		if pl.tables, err = savedTables(ec.LogsDir, p); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		pl.sent = tableSums(pl.tables)
+	}
 	var answers *stepAnswers
 	if found.gone != nil {
 		answers, err = s.keepAll(c)
@@ -236,6 +242,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	if err == nil {
 		c.Epoch++
 		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
+		s.meter = a.resumeMeter(c, p, found.gone)
 		err = s.useCheckpoint(c) // before the worker hears of it
 	}
 	if err != nil {
@@ -244,6 +251,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
 		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
+		meter:   s.meter,
 		secrets: known,
 		session: s,
 		work: func(ctx context.Context, r *run, s *session) error {
@@ -470,6 +478,10 @@ func (r *run) replay(answers *stepAnswers, started map[string]bool, why error) [
 			res.fail(partial(resp.Error), stepError(context.Background(), step, resp.Error))
 		} else if json.Unmarshal(resp.Result, &ok) == nil {
 			res.succeed(&ok)
+			if r.outputs == nil {
+				r.outputs = make(map[string]map[string]rpc.OutputRef)
+			}
+			r.outputs[step.ID] = ok.Outputs
 		}
 	}
 	return results
@@ -523,17 +535,38 @@ func (a *E2BTransparentProxy) take(ctx context.Context, p *PreparedRun, ec *Exec
 		r.place, r.removed = nil, true
 		gone, err = err, nil
 	}
+	r.meter = a.resumeMeter(c, p, gone)
+	s.meter = r.meter
 	if err == nil {
 		err = s.whole(c)
 	}
 	if err == nil {
-		_, err = s.rewind(c)
+		var answers *stepAnswers
+		if answers, err = s.rewind(c); err == nil {
+			r.rememberOutputs(answers)
+		}
 	}
 	if err == nil {
 		c.Epoch++
 		err = s.useCheckpoint(c)
 	}
 	return r, gone, err
+}
+
+// rememberOutputs finds the outputs that are kept in what the worker has answered
+// to hosts of before.
+func (r *run) rememberOutputs(answers *stepAnswers) {
+	if r.place == nil {
+		r.kept.leave(errCollected)
+		return
+	}
+	for stepID := range r.prepared.fetchKeys() {
+		var result rpc.StepResult
+		if resp := answers.byStep[stepID]; resp != nil && resp.Error == nil && json.Unmarshal(resp.Result, &result) == nil {
+			r.kept.add(r.place, nil, stepID, result.Outputs)
+		}
+	}
+	r.kept.end()
 }
 
 // lost reports whether a run that was executed here is another host's by now:

@@ -64,6 +64,7 @@ type checkpoint struct {
 	Tally         lineTally        `json:"tally"`                // of the worker's lines in them
 	Restarts      int              `json:"restarts,omitempty"`   // of the worker so far
 	Restarting    bool             `json:"restarting,omitempty"` // there may be a worker whose pid is not here
+	Meter         *meterState      `json:"meter,omitempty"`
 	Result        *ExecResult      `json:"result,omitempty"`
 	Status        *status          `json:"status,omitempty"`
 }
@@ -152,6 +153,9 @@ func (s *session) saveLocked(change func(*checkpoint)) error {
 		return err
 	}
 	change(s.check)
+	if s.meter != nil {
+		s.check.Meter = s.meter.state()
+	}
 	s.check.SavedAt = time.Now().UTC()
 	err := writeJSON(s.path(checkpointFile), s.check)
 	if err != nil {
@@ -478,7 +482,7 @@ func (l *lineFile) truncate(size int64) error {
 // checkpoint itself goes last, so that nothing is left that nobody knows of.
 func dropCheckpoint(dir string) error {
 	var errs []error
-	for _, name := range []string{answersFile, fetchedFile, preparedFile, checkpointFile} {
+	for _, name := range []string{answersFile, fetchedFile, tablesFile, preparedFile, checkpointFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remote: session directory: %w", err))
 		}

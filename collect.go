@@ -4,22 +4,16 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"os"
 	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"unicode/utf8"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
@@ -29,24 +23,29 @@ import (
 const (
 	maxSealBytes = 1 << 30 // of the list; some 200 bytes a file
 	maxSealEntry = 1 << 20 // of one entry of it
-	maxSkipped   = 10_000  // that are named
+	maxSkipped   = 100_000 // that are named
 	maxPathDepth = 64
 	maxPathBytes = 1024
 	maxNameBytes = 255 // of one element, as of most file systems
+
+	maxSkippedBytes = 16 << 20 // of names and reasons of what is skipped
 )
 
 // collecting is what a run may bring home.
 type collecting struct {
 	steps  map[string]bool   // of the run
 	wanted map[string]string // ExecutionContext.Outputs
-	files  int               // at most, directories among them
+	policy rpc.SealArtifacts
+	files  int // at most, directories among them
 	bytes  int64
 	goos   string // of this machine
 }
 
 func (e *engine) collecting(r *run) collecting {
+	policy, _ := e.cfg.policy() // which was valid when the adapter was made
 	c := collecting{
-		steps: make(map[string]bool), wanted: r.ec.Outputs, goos: runtime.GOOS,
+		policy: wantedOutputs(policy, r.ec.Outputs),
+		steps:  make(map[string]bool), wanted: r.ec.Outputs, goos: runtime.GOOS,
 		files: cmp.Or(e.cfg.MaxArtifacts, defaultMaxArtifacts), bytes: cmp.Or(e.cfg.MaxArtifactBytes, defaultMaxArtifactBytes),
 	}
 	for _, step := range r.prepared.Plan.Steps {
@@ -72,21 +71,25 @@ type chooser struct {
 	seen    map[string]bool // files (true) and directories of artifacts
 	entries int
 	total   int64
+	names   int // bytes of what is skipped
 }
 
 func (c collecting) chooser() *chooser {
 	return &chooser{collecting: c, seen: make(map[string]bool)}
 }
 
-func (c *chooser) skip(name, reason string) {
-	if len(c.skipped) >= maxSkipped {
+func (c *chooser) skip(name string, size int64, reason string) {
+	s := SkippedArtifact{Path: printableName(clip(name, maxPathBytes)), Size: max(size, 0), Reason: printableName(clip(reason, maxPathBytes))}
+	if c.names += len(s.Path) + len(s.Reason); len(c.skipped) >= maxSkipped || c.names > maxSkippedBytes {
 		c.more++
 		return
 	}
-	c.skipped = append(c.skipped, SkippedArtifact{
-		Path:   strings.ToValidUTF8(clip(name, maxPathBytes), "\uFFFD"),
-		Reason: strings.ToValidUTF8(clip(reason, maxPathBytes), "\uFFFD"),
-	})
+	c.skipped = append(c.skipped, s)
+}
+
+// printableName is a name as it may be shown, in one line.
+func printableName(name string) string {
+	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(rpc.Printable(name))
 }
 
 // add takes an entry, or skips it. The error is for what no run can leave.
@@ -95,8 +98,12 @@ func (c *chooser) add(a rpc.Artifact) error {
 	if !isInside(a.Path) || a.Size < 0 || known || folderOf(a.Path) == systemArtifacts && a.Path != installLog {
 		return impossible(a)
 	}
-	if why := c.unfit(a.Path); why != "" {
-		c.skip(a.Path, why)
+	why := c.unfit(a.Path)
+	if why == "" {
+		why = c.policy.Unwanted(a.Path, a.Size)
+	}
+	if why != "" {
+		c.skip(a.Path, a.Size, why)
 		return nil
 	}
 	_, wanted := c.wanted[a.Path]
@@ -111,10 +118,10 @@ func (c *chooser) add(a rpc.Artifact) error {
 	}
 	switch {
 	case c.entries+cost > c.files && !wanted:
-		c.skip(a.Path, fmt.Sprintf("there are more than %d files and directories (Config.MaxArtifacts)", c.files))
+		c.skip(a.Path, a.Size, fmt.Sprintf("there are more than %d files and directories (Config.MaxArtifacts)", c.files))
 		return nil
 	case a.Size > c.bytes-c.total:
-		c.skip(a.Path, fmt.Sprintf("with its %d bytes there are more than %d (Config.MaxArtifactBytes)", a.Size, c.bytes))
+		c.skip(a.Path, a.Size, fmt.Sprintf("with its %d bytes there are more than %d (Config.MaxArtifactBytes)", a.Size, c.bytes))
 		return nil
 	}
 	for dir := path.Dir(a.Path); dir != "."; dir = path.Dir(dir) {
@@ -123,8 +130,9 @@ func (c *chooser) add(a rpc.Artifact) error {
 	c.seen[a.Path] = true
 	c.entries += cost
 	c.total += a.Size
-	a.SHA256 = clip(a.SHA256, 2*sha256.Size)
-	c.artifacts = append(c.artifacts, rpc.Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256})
+	c.artifacts = append(c.artifacts, rpc.Artifact{
+		Path: a.Path, Size: a.Size, SHA256: clip(a.SHA256, 2*sha256.Size), XXH3: clip(a.XXH3, 2*xxh3Size), Mode: a.Mode.Perm(),
+	})
 	return nil
 }
 
@@ -202,7 +210,7 @@ func isDevice(name string) bool {
 func (c collecting) choose(list *rpc.SealResult) (*sealed, error) {
 	to := c.chooser()
 	for _, s := range list.Skipped {
-		to.skip(s.Path, s.Reason)
+		to.skip(s.Path, s.Size, s.Reason)
 	}
 	for _, a := range list.Artifacts {
 		if err := to.add(a); err != nil {
@@ -271,7 +279,7 @@ func (c collecting) read(r io.Reader) (*sealed, error) {
 				if err := dec.Decode(&s); err != nil {
 					return nil, fail(err)
 				}
-				to.skip(s.Path, s.Reason)
+				to.skip(s.Path, s.Size, s.Reason)
 				continue
 			}
 			var a rpc.Artifact
@@ -324,10 +332,27 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// seal lists the artifacts by a process of its own, since the worker is gone.
-func seal(ctx context.Context, pl *place, limit collecting) (list *sealed, err error) {
+// seal lists the artifacts by a process of its own, since the worker is gone. It
+// is told what is wanted if it can be: what comes is looked at again.
+func seal(ctx context.Context, pl *place, limit collecting) (*sealed, error) {
+	want, err := json.Marshal(limit.policy)
+	if err == nil && string(want) != "{}" && len(want) <= maxWanted {
+		list, err := sealBy(ctx, pl, limit, "-want", string(want))
+		if !errors.Is(err, errUsage) {
+			return list, err
+		}
+	}
+	return sealBy(ctx, pl, limit)
+}
+
+// errUsage: a command does not know its arguments.
+var errUsage = errors.New("the worker program is of another version")
+
+func sealBy(ctx context.Context, pl *place, limit collecting, args ...string) (list *sealed, err error) {
 	stderr := &lastLines{}
-	status, err := captureBy(ctx, pl.sandbox, tell(pl, "seal", stderr), func(stdout io.Reader) error {
+	cmd := tell(pl, "seal", stderr)
+	cmd.Args = append(cmd.Args, args...)
+	status, err := captureBy(ctx, pl.sandbox, cmd, func(stdout io.Reader) error {
 		var err error
 		if list, err = limit.read(stdout); err != nil && errors.Is(err, errHalfList) {
 			list, err = nil, nil // it has ended early, and says why
@@ -336,6 +361,9 @@ func seal(ctx context.Context, pl *place, limit collecting) (list *sealed, err e
 	})
 	if err == nil && (list == nil || status != ExitStatus{}) {
 		err = fmt.Errorf("%s: %w", status, &tailError{stderr.String()})
+		if status.Code == 2 && status.Signal == "" {
+			err = fmt.Errorf("%w: %w", errUsage, err)
+		}
 		if status == (ExitStatus{}) {
 			err = fmt.Errorf("%w: list of artifacts: %w", ErrProtocol, errHalfList)
 		}
@@ -366,127 +394,4 @@ func printed(ctx context.Context, pl *place, command string, limit int64) ([]byt
 		return nil, fmt.Errorf("%s: %s", status, rpc.Printable(stderr.String()))
 	}
 	return b, nil
-}
-
-// download brings the artifacts into a directory of their own on the same disk,
-// verifies them, and moves each into place. What the sandbox says of them is
-// not believed, and nothing gets out of the artifacts directory, by a link
-// either.
-func download(ctx context.Context, pl *place, list *sealed, got *CollectedArtifacts) error {
-	got.Artifacts = []Artifact{}
-	got.Skipped, got.SkippedMore = slices.Clone(list.skipped), list.more
-	root, err := os.OpenRoot(got.ArtifactsDir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	dir, err := os.MkdirTemp(got.ArtifactsDir, ".collect-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	staging := filepath.Base(dir)
-	var group errgroup.Group // what fails keeps nothing else from coming home
-	group.SetLimit(8)
-	var mu sync.Mutex
-	for _, a := range list.artifacts {
-		// Made in order, in an empty directory that keeps them all: what is
-		// there already is a file whose name this machine takes for the same.
-		part := filepath.Join(staging, filepath.FromSlash(a.Path))
-		f, err := create(root, part)
-		if clashes(root, part, err) {
-			mu.Lock()
-			got.Skipped = append(got.Skipped, SkippedArtifact{a.Path, "this machine takes its name for that of another artifact"})
-			mu.Unlock()
-			continue
-		}
-		group.Go(func() error {
-			if err == nil {
-				err = fetch(ctx, pl, a, f)
-			}
-			if err != nil {
-				return fmt.Errorf("artifact %q: %w", a.Path, cause(err))
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			got.Artifacts = append(got.Artifacts, Artifact{Path: a.Path, Size: a.Size, SHA256: a.SHA256, StepID: stepOf(a.Path)})
-			return nil
-		})
-	}
-	err = group.Wait()
-	slices.SortFunc(got.Artifacts, func(a, b Artifact) int { return strings.Compare(a.Path, b.Path) })
-	for i, a := range got.Artifacts {
-		if placeErr := move(root, staging, filepath.FromSlash(a.Path)); placeErr != nil {
-			got.Artifacts = got.Artifacts[:i]
-			return errors.Join(err, fmt.Errorf("artifact %q: %w", a.Path, cause(placeErr)))
-		}
-	}
-	return err
-}
-
-// move puts a file in its place.
-func move(root *os.Root, staging, name string) error {
-	err := root.Rename(filepath.Join(staging, name), name)
-	if err == nil {
-		return nil
-	}
-	if err := root.MkdirAll(filepath.Dir(name), 0o750); err != nil {
-		return err
-	}
-	return root.Rename(filepath.Join(staging, name), name)
-}
-
-// create makes a file, and the directories above it.
-func create(root *os.Root, name string) (*os.File, error) {
-	if err := root.MkdirAll(filepath.Dir(name), 0o750); err != nil {
-		return nil, err
-	}
-	return root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
-}
-
-// clashes reports whether a file could not be made because there is one that
-// this machine takes for the same, or for a directory above it.
-func clashes(root *os.Root, name string, err error) bool {
-	if err == nil {
-		return false
-	}
-	for at := name; at != "."; at = filepath.Dir(at) {
-		if info, err := root.Lstat(at); err == nil {
-			return at == name || !info.IsDir()
-		}
-	}
-	return false
-}
-
-// fetch downloads one artifact and verifies it. It closes the file.
-func fetch(ctx context.Context, pl *place, a rpc.Artifact, f *os.File) error {
-	n, sum, err := copySum(ctx, pl, a, f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if n != a.Size {
-		return fmt.Errorf("it was sealed with %d bytes, and has another size now", a.Size)
-	}
-	if sum != a.SHA256 {
-		return fmt.Errorf("its sha256 is %s, it was sealed with %q", sum, a.SHA256)
-	}
-	return nil
-}
-
-func copySum(ctx context.Context, pl *place, a rpc.Artifact, f *os.File) (n int64, sum string, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, "", err
-	}
-	body, err := pl.sandbox.Download(ctx, path.Join(filepath.ToSlash(pl.dir), "artifacts", a.Path))
-	if err != nil {
-		return 0, "", err
-	}
-	defer body.Close()
-	h := sha256.New()
-	most := a.Size // a byte more shows that there is more
-	if most < math.MaxInt64 {
-		most++
-	}
-	n, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(body, most))
-	return n, hex.EncodeToString(h.Sum(nil)), err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -201,7 +202,16 @@ func TestDownloadStaysInside(t *testing.T) {
 	list := &sealed{artifacts: []rpc.Artifact{
 		{Path: "a/f", SHA256: empty}, {Path: "a/f", SHA256: empty}, {Path: "a/f/g", SHA256: empty}, {Path: "b/f", SHA256: empty},
 	}}
-	if err := download(t.Context(), &place{sandbox: sb}, list, got); err != nil {
+	bring := func(list *sealed) error {
+		c, err := newCollector(t.Context(), &place{sandbox: sb}, list, got, "", func(slog.Level, string, ...any) {})
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		c.claim = true
+		return c.collect(list)
+	}
+	if err := bring(list); err != nil {
 		t.Fatal(err)
 	}
 	if len(got.Artifacts) != 2 || len(got.Skipped) != 2 {
@@ -210,7 +220,7 @@ func TestDownloadStaysInside(t *testing.T) {
 	if err := os.Symlink(outer, filepath.Join(got.ArtifactsDir, "c")); err != nil {
 		t.Skip(err)
 	}
-	err := download(t.Context(), &place{sandbox: sb}, &sealed{artifacts: []rpc.Artifact{{Path: "c/f", SHA256: empty}}}, got)
+	err := bring(&sealed{artifacts: []rpc.Artifact{{Path: "c/f", SHA256: empty}}})
 	if err == nil {
 		t.Error("a file was put behind a link")
 	}

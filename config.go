@@ -71,6 +71,17 @@ type Config struct {
 	CreateRate   float64
 	CreateWait   time.Duration
 
+	// MaxCost, in US dollars, and MaxDuration are what a run's sandbox may cost and
+	// how long it may run: zero means no limit. A run that reaches one is stopped
+	// as if it were cancelled, with a [*BudgetError], and can be collected all the
+	// same, which is not limited. Both count what is paid for: from the sandbox's
+	// creation on, and not while it is paused. Timeout counts all of Execute,
+	// also the waiting for a turn. The cost is an estimate by Prices; on this
+	// machine it is zero.
+	MaxCost     float64
+	MaxDuration time.Duration
+	Prices      Prices
+
 	StepTimeout time.Duration // of each step; zero means none but the run's
 	Concurrency int           // steps at a time; zero means as many as the worker has cores
 	OnFailure   OnFailure     // what a failed step stops; empty means everything
@@ -84,6 +95,14 @@ type Config struct {
 	// first restart waits for a second, every further one twice as long. It has no
 	// meaning with InProcess.
 	Restarts int
+
+	// MemoryBudget is how many bytes of memory the outputs of a run's steps may
+	// take where they are held for the steps that read them, all together. What is
+	// beyond goes to files in the run's folder, so that tables may be larger than
+	// the memory. Zero means half of the sandbox's memory, and locally half of this
+	// machine's. What a driver takes while it works is not counted. See
+	// docs/dataframes.md.
+	MemoryBudget int64
 
 	// PythonDrivers declares drivers in Python, beside those of the manifest and in
 	// the place of ones with the same names. Python is the interpreter that runs
@@ -151,6 +170,16 @@ type Config struct {
 	// internet, and 16 GiB.
 	MaxArtifacts     int
 	MaxArtifactBytes int64
+
+	// Artifacts says which files are brought home. What it leaves open is set by
+	// the variables E2B_ARTIFACT_MAX_MB, a limit of each file in MiB, and
+	// E2B_DOWNLOAD_DATA_ARTIFACTS: 0 means no data, but what the system writes and
+	// .txt, .json and .sql files of 5 MiB or as the other variable says, and 1
+	// everything of any size. See docs/artifacts.md.
+	Artifacts ArtifactPolicy
+
+	// Verify says how artifacts are verified; empty means [VerifySHA256].
+	Verify Verify
 
 	// OpenSandbox makes the sandbox of a run in place of E2B. Package mock has
 	// one, for tests.
@@ -248,12 +277,20 @@ func (c Config) validate() error {
 		return invalid("CreateRate is %g", c.CreateRate)
 	case c.CreateWait < 0:
 		return invalid("CreateWait is %s", c.CreateWait)
+	case !(c.MaxCost >= 0):
+		return invalid("MaxCost is %g", c.MaxCost)
+	case c.MaxDuration < 0:
+		return invalid("MaxDuration is %s", c.MaxDuration)
+	case !(c.Prices.VCPUSecond >= 0 && c.Prices.GiBSecond >= 0):
+		return invalid("Prices are %g and %g", c.Prices.VCPUSecond, c.Prices.GiBSecond)
 	case c.StepTimeout < 0:
 		return invalid("StepTimeout is %s", c.StepTimeout)
 	case c.Concurrency < 0:
 		return invalid("Concurrency is %d", c.Concurrency)
 	case c.Restarts < 0:
 		return invalid("Restarts is %d", c.Restarts)
+	case c.MemoryBudget < 0:
+		return invalid("MemoryBudget is %d", c.MemoryBudget)
 	case c.Heartbeat < 0:
 		return invalid("Heartbeat is %s", c.Heartbeat)
 	case c.MaxJournal < 0:
@@ -266,6 +303,8 @@ func (c Config) validate() error {
 		return invalid("MaxArtifacts is %d", c.MaxArtifacts)
 	case c.MaxArtifactBytes < 0:
 		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
+	case c.Artifacts.validate() != nil:
+		return invalid("%w", c.Artifacts.validate())
 	case len(c.PythonDrivers) > 0 && c.pythonFault() != nil:
 		return fmt.Errorf("remote: %w: Config.PythonDrivers: %w", ErrInvalid, c.pythonFault())
 	case c.GPU != 0:
@@ -282,6 +321,14 @@ func (c Config) validate() error {
 	case "", Kill, Pause:
 	default:
 		return invalid("OnHostLoss is %q; use %q or %q", c.OnHostLoss, Kill, Pause)
+	}
+	switch c.Verify {
+	case "", VerifySHA256, VerifyXXH3, VerifyNone:
+	default:
+		return invalid("Verify is %q; use %q, %q or %q", c.Verify, VerifySHA256, VerifyXXH3, VerifyNone)
+	}
+	if _, err := c.policy(); err != nil {
+		return err
 	}
 	switch c.Egress {
 	case "", EgressLimited, EgressRequired, EgressOpen:

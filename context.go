@@ -38,6 +38,16 @@ type ExecutionContext struct {
 	// at BasePath. After a run that succeeded each of them must be there.
 	Outputs map[string]string
 
+	// Tables are tables of this machine that steps have as inputs: by the names
+	// that a step's inputs in the manifest have for them, as {"df": {"table":
+	// "orders"}}. A run of a sandbox sends them there.
+	Tables map[string]Table
+
+	// Keep names outputs of steps that are kept where the run happens until
+	// Collect, for [OutputFetcher]. Of any other output nothing is left when
+	// nobody needs it any more.
+	Keep []OutputName
+
 	// StartedAt is the run's start; every time that Prepare writes is this
 	// one. Zero means the moment Prepare first needs it, which makes its
 	// result differ from call to call.
@@ -53,6 +63,9 @@ type ExecutionContext struct {
 	// session's files are written either way.
 	OnEvent  func(ctx context.Context, e Event) error
 	OnMetric func(ctx context.Context, m Metric) error
+
+	// Tracer makes spans of the run. Nil makes none.
+	Tracer Tracer
 
 	// Logger is told what happens between the host and the worker: what is
 	// retried, given up or cut short. Nil discards; osiris.log has it either

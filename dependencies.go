@@ -335,6 +335,7 @@ func (h *wheelhouse) download(ctx context.Context, pl *place, f wheelFile) error
 	return writeWhole(h.file(f.SHA256), func(w io.Writer) error {
 		sum := sha256.New()
 		n, err := io.Copy(io.MultiWriter(w, sum), io.LimitReader(r, f.Size+1))
+		countReceived(ctx, n)
 		if err == nil && (n != f.Size || hex.EncodeToString(sum.Sum(nil)) != f.SHA256) {
 			err = errors.New("it does not have the size and checksum that the worker has announced")
 		}

@@ -32,7 +32,21 @@
 // lost, so that nothing is missing and nothing comes twice.
 //
 // Collect brings the artifacts home, verifies their sizes and checksums, and
-// removes the place. [Run] does all three and cleans up whatever happens.
+// removes the place. [Run] does all three and cleans up whatever happens. A
+// collection that fails is a [*CollectError] with what is here, and can be
+// repeated: only the rest is downloaded.
+//
+// # Tables
+//
+// Outputs of steps stay with the worker: in memory up to [Config.MemoryBudget],
+// beyond it on its disk. [ExecutionContext].Tables are tables of the host that
+// steps have as inputs, and outputs that [ExecutionContext].Keep names are read by
+// [E2BTransparentProxy.FetchOutput] while the run goes on, and until Collect.
+//
+// # What a run takes
+//
+// A [Receipt] divides the run's time into phases, and estimates its cost.
+// [Config.MaxCost] and [Config.MaxDuration] stop a run. A [Tracer] makes spans.
 //
 // # Connections and secrets
 //

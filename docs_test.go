@@ -187,6 +187,22 @@ func TestSessionDocumented(t *testing.T) {
 		_, _, _ = remote.Run(t.Context(), a, m, ec)
 		inspect(t, ec)
 	}
+	// One whose outputs do not fit into memory, and one whose input is the host's and
+	// whose output it reads.
+	for _, cfg := range []remote.Config{{MemoryBudget: 1}, {}} {
+		a, _ := newAdapter(t, "proxy", cfg, nil)
+		ec := newContext(t, "s")
+		m := join()
+		if cfg.MemoryBudget == 0 {
+			m = passing("orders")
+			ec.Tables = map[string]remote.Table{"orders": numberedFrom(2, 1)}
+			keepAll(ec)
+		}
+		if _, _, err := remote.Run(t.Context(), a, m, ec); err != nil {
+			t.Fatal(err)
+		}
+		inspect(t, ec)
+	}
 	// One whose server cannot limit its network.
 	server := newServer(t, "served", testDrivers())
 	f := newFront(t, server)

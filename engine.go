@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -60,6 +62,8 @@ type place struct {
 	lease   *lease            // the sandbox's; nil where it has no end
 	network *networkWatch     // keeps the sandbox's rules right; nil where there is none
 	started bool              // the worker answered, so that it may have left something
+
+	tables map[string]rpc.TableRef // the host's, where they are
 }
 
 // run is one session of an adapter.
@@ -82,7 +86,10 @@ type run struct {
 	sandboxID string
 	sealed    *sealed // nil: to be asked for
 	steps     []StepResult
+	outputs   map[string]map[string]rpc.OutputRef // by step and key
 	stopped   []StopStage
+	meter     *meter
+	receipt   *Receipt   // the last that was taken
 	removal   *StopStage // of the place, once that was tried
 	status    status     // Execute's verdict
 	fetched   bool       // artifacts and skipped are home
@@ -91,10 +98,16 @@ type run struct {
 	collected *CollectedArtifacts
 
 	skippedMore int // without a name
+
+	kept outputBook // outputs for the host
 }
 
 // cleanupGrace bounds what is done after a run has ended or was cancelled.
 const cleanupGrace = 30 * time.Second
+
+// sealPatience is how long a worker may take for the list of its artifacts before
+// that is left to Collect, which has more time.
+const sealPatience = 20 * time.Second
 
 // collectLease is how long a sandbox lives after Execute, at least, for
 // Collect.
@@ -188,6 +201,12 @@ func (e *engine) Prepare(ctx context.Context, m *Manifest, ec *ExecutionContext)
 	}
 	if err := p.checkPointers(); err != nil {
 		return nil, &ManifestError{Reason: err.Error()}
+	}
+	if err := e.prepareTables(p, ec); err != nil {
+		return nil, err
+	}
+	if err := prepareKeep(p, ec); err != nil {
+		return nil, err
 	}
 	slices.Sort(p.InputFiles)
 	p.InputFiles = slices.Compact(p.InputFiles)
@@ -286,6 +305,7 @@ func (c Config) sandboxConfig(sessionID string) SandboxConfig {
 
 // Execute implements [ExecutionAdapter].
 func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionContext) (*ExecResult, error) {
+	started := time.Now()
 	if err := e.check(p, ec); err != nil {
 		return nil, err
 	}
@@ -300,7 +320,7 @@ func (e *engine) Execute(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return nil, err
 	}
 	return e.launch(ctx, p, ec, launch{
-		started: time.Now(),
+		started: started,
 		secrets: known,
 		open:    func() (*session, error) { return newSession(ec) },
 		work:    e.execute,
@@ -313,6 +333,7 @@ type launch struct {
 	started time.Time // of the run
 	secrets *runSecrets
 	idle    time.Duration // that it has had no host: its timeout stood still
+	meter   *meter        // of hosts before; nil where there was none
 	session *session      // that is open already, and launch's to close; else there is open
 	open    func() (*session, error)
 	work    func(ctx context.Context, r *run, s *session) error
@@ -330,6 +351,7 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		return nil, err
 	}
 	defer close(r.executed)
+	defer r.kept.end() // wherever it ends
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
 		var stop context.CancelFunc
@@ -347,11 +369,32 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 		}
 	}
 	r.secrets, s.redact = how.secrets, how.secrets.redact
+	if r.meter = how.meter; r.meter == nil {
+		r.meter = e.newMeter(how.started)
+	}
+	s.meter = r.meter
+	defer r.meter.enter(phaseIdle)
+	defer r.meter.watch(cancel)()
+	ctx, span := ec.startSpan(r.meter.into(ctx), "osiris.execute", slog.String("osiris.session_id", s.id), slog.String("osiris.adapter", e.name))
+	untraced := r.meter.traceBy(ctx, ec.Tracer)
+	result, err := e.perform(ctx, r, s, how)
+	untraced()
+	if result != nil {
+		span.SetAttributes(result.Receipt.attributes()...)
+	}
+	span.End(err)
+	return result, err
+}
+
+// perform does what launch has made ready.
+func (e *engine) perform(ctx context.Context, r *run, s *session, how launch) (*ExecResult, error) {
+	p, ec, cancel := r.prepared, r.ec, r.cancel
 	s.failed, s.limit = cancel, e.lineLimit(p)
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
 	witness := &witness{session: s}
 	runErr := how.work(witness.watch(ctx), r, s)
 	witness.stop()
+	r.meter.enter(phaseFinish)
 	if errors.Is(runErr, ErrOwnershipLost) {
 		return e.yield(r, s, runErr, time.Since(how.started))
 	}
@@ -419,6 +462,9 @@ func (e *engine) checkInputs(p *PreparedRun, ec *ExecutionContext) error {
 		if err := e.prepareStep(again, s, ec); err != nil {
 			return err
 		}
+	}
+	if err := e.checkTables(p, ec); err != nil {
+		return err
 	}
 	for _, name := range p.InputFiles {
 		if !slices.Contains(again.InputFiles, name) {
@@ -494,6 +540,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err != nil {
 		return err
 	}
+	r.meter.enter(phaseCreate)
 	pl, err := e.settle(ctx, p, s, network)
 	if pl != nil {
 		r.place, r.sandboxID = pl, pl.sandbox.Info().ID
@@ -503,6 +550,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	}
 	pl.plan = p.Plan
 	start := time.Now()
+	r.meter.enter(phaseWorkerStart)
 	l, hello, err := e.begin(ctx, p, pl, s, r.secrets)
 	if err != nil {
 		return err
@@ -512,12 +560,18 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := s.save(func(c *checkpoint) { c.last().PID = l.process().PID() }); err != nil {
 		return err
 	}
+	r.meter.enter(phaseUpload) // which is verified first
 	fields := map[string]any{
 		"pid": hello.PID, "worker": hello.Worker, "protocol": hello.Version,
 		"os": hello.OS, "arch": hello.Arch, "duration_ms": milliseconds(time.Since(start)),
 	}
 	if hello.PythonVersion != "" {
 		fields["python_version"] = hello.PythonVersion
+	}
+	for name, n := range map[string]int64{"memory_bytes": hello.MemoryBytes, "memory_budget": hello.MemoryBudget} {
+		if n > 0 {
+			fields[name] = n
+		}
 	}
 	s.event("worker_started", fields)
 	s.event("drivers_registered", map[string]any{
@@ -527,6 +581,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := l.verify(ctx); err != nil {
 		return err
 	}
+	r.meter.enter(phaseDependencies)
 	keep, err := e.settleDependencies(ctx, l, p)
 	if err != nil {
 		return err
@@ -563,6 +618,7 @@ func background(ctx context.Context, do func(context.Context), grace time.Durati
 // work runs the steps, and has the worker end.
 func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	p := r.prepared
+	r.meter.enter(phaseSteps)
 	w := e.newRestarter(r, l)
 	defer w.close()
 	defer w.refresh(ctx)()
@@ -573,12 +629,18 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 		limit:     p.RunParams.Concurrency,
 		onFailure: p.RunParams.OnFailure,
 		timeout:   time.Duration(p.RunParams.StepTimeoutSeconds * float64(time.Second)),
+		fetch:     p.fetchKeys(),
 		configs: func(i int) (json.RawMessage, error) {
 			return json.Marshal(p.CfgIndex[p.Plan.Steps[i].cfgPath()])
 		},
-		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error) {
+		ready: func(i int) { r.meter.ready(p.Plan.Steps[i].ID) },
+		execute: func(ctx context.Context, i int, req *rpc.ExecuteStep) (_ *rpc.StepResult, err error) {
 			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
+			span := r.ec.traceStep(ctx, l.session, p.Plan.Steps[i], req)
+			defer func() { span.End(l.session.redacted(err)) }()
+			r.meter.asked(req)
 			result, err := w.step(ctx, req)
+			r.meter.answered(req.StepID, told(result, err))
 			if err != nil {
 				part := partial(err)
 				if part != nil {
@@ -593,6 +655,9 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 				return nil, &protocolError{fmt.Errorf("step %q has the result of step %.200q", req.StepID, result.StepID)}
 			}
 			result.Metrics = l.session.fewMetrics(req.StepID, result.Metrics)
+			if req.Fetch != nil {
+				r.kept.add(r.place, w, req.StepID, result.Outputs)
+			}
 			return result, nil
 		},
 	}
@@ -601,10 +666,12 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 	}
 	g.answered, g.over = l.answeredBefore(), l.ended()
 	err := g.run(ctx)
-	r.steps = g.results
+	r.meter.enter(phaseFinish)
+	r.steps, r.outputs = g.results, g.outputs
 	if errors.Is(err, ErrOwnershipLost) {
 		return err
 	}
+	r.kept.detach()
 	w.link().startCleanup()
 	switch {
 	case errors.Is(err, errCallCancelled): // it does not answer, and Collect seals
@@ -674,6 +741,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 	for _, s := range p.Plan.Steps {
 		drivers = append(drivers, s.DriverName())
 	}
+	drivers = append(drivers, p.tableDriverNames()...)
 	slices.Sort(drivers)
 	ctx, cancel := context.WithTimeoutCause(ctx, l.patience, fmt.Errorf(
 		"%w: the worker did not answer in %s; does the program at %s call worker.Main first?", ErrTimeout, l.patience, pl.program))
@@ -685,12 +753,15 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Drivers:     slices.Compact(drivers),
 		BasePath:    pl.base,
 		Files:       pl.files,
+		Tables:      pl.tables,
 		HeartbeatMS: e.cfg.heartbeat().Milliseconds(),
 		Epoch:       l.epoch,
 		Owner:       l.owner,
 		Declared:    p.declared(pl.dir),
 		Python:      e.interpreter(),
 		CacheDir:    e.cacheDir(),
+
+		MemoryBudget: e.cfg.MemoryBudget,
 	}, &hello)
 	var answer *rpc.Error
 	if errors.As(err, &answer) {
@@ -730,19 +801,25 @@ func (e *engine) finish(ctx context.Context, r *run, l *link) error {
 	// What it fails to do, or does late, is no fault of the run.
 	extending.Go(func() { l.lease.release(ctx, l.session) })
 	var list rpc.SealResult
-	err := l.call(ctx, rpc.MethodSealArtifacts, struct{}{}, &list)
+	limit := e.collecting(r)
+	sealing, stop := context.WithTimeout(ctx, sealPatience)
+	err := l.call(sealing, rpc.MethodSealArtifacts, limit.policy, &list)
+	stop()
+	if err != nil && sealing.Err() != nil && ctx.Err() == nil {
+		err = &rpc.Error{Code: rpc.CodeCancelled, Message: "it takes long"}
+	}
 	if err == nil && list.Artifacts == nil {
 		err = &rpc.Error{Code: rpc.CodeInternal, Message: "the answer has no artifacts"}
 	}
 	if err == nil {
-		if r.sealed, err = e.collecting(r).choose(&list); err != nil {
+		if r.sealed, err = limit.choose(&list); err != nil {
 			return fmt.Errorf("remote: seal artifacts: %w", err)
 		}
 	} else if !errors.As(err, new(*rpc.Error)) {
 		return err
 	} else {
-		// A driver may still be writing, or the list be too long for an answer:
-		// Collect asks again, of a process of its own.
+		// A driver may still be writing, the list be too long for an answer, or the
+		// files take long to read: Collect asks again, of a process of its own.
 		l.session.logf(slog.LevelDebug, "seal artifacts: %v", err)
 	}
 	if err := l.call(ctx, rpc.MethodShutdown, struct{}{}, nil); err != nil {
@@ -763,6 +840,7 @@ func (e *engine) yield(r *run, s *session, runErr error, took time.Duration) (*E
 		r.place.lease.drop()
 	}
 	r.place, r.yielded = nil, true
+	r.kept.leave(ErrOwnershipLost)
 	err := errors.Join(s.redacted(runErr), s.stopDelivery(), s.close())
 	return &ExecResult{ExitCode: 1, DurationSeconds: took.Seconds(), ErrorMessage: err.Error(), StepResults: r.steps}, err
 }
@@ -789,6 +867,9 @@ func failedStep(err error) (id, kind string) {
 // conclude writes the run's verdict everywhere it is kept, and returns it.
 func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) (*ExecResult, error) {
 	p := r.prepared
+	if r.kept.end(); r.place == nil {
+		r.kept.leave(errCollected)
+	}
 	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started
 		r.steps = make([]StepResult, len(p.Plan.Steps))
@@ -814,6 +895,10 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	if err := e.writeRunCard(r, s); err != nil && runErr == nil {
 		runErr = err
 	}
+	receipt, err := r.takeReceipt(s.path)
+	if err != nil && runErr == nil {
+		runErr = err
+	}
 	droppedLines, droppedBytes := s.dropped()
 	s.event("cleanup_complete", map[string]any{"steps_executed": completed, "total_rows": rows})
 	if runErr == nil && completed != len(r.steps) {
@@ -828,7 +913,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = s.lastEvent("run_complete", map[string]any{"pipeline_id": p.Plan.ID(), "steps_executed": completed})
 	}
 	if runErr != nil {
-		fields := map[string]any{"error": runErr.Error(), "error_type": fmt.Sprintf("%T", runErr)}
+		fields := map[string]any{"error": runErr.Error(), "error_type": errorType(runErr)}
 		if id, kind := failedStep(runErr); id != "" {
 			fields["failed_step"], fields["error_type"] = id, kind
 		}
@@ -842,7 +927,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = err
 	}
 
-	result := &ExecResult{Success: runErr == nil, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped, DroppedLines: droppedLines, DroppedBytes: droppedBytes}
+	result := &ExecResult{Success: runErr == nil, Receipt: receipt, DurationSeconds: took.Seconds(), StepResults: r.steps, Stopped: r.stopped, DroppedLines: droppedLines, DroppedBytes: droppedBytes}
 	r.status = status{
 		SandboxID: r.sandboxID, StepsCompleted: completed, StepsTotal: len(r.steps), OK: runErr == nil,
 		SessionPath: r.ec.LogsDir,
@@ -858,7 +943,7 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 		runErr = errors.Join(runErr, s.writeStatus(r.status))
 	}
 	r.seq, r.check = s.seq, s.check
-	err := s.save(func(c *checkpoint) {
+	err = s.save(func(c *checkpoint) {
 		s.mark()
 		c.Phase, c.Result, c.Status = phaseExecuted, result, &r.status
 		if r.place == nil { // there is nothing to go on with
@@ -887,7 +972,16 @@ func (e *engine) writeRunCard(r *run, s *session) error {
 		c := runCardStep{
 			StepID: step.StepID, Driver: step.Driver, RowsIn: step.RowsIn, RowsOut: step.RowsOut,
 			DurationMS: step.DurationMS, Status: step.Status, Error: step.Error,
-			Artifacts: []string{}, HasDFInMemory: step.RowsOut > 0, SpillPaths: []string{},
+			Artifacts: []string{}, SpillPaths: []string{},
+		}
+		outputs := r.outputs[step.StepID]
+		for _, key := range slices.Sorted(maps.Keys(outputs)) {
+			switch spilled := outputs[key].Spilled; {
+			case spilled == nil:
+				c.HasDFInMemory = c.HasDFInMemory || outputs[key].Bytes > 0 // else nobody was to read it
+			case filepath.IsLocal(filepath.FromSlash(spilled.Path)):
+				c.SpillUsed, c.SpillPaths = true, append(c.SpillPaths, spilled.Path)
+			}
 		}
 		if r.sealed != nil {
 			for _, a := range r.sealed.artifacts {
@@ -942,11 +1036,14 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	if err != nil {
 		return nil, err
 	}
+	r.meter.enter(phaseCollect)
+	defer r.meter.enter(phaseIdle)
 	if r.lost() { // looked at now that nobody else writes it
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil, errors.Join(fmt.Errorf("remote: collect: %w", ErrOwnershipLost), s.close())
 	}
-	s.seq, s.redact = r.seq, r.secrets.redact
+	s.seq, s.redact, s.meter = r.seq, r.secrets.redact, r.meter
 	if r.check != nil {
 		if err := s.useCheckpoint(r.check); err != nil {
 			return nil, errors.Join(err, s.close())
@@ -963,8 +1060,18 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 	}
 	e.mu.Unlock()
 	s.out = startDelivery(ctx, ec, func(err error) { cancel(err) })
+	ctx, span := ec.startSpan(r.meter.into(ctx), "osiris.collect", slog.String("osiris.session_id", s.id))
+	untraced := r.meter.traceBy(ctx, ec.Tracer)
 	got, err := e.collect(ctx, r, s)
 	err = s.redacted(err)
+	untraced()
+	if err != nil { // else it was taken before the last events
+		var receiptErr error
+		got.Receipt, receiptErr = r.takeReceipt(s.path)
+		err = errors.Join(err, receiptErr)
+	}
+	span.SetAttributes(got.Receipt.attributes()...)
+	span.End(err)
 	for _, endErr := range []error{s.stopDelivery(), s.flush()} {
 		if err == nil {
 			err = endErr
@@ -989,7 +1096,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
-	r.prepared, r.steps, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil // an adapter may serve runs for years
+	r.prepared, r.steps, r.outputs, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil
 }
@@ -1003,11 +1110,19 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		Metadata: CollectMetadata{Adapter: e.name, SessionID: s.id, SandboxID: r.sandboxID, CollectedAt: start.UTC()},
 	}
 	fail := func(err error) (*CollectedArtifacts, error) {
-		err = fmt.Errorf("remote: %w: %w", ErrCollect, err)
+		var failed *CollectError
+		if !errors.As(err, &failed) {
+			failed = &CollectError{Got: got, Err: err}
+		}
+		got.Status, err = CollectPartial, failed
+		if writeErr := s.writeArtifacts(got, failed.Failed); writeErr != nil {
+			err = errors.Join(err, writeErr)
+		}
 		s.event("collect_error", map[string]any{"error": err.Error()})
 		return got, err
 	}
 	if r.fetched {
+		got.Status = CollectComplete
 		got.Artifacts, got.Skipped, got.SkippedMore = r.artifacts, r.skipped, r.skippedMore
 	}
 	if pl := r.place; pl != nil {
@@ -1015,7 +1130,7 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 		defer witness.stop()
 		ctx := witness.watch(ctx)
 		pl.lease.hold(ctx, s)
-		if err := r.fetch(ctx, got, e.collecting(r)); err != nil {
+		if err := r.fetch(ctx, got, e.collecting(r), e.cfg.Verify, s); err != nil {
 			pl.lease.release(ctx, s)
 			return fail(err)
 		}
@@ -1043,6 +1158,12 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 	s.event("collect_complete", map[string]any{
 		"artifacts_collected": len(got.Artifacts), "artifacts_skipped": len(got.Skipped) + got.SkippedMore,
 	})
+	receipt, err := r.takeReceipt(s.path)
+	if err != nil {
+		return got, err
+	}
+	got.Receipt = receipt
+	s.event("run_receipt", map[string]any{"path": receiptFile, "receipt": receipt})
 	now := time.Now().UTC()
 	s.event("run_end", map[string]any{
 		"duration_seconds": now.Sub(r.startedAt()).Seconds(), "end_time": now.Format(rpc.TimeFormat),
@@ -1063,7 +1184,7 @@ var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not 
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
-func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting) error {
+func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting, verify Verify, s *session) error {
 	if r.fetched {
 		return nil
 	}
@@ -1077,10 +1198,16 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		}
 		r.sealed = sealed
 	}
-	if err := download(ctx, r.place, r.sealed, got); err != nil {
-		return err
+	err := download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
+		if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+			return err
+		}
+		return s.writeArtifacts(got, nil)
+	})
+	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
+		r.sealed = nil // it is another list by now
 	}
-	if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+	if err != nil {
 		return err
 	}
 	r.fetched, r.artifacts, r.skipped, r.skippedMore = true, got.Artifacts, got.Skipped, got.SkippedMore
@@ -1117,12 +1244,16 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 	}
 	if r.lost() {
 		r.place, r.yielded = nil, true
+		r.kept.leave(ErrOwnershipLost)
 		return nil
 	}
 	if err := r.kill(ctx); err != nil {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
+	if r.prepared != nil && r.receipt != nil {
+		_, _ = r.takeReceipt(r.path) // which is there without this, too
+	}
 	if c := r.check; c != nil {
 		r.check = nil
 		return c.drop(r.ec.LogsDir)
@@ -1133,12 +1264,35 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 // kill removes the run's place, and notes what was seen of that.
 func (r *run) kill(ctx context.Context) error {
 	begin := time.Now()
+	defer r.meter.within(phaseKill)()
 	err := killSurely(ctx, r.place.sandbox, cleanupGrace)
+	if err == nil {
+		r.meter.paused(time.Now(), true)
+	}
 	r.removal = &StopStage{Stage: StageSandbox, DurationMS: milliseconds(time.Since(begin)), Gone: err == nil}
 	if err != nil {
 		r.removal.Left, r.removal.Error = []string{"sandbox " + r.sandboxID}, err.Error()
+	} else {
+		r.kept.leave(errCollected)
 	}
 	return err
+}
+
+// path is a file in the run's session directory.
+func (r *run) path(elem ...string) string {
+	return filepath.Join(append([]string{r.ec.LogsDir}, elem...)...)
+}
+
+// lastReceipt returns the last receipt of a run; nil when there is none.
+func (e *engine) lastReceipt(sessionID string) *Receipt {
+	e.mu.Lock()
+	r := e.runs[sessionID]
+	e.mu.Unlock()
+	if r == nil || r.mu.lock(context.Background()) != nil {
+		return nil
+	}
+	defer r.mu.unlock()
+	return r.receipt
 }
 
 // removal returns what was seen of the removal of a run's place; nil when it

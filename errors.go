@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,6 +37,10 @@ var (
 	// rpc.
 	ErrJournalLost = errors.New("journal cannot be read on")
 
+	// ErrBudget: the run has reached Config.MaxCost or MaxDuration; a
+	// [*BudgetError] says which.
+	ErrBudget = errors.New("the run's budget is used up")
+
 	// ErrProtocol: the worker, or the sandbox, has sent what no worker sends, as an
 	// answer to nothing, a line of another session, or an artifact outside its
 	// directory.
@@ -55,7 +60,8 @@ var (
 	// ErrSink: OnEvent or OnMetric returned an error.
 	ErrSink = errors.New("event sink failed")
 
-	// ErrCollect: an artifact could not be brought home.
+	// ErrCollect: an artifact could not be brought home. [*CollectError] says
+	// which, and what is here.
 	ErrCollect = errors.New("artifacts not collected")
 
 	// ErrClosed: the adapter was closed.
@@ -192,3 +198,58 @@ func (e *WorkerCrashError) Unwrap() []error {
 	}
 	return []error{ErrWorkerCrash, e.Err}
 }
+
+// errorType names the type of an error for a log: "cancelled", "timeout", or the
+// first type of Go in its chain that does more than hold a text.
+func errorType(err error) string {
+	switch {
+	case errors.Is(err, ErrTimeout):
+		return "timeout"
+	case errors.Is(err, context.Canceled):
+		return "cancelled"
+	}
+	if name := ownType(err); name != "" {
+		return name
+	}
+	return fmt.Sprintf("%T", err)
+}
+
+func ownType(err error) string {
+	switch name := fmt.Sprintf("%T", err); name {
+	case "<nil>", "*errors.errorString":
+		return ""
+	case "*fmt.wrapError", "*fmt.wrapErrors", "*errors.joinError", "*remote.redactedError", "*remote.protocolError":
+	default:
+		return name
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		return ownType(wrapper.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			if name := ownType(inner); name != "" {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// CollectError reports that not all is here that is wanted of a run's artifacts. It
+// matches [ErrCollect], and [ErrSandboxGone], [ErrProtocol], an error of the
+// disk or another where that is why. While the sandbox lives Collect may be
+// called again, also by another process after Attach: what is here is then not
+// downloaded again, and a large file goes on where it was cut.
+type CollectError struct {
+	Got    *CollectedArtifacts // what is here, verified
+	Failed []SkippedArtifact   // what is not, and why; empty when the list could not be had
+	Err    error               // why, of the first few
+}
+
+// Error is text that can be printed.
+func (e *CollectError) Error() string {
+	return rpc.Printable(fmt.Sprintf("remote: %v: %v", ErrCollect, e.Err))
+}
+
+// Unwrap returns ErrCollect and what went wrong.
+func (e *CollectError) Unwrap() []error { return []error{ErrCollect, e.Err} }

@@ -74,9 +74,11 @@ func sha256Hex(b []byte) string {
 type graph struct {
 	steps     []Step
 	execute   func(ctx context.Context, i int, req *rpc.ExecuteStep) (*rpc.StepResult, error)
+	ready     func(i int) // told of a step that waits for nothing but its turn
 	limit     int
 	onFailure OnFailure
-	timeout   time.Duration // of a step; zero means none
+	timeout   time.Duration       // of a step; zero means none
+	fetch     map[string][]string // keys of outputs that the host may fetch, by step
 	configs   func(i int) (json.RawMessage, error)
 
 	// Of a run that a host before this one has begun: what it decided follows
@@ -84,8 +86,9 @@ type graph struct {
 	answered []string // steps
 	over     bool     // it has ended the run: no other step was to begin
 
-	results []StepResult    // by step
-	tables  map[string]bool // steps that have put out "df"
+	results []StepResult                        // by step
+	tables  map[string]bool                     // steps that have put out "df"
+	outputs map[string]map[string]rpc.OutputRef // by step and key
 }
 
 // run runs the graph and returns the first failure. Steps that are running
@@ -95,6 +98,7 @@ func (g *graph) run(ctx context.Context) error {
 	index := make(map[string]int, n)
 	g.results = make([]StepResult, n)
 	g.tables = make(map[string]bool)
+	g.outputs = make(map[string]map[string]rpc.OutputRef)
 	for i, s := range g.steps {
 		index[s.ID] = i
 		g.results[i] = StepResult{StepID: s.ID, Driver: s.DriverName(), Status: StepSkipped}
@@ -113,6 +117,7 @@ func (g *graph) run(ctx context.Context) error {
 		}
 		if waiting[i] = len(upstream[i]); waiting[i] == 0 {
 			ready = append(ready, i)
+			g.ready(i)
 		}
 	}
 
@@ -199,12 +204,14 @@ func (g *graph) run(ctx context.Context) error {
 		}
 		if f.err == nil {
 			r.succeed(f.result)
+			g.outputs[r.StepID] = f.result.Outputs
 			if _, ok := f.result.Outputs[worker.DefaultOutput]; ok {
 				g.tables[r.StepID] = true
 			}
 			for _, d := range dependents[f.step] {
 				if waiting[d]--; waiting[d] == 0 {
 					ready = append(ready, d)
+					g.ready(d)
 				}
 			}
 			continue
@@ -257,8 +264,17 @@ func (g *graph) request(i int) (*rpc.ExecuteStep, error) {
 		Config:    config,
 		CfgPath:   s.cfgPath(),
 		Inputs:    inputs,
+		Fetch:     g.fetch[s.ID],
 		TimeoutMS: g.timeout.Milliseconds(),
 	}, nil
+}
+
+// told is what a worker has told of a step; nil when that is nothing.
+func told(result *rpc.StepResult, err error) *rpc.StepResult {
+	if err != nil {
+		return partial(err)
+	}
+	return result
 }
 
 // partial is how far a step came that has failed; nil when that is not known.
@@ -268,7 +284,7 @@ func partial(err error) *rpc.StepResult {
 		return nil
 	}
 	d := answer.Data
-	return &rpc.StepResult{RowsIn: d.RowsIn, DurationMS: d.DurationMS, Metrics: d.Metrics}
+	return &rpc.StepResult{RowsIn: d.RowsIn, DurationMS: d.DurationMS, Metrics: d.Metrics, Usage: d.Usage}
 }
 
 // stepError turns an answer's error into the user's.

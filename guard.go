@@ -183,7 +183,15 @@ func (l *link) observeExit(o *observation) {
 func (l *link) state(ctx context.Context) (SandboxState, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
 	defer cancel()
-	return l.sandbox.State(ctx)
+	state, err := l.sandbox.State(ctx)
+	if err == nil {
+		since := time.Now()
+		if heard := l.heard.Load(); heard != 0 {
+			since = time.Unix(0, heard)
+		}
+		l.session.meter.saw(state.Phase, since)
+	}
+	return state, err
 }
 
 // look runs one of the worker's commands that tell of it.

@@ -488,7 +488,7 @@ func (h *hostile) serve(a attack, stdin io.Reader) int {
 			case a.sealed != nil:
 				h.answerJSON(req.ID, a.sealed(h))
 			default:
-				list, err := worker.Seal(context.Background(), h.fs, filepath.Join(h.dir, "artifacts"))
+				list, err := worker.Seal(context.Background(), h.fs, filepath.Join(h.dir, "artifacts"), nil)
 				if b, _ := json.Marshal(list); err != nil || len(b) > rpc.MaxPayload/2 {
 					h.frame(rpc.FrameResponse, `{"id":"`+req.ID+`","error":{"code":-32603,"message":"too long"}}`)
 					continue

@@ -101,7 +101,11 @@ func (in *input) send(ctx context.Context, sb Sandbox) error {
 		return err
 	}
 	defer f.Close()
-	return sb.Upload(ctx, in.sum.Path, f, in.sum.Size)
+	if err := sb.Upload(ctx, in.sum.Path, f, in.sum.Size); err != nil {
+		return err
+	}
+	countSent(ctx, in.sum.Size)
+	return nil
 }
 
 // verify asks the worker whether it and the input files arrived as they were

@@ -112,6 +112,8 @@ type pendingCall struct {
 	answer chan *rpc.Response // has room for one
 	stepID string             // of an execute_step
 
+	payload *payload // of a fetch_output; guarded by the link's lock
+
 	cancelled bool // it was asked to stop
 	frame     []byte
 	resend    time.Time
@@ -326,6 +328,7 @@ func (l *link) put(frame []byte) {
 		_, err := l.process().Stdin().Write(frame)
 		l.taking.Store(0)
 		if err == nil {
+			l.session.meter.count(int64(len(frame)), 0)
 			return
 		}
 		l.session.logf(slog.LevelDebug, "input to the worker: %v", err)
@@ -506,7 +509,7 @@ func (l *link) readTail(follow bool) (closed bool, err error) {
 	if err != nil {
 		return false, &startError{err}
 	}
-	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard}
+	stdout := &idleReader{r: tail.Stdout(), idle: l.idle, heard: &l.heard, meter: l.session.meter}
 	stdout.since.Store(time.Now().UnixNano()) // nothing has come yet
 	l.reading.Store(stdout)
 	defer l.reading.Store(nil)
@@ -658,7 +661,7 @@ func (l *link) handle(f rpc.Frame) error {
 		}
 		return l.deliver(resp)
 	case rpc.FrameArrow:
-		return nil // the host asks for none yet
+		return l.chunk(f.Payload)
 	}
 	data, err := rpc.Data(f.Type, f.Payload)
 	if err != nil {
@@ -690,6 +693,7 @@ func (l *link) handle(f rpc.Frame) error {
 		if m.Epoch > l.epoch {
 			return l.disown(m.Epoch)
 		}
+		l.session.meter.resumed()
 		l.arrived(m.OpenSteps)
 		l.session.heartbeat(m)
 	case rpc.FrameClose:
@@ -907,6 +911,9 @@ func (l *link) send(ctx context.Context, method string, params any) (int64, <-ch
 			return 0, call.answer, nil
 		}
 	}
+	if fetch, ok := params.(*fetchRequest); ok {
+		call.payload = fetch.payload
+	}
 	raw, err := json.Marshal(params)
 	if err != nil {
 		return 0, nil, fmt.Errorf("remote: %s: %w", method, err)
@@ -977,6 +984,7 @@ func (l *link) encode(ctx context.Context, req *rpc.Request) ([]byte, error) {
 	if err := l.sandbox.Upload(ctx, path.Join(l.dir, ref.Path), bytes.NewReader(req.Params), ref.Size); err != nil {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
 	}
+	countSent(ctx, ref.Size)
 	req.Params, req.ParamsFile = nil, ref
 	if b, err = json.Marshal(req); err != nil {
 		return nil, fmt.Errorf("remote: %s: %w", req.Method, err)
@@ -992,12 +1000,14 @@ type idleReader struct {
 	ackedTo int64
 	since   atomic.Int64  // start of the present read; zero between reads
 	heard   *atomic.Int64 // when a byte last came; may be nil
+	meter   *meter        // counts them; may be nil
 }
 
 func (r *idleReader) Read(p []byte) (int, error) {
 	r.idle(&r.lastAck, &r.ackedTo)
 	r.since.Store(time.Now().UnixNano())
 	n, err := r.r.Read(p)
+	r.meter.count(0, int64(n))
 	if n > 0 && r.heard != nil {
 		r.heard.Store(time.Now().UnixNano())
 	}

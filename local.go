@@ -88,6 +88,8 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 	if err != nil {
 		return nil, fmt.Errorf("remote: run folder: %w", err)
 	}
+	s.meter.runs(sb.Info())
+	s.meter.enter(phaseUpload)
 	pl := &place{sandbox: sb, program: sb.program, dir: sb.dir, base: base}
 	// Sent here, too: what is changed during a run has no effect on it.
 	sources, done, err := packSources(ctx, a.contextOf(p), p, pl.dir)
@@ -95,8 +97,16 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 		return pl, err
 	}
 	defer done()
-	_, err = sendInputs(ctx, sb, sources)
-	return pl, err
+	if _, err := sendInputs(ctx, sb, sources); err != nil {
+		return pl, err
+	}
+	start := time.Now()
+	tables, err := sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
+	if err != nil {
+		return pl, err
+	}
+	tables.tell(s, time.Since(start))
+	return pl, tables.place(pl, s, false)
 }
 
 // localSandbox is this machine, as far as one run uses it.

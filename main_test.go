@@ -98,6 +98,7 @@ func testDrivers() *worker.Registry {
 		r.Register(name, mode, func() worker.Driver { return f })
 	}
 	addProcessDrivers(add)
+	addTableDrivers(add)
 	// Stands in for the database of the compiled example pipelines.
 	add("mysql.extractor", worker.Extract, func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
 		fields, err := s.ResolvedConnection()

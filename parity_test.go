@@ -183,7 +183,7 @@ func normalize(v any) any {
 		v = maps.Clone(v)
 		for k, e := range v {
 			switch k {
-			case "ts", "end_time", "duration_ms", "duration_seconds", "pid", "sandbox_id", "session_path", "traceback":
+			case "receipt", "ts", "end_time", "duration_ms", "duration_seconds", "pid", "sandbox_id", "session_path", "traceback":
 				v[k] = "*"
 			default:
 				v[k] = normalize(e)

@@ -52,10 +52,11 @@ type Step struct {
 	Extra map[string]any // keys that are none of the above, kept
 }
 
-// InputRef names an output of another step.
+// InputRef names an output of another step, or a table of the host's.
 type InputRef struct {
-	FromStep string `json:"from_step"`
-	Key      string `json:"key"` // empty means "df"
+	FromStep string `json:"from_step,omitempty"`
+	Key      string `json:"key"`             // empty means "df"
+	Table    string `json:"table,omitempty"` // of [ExecutionContext].Tables; the other two are empty then
 }
 
 // DriverName returns Driver, or Component where that is empty.
@@ -242,7 +243,14 @@ func (m *Manifest) Validate() error {
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Inputs)) {
-			from := s.Inputs[name].FromStep
+			ref := s.Inputs[name]
+			from := ref.FromStep
+			if ref.Table != "" {
+				if from != "" || ref.Key != "" || name == "" {
+					return &ManifestError{StepID: s.ID, Reason: fmt.Sprintf("input %q is the table %q and an output of a step at once, or has no name", name, ref.Table)}
+				}
+				continue
+			}
 			if _, ok := index[from]; !ok || name == "" {
 				return &ManifestError{StepID: s.ID, Reason: fmt.Sprintf("input %q is from step %q, and there is no such step", name, from)}
 			}
@@ -269,7 +277,9 @@ func (s Step) upstream() []string {
 		add(id)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Inputs)) {
-		add(s.Inputs[name].FromStep)
+		if s.Inputs[name].Table == "" {
+			add(s.Inputs[name].FromStep)
+		}
 	}
 	return ids
 }
@@ -540,6 +550,11 @@ type PreparedRun struct {
 	// InputFiles are the files that configs refer to, as they name them. They
 	// are sent to a sandbox with the run.
 	InputFiles []string `json:"input_files"`
+
+	// Tables are the tables of the host that steps have as inputs, sorted by name,
+	// and Keep the outputs that are kept for it.
+	Tables []PreparedTable `json:"tables,omitempty"`
+	Keep   []OutputName    `json:"keep,omitempty"`
 
 	// PythonDrivers are the drivers of the plan that are in Python, as the Config
 	// or the manifest declares them, sorted by name.

@@ -287,9 +287,14 @@ func (w *workerProgram) send(ctx context.Context, sb Sandbox, root string) (stri
 	}
 	defer f.Close()
 	if special {
-		return to, sender.uploadProgram(ctx, to, f, w)
+		err = sender.uploadProgram(ctx, to, f, w)
+	} else {
+		err = sb.Upload(ctx, to, f, w.size)
 	}
-	return to, sb.Upload(ctx, to, f, w.size)
+	if err == nil {
+		countSent(ctx, w.size)
+	}
+	return to, err
 }
 
 // programSender is a sandbox where programs are not sent as other files are.

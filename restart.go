@@ -117,7 +117,10 @@ func (w *restarter) restart(ctx context.Context, dead *link, failure error) erro
 	if w.link() != dead {
 		return nil // somebody has
 	}
+	w.r.meter.doubt()
+	back := w.r.meter.within(phaseWorkerStart)
 	err := w.another(ctx, dead, crash)
+	back()
 	if err != nil {
 		w.failed = notRestarted(crash, err)
 	}

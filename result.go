@@ -1,6 +1,9 @@
 package remote
 
-import "time"
+import (
+	"io/fs"
+	"time"
+)
 
 // ExecResult says how a run went. It is the same verdict that status.json
 // holds.
@@ -21,6 +24,10 @@ type ExecResult struct {
 	// stopped and what was seen to be gone, in the order of what was tried.
 	// Empty for any other run.
 	Stopped []StopStage `json:"stopped,omitempty"`
+
+	// Receipt is what the run has taken until its verdict; after [Run], until its
+	// end. Nil of a run that another host has taken over.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }
 
 // StopStage is one thing that was done to stop a run. Each takes a bounded
@@ -74,28 +81,54 @@ type CollectedArtifacts struct {
 	ExecutionLog string `json:"execution_log"`
 	ArtifactsDir string `json:"artifacts_dir"`
 
+	// Status is [CollectPartial] where a file that is wanted is not here: a
+	// [*CollectError] says why.
+	Status    CollectStatus     `json:"status"`
 	Artifacts []Artifact        `json:"artifacts"` // verified, sorted by path
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
 	Metadata  CollectMetadata   `json:"metadata"`
 
 	// SkippedMore is how many more were skipped than Skipped names, which has the
-	// first 10,000.
+	// first 100,000, or fewer with very long names.
 	SkippedMore int `json:"skipped_more,omitempty"`
+
+	// Receipt is what the run has taken, this collection included, also beside an
+	// error.
+	Receipt *Receipt `json:"receipt,omitempty"`
 }
+
+// CollectStatus says whether all is here that is wanted.
+type CollectStatus string
+
+// What a collection can be.
+const (
+	CollectComplete CollectStatus = "complete"
+	CollectPartial  CollectStatus = "partial"
+)
 
 // Artifact is a file that the run left behind.
 type Artifact struct {
 	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
+
+	// Verified says how the file was compared with what was sealed. Unless it is
+	// [VerifySHA256], SHA256 is what the sandbox says.
+	Verified Verify `json:"verified"`
+
+	// Mode is the file's permissions where the run was. Here it has 0640, or 0750
+	// where its owner could execute it.
+	Mode fs.FileMode `json:"mode,omitempty"`
+
 	StepID string `json:"step_id,omitempty"`
 	Output string `json:"output,omitempty"` // where ExecutionContext.Outputs had a copy made
 }
 
 // SkippedArtifact is something in the run's artifacts directory that was not
-// brought home, and why.
+// brought home, and why. What a terminal would obey is escaped in both.
 type SkippedArtifact struct {
 	Path   string `json:"path"`
+	Size   int64  `json:"size,omitempty"` // of a file, where it is known
 	Reason string `json:"reason"`
 }
 

@@ -45,6 +45,7 @@ type session struct {
 	dir    string
 	logger *slog.Logger
 	redact *secrets.Redactor // in front of all that is written or told
+	meter  *meter            // of the run; may be nil
 
 	mu      sync.Mutex
 	events  *lineFile

@@ -57,6 +57,14 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*rateValue)(&c.CreateRate) }},
 		{Key: "create_wait", Flag: "e2b-create-wait", Default: "the timeout", Usage: "`seconds` that a run may wait for its sandbox to be let in, or a duration",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.CreateWait) }},
+		{Key: "max_cost", Flag: "e2b-max-cost", Default: "no limit", Usage: "US `dollars` that the run's sandbox may cost, by estimate; then the run is stopped",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.MaxCost) }},
+		{Key: "max_duration", Flag: "e2b-max-duration", Default: "no limit", Usage: "`seconds` that the run's sandbox may run, or a duration; then the run is stopped",
+			field: func(c *Config) settingValue { return (*secondsValue)(&c.MaxDuration) }},
+		{Key: "price_vcpu_second", Flag: "e2b-price-vcpu", Default: "E2B's, unless price_gib_second is set", Usage: "US `dollars` for a second of a core",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.Prices.VCPUSecond) }},
+		{Key: "price_gib_second", Flag: "e2b-price-gib", Default: "E2B's, unless price_vcpu_second is set", Usage: "US `dollars` for a second of a GiB of memory",
+			field: func(c *Config) settingValue { return (*priceValue)(&c.Prices.GiBSecond) }},
 		{Key: "step_timeout", Default: "none but the run's", Usage: "`seconds` that each step may take",
 			field: func(c *Config) settingValue { return (*secondsValue)(&c.StepTimeout) }},
 		{Key: "install_deps", Flag: "e2b-install-deps", Default: "false", Usage: "allow packages that drivers in Python need to be installed where the run happens",
@@ -81,6 +89,8 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*textValue)(&c.OnFailure) }},
 		{Key: "restarts", Flag: "e2b-restarts", Default: "0", Usage: "`times` that a worker which dies is started again, to go on with the run",
 			field: func(c *Config) settingValue { return (*countValue)(&c.Restarts) }},
+		{Key: "memory_budget", Flag: "e2b-memory-budget", Default: "half of the machine's memory", Usage: "`bytes` that tables may take in the worker's memory, as 512MiB; what is beyond goes to its disk",
+			field: func(c *Config) settingValue { return (*bytesValue)(&c.MemoryBudget) }},
 		{Key: "max_events", Default: strconv.Itoa(defaultMaxEvents), Usage: "`lines` of events, metrics and log that a run may write; what is beyond is dropped",
 			field: func(c *Config) settingValue { return (*countValue)(&c.MaxEvents) }},
 		{Key: "max_event_bytes", Default: strconv.FormatInt(defaultMaxEventBytes, 10), Usage: "`bytes` of them",
@@ -89,6 +99,14 @@ func Settings() []Setting {
 			field: func(c *Config) settingValue { return (*countValue)(&c.MaxArtifacts) }},
 		{Key: "max_artifact_bytes", Default: strconv.FormatInt(defaultMaxArtifactBytes, 10), Usage: "`bytes` of them",
 			field: func(c *Config) settingValue { return (*bytesValue)(&c.MaxArtifactBytes) }},
+		{Key: "artifact_include", Flag: "e2b-artifact-include", Default: "everything", Usage: "bring home only artifacts that match this `glob`, as step/**/*.csv; may be repeated",
+			field: func(c *Config) settingValue { return (*namesValue)(&c.Artifacts.Include) }},
+		{Key: "artifact_exclude", Flag: "e2b-artifact-exclude", Default: "none", Usage: "leave artifacts behind that match this `glob`; may be repeated",
+			field: func(c *Config) settingValue { return (*namesValue)(&c.Artifacts.Exclude) }},
+		{Key: "max_artifact_file_bytes", Flag: "e2b-artifact-max-bytes", Default: "E2B_ARTIFACT_MAX_MB, or no limit", Usage: "`bytes` of an artifact that is brought home; larger ones are skipped",
+			field: func(c *Config) settingValue { return (*bytesValue)(&c.Artifacts.MaxFileBytes) }},
+		{Key: "verify", Flag: "e2b-verify", Default: string(VerifySHA256), Usage: "how artifacts are verified, `" + string(VerifySHA256) + "`, " + string(VerifyXXH3) + " or " + string(VerifyNone),
+			field: func(c *Config) settingValue { return (*textValue)(&c.Verify) }},
 		{Key: "root", Default: "/tmp/osiris", Usage: "directory in the sandbox under which a run gets its folder",
 			field: func(c *Config) settingValue { return (*textValue)(&c.Root) }},
 		{Key: "api_key", Default: "E2B_API_KEY", Usage: "of the E2B account",
@@ -257,16 +275,39 @@ func (v *countValue) Set(s string) error {
 
 type bytesValue int64
 
-func (v *bytesValue) plain() any                        { return int64(*v) }
-func (v *bytesValue) String() string                    { return strconv.FormatInt(int64(*v), 10) }
-func (v *bytesValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+func (v *bytesValue) plain() any     { return int64(*v) }
+func (v *bytesValue) String() string { return strconv.FormatInt(int64(*v), 10) }
+
+// setJSON takes a number of bytes, or a string as "512MiB".
+func (v *bytesValue) setJSON(raw json.RawMessage) error {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return v.Set(text)
+	}
+	return v.Set(string(raw))
+}
 
 func (v *bytesValue) Set(s string) error {
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 {
-		return errors.New("want a whole number of bytes, 0 or more")
+	digits := strings.TrimRight(s, "KMGTiB")
+	unit := int64(1)
+	switch s[len(digits):] {
+	case "", "B":
+	case "KiB":
+		unit = 1 << 10
+	case "MiB":
+		unit = 1 << 20
+	case "GiB":
+		unit = 1 << 30
+	case "TiB":
+		unit = 1 << 40
+	default:
+		unit = 0
 	}
-	*v = bytesValue(n)
+	n, err := strconv.ParseInt(strings.TrimRight(digits, " "), 10, 64)
+	if err != nil || n < 0 || unit == 0 || n > math.MaxInt64/unit {
+		return errors.New("want a whole number of bytes, 0 or more, or one with a unit, as 512MiB")
+	}
+	*v = bytesValue(n * unit)
 	return nil
 }
 
@@ -297,6 +338,21 @@ func (v *rateValue) Set(s string) error {
 		return errors.New("want a number a second, 0 or more")
 	}
 	*v = rateValue(f)
+	return nil
+}
+
+type priceValue float64
+
+func (v *priceValue) plain() any                        { return float64(*v) }
+func (v *priceValue) String() string                    { return (*sizeValue)(v).String() }
+func (v *priceValue) setJSON(raw json.RawMessage) error { return v.Set(string(raw)) }
+
+func (v *priceValue) Set(s string) error {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(f >= 0 && f <= 1e9) {
+		return errors.New("want a number of US dollars, 0 or more")
+	}
+	*v = priceValue(f)
 	return nil
 }
 

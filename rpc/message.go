@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -109,6 +110,7 @@ type ErrorData struct {
 	RowsIn     int64              `json:"rows_in,omitempty"`
 	DurationMS float64            `json:"duration_ms,omitempty"`
 	Metrics    map[string]float64 `json:"metrics,omitempty"`
+	Usage      *StepUsage         `json:"usage,omitempty"`
 }
 
 // Error returns the message as [Printable] text; Message has it as it came.
@@ -151,6 +153,27 @@ type Handshake struct {
 	Declared []DeclaredDriver `json:"declared,omitempty"`  // further drivers, in the place of the program's of the same names
 	Python   string           `json:"python,omitempty"`    // the interpreter, a path or a name; empty means python3
 	CacheDir string           `json:"cache_dir,omitempty"` // for what other runs on the same machine may use again; empty means the run's folder
+
+	MemoryBudget int64 `json:"memory_budget,omitempty"` // bytes that outputs may take in memory; zero means the worker's own, half of the machine's
+
+	Tables map[string]TableRef `json:"tables,omitempty"` // that the host has sent, by the names that inputs have for them
+}
+
+// TableRef is a table of the host's, in files that it has sent. The parts, one
+// behind the other, are one Arrow IPC stream without compressed buffers, or a
+// file that a driver reads.
+type TableRef struct {
+	Parts []FileSum `json:"parts"`
+	Bytes int64     `json:"bytes"` // of all parts
+
+	Rows    int64 `json:"rows,omitempty"`    // of an Arrow stream
+	Batches int64 `json:"batches,omitempty"` // of an Arrow stream
+
+	// Driver is the one that makes the table of the file, as its output "df";
+	// empty means an Arrow stream. It has its config, and the file at Path.
+	Driver string          `json:"driver,omitempty"`
+	Path   string          `json:"path,omitempty"`
+	Config json.RawMessage `json:"config,omitempty"`
 }
 
 // DeclaredDriver is a driver that is not part of the worker program: a class
@@ -261,7 +284,9 @@ type HandshakeResult struct {
 	PID           int      `json:"pid"`
 	OS            string   `json:"os"`
 	Arch          string   `json:"arch"`
-	CPUs          int      `json:"cpus"` // that the worker may use
+	CPUs          int      `json:"cpus"`                    // that the worker may use
+	MemoryBytes   int64    `json:"memory_bytes,omitempty"`  // that the worker may use; zero where the platform does not tell
+	MemoryBudget  int64    `json:"memory_budget,omitempty"` // bytes that outputs may take in memory
 	PythonVersion string   `json:"python_version,omitempty"`
 	Drivers       []string `json:"drivers"`  // registered, sorted
 	SealKey       []byte   `json:"seal_key"` // what [Secrets] are sealed with, see [SealSecrets]
@@ -289,13 +314,19 @@ type ExecuteStep struct {
 
 	TimeoutMS int64    `json:"timeout_ms,omitempty"` // zero means none
 	Release   []string `json:"release,omitempty"`    // steps whose outputs nobody reads after this one
+	Fetch     []string `json:"fetch,omitempty"`      // keys of outputs that the host may fetch, until the worker's end and from the run's folder after it
 	Keep      bool     `json:"keep,omitempty"`       // somebody will read this step's outputs
+
+	// TraceParent is the span of the step on the host, by which its driver can go
+	// on with the trace; see [ValidTraceParent]. Empty means none.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
-// InputRef names an output of an earlier step.
+// InputRef names an output of an earlier step, or a table of the host's.
 type InputRef struct {
-	FromStep string `json:"from_step"`
-	Key      string `json:"key"` // empty means "df"
+	FromStep string `json:"from_step,omitempty"`
+	Key      string `json:"key"`             // empty means "df"
+	Table    string `json:"table,omitempty"` // by its name in [Handshake]; then the other two are empty
 }
 
 // StepResult answers an [ExecuteStep] that succeeded.
@@ -308,13 +339,47 @@ type StepResult struct {
 	RowsOut    int64                `json:"rows_out"`
 	Mode       string               `json:"mode"` // extract, transform or write
 	DurationMS float64              `json:"duration_ms"`
+	Usage      *StepUsage           `json:"usage,omitempty"`
+}
+
+// StepUsage is what a step has used.
+type StepUsage struct {
+	StartedAt    time.Time `json:"started_at"`               // its driver began, by the worker's clock
+	DriverMS     float64   `json:"driver_ms"`                // until its outputs were read to their ends, or it was left behind
+	PeakRSSBytes int64     `json:"peak_rss_bytes,omitempty"` // the worker's, as it was seen meanwhile
 }
 
 // OutputRef describes an output that the worker holds.
 type OutputRef struct {
 	Rows    int64    `json:"rows"`
 	Columns []string `json:"columns"`
+	Bytes   int64    `json:"bytes,omitempty"` // that it takes in memory, or would
+
+	Spilled *SpilledOutput `json:"spilled,omitempty"` // where it is if it is not in memory
+
+	// Stream is where the host finds an output that it may fetch; nil for any
+	// other.
+	Stream *StreamRef `json:"stream,omitempty"`
 }
+
+// SpilledOutput is an output on disk: one Arrow IPC stream, not compressed.
+type SpilledOutput struct {
+	Path  string `json:"path"` // slash-separated, relative to the run's folder
+	Bytes int64  `json:"bytes"`
+}
+
+// StreamRef is an Arrow IPC stream in a file of the run's folder.
+type StreamRef struct {
+	Path    string `json:"path"` // slash-separated, relative to the run's folder
+	Rows    int64  `json:"rows"`
+	Batches int64  `json:"batches"`
+	Bytes   int64  `json:"bytes"`
+	XXH3    string `json:"xxh3"` // see [XXH3]
+}
+
+// MaxFetch is the size of an Arrow stream that is worth being sent in frames.
+// For a larger one frames are slower than files.
+const MaxFetch = 1 << 20
 
 // FetchOutput asks for an output, which comes as Arrow frames with the number
 // of the request as stream, before the answer.
@@ -338,23 +403,26 @@ type Cancel struct {
 
 // Artifact is a file that the run leaves behind.
 type Artifact struct {
-	Path   string `json:"path"` // slash-separated, relative to the artifacts directory
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"` // hex
-	StepID string `json:"step_id,omitempty"`
+	Path   string      `json:"path"` // slash-separated, relative to the artifacts directory
+	Size   int64       `json:"size"`
+	SHA256 string      `json:"sha256"`         // hex
+	XXH3   string      `json:"xxh3,omitempty"` // see [XXH3]
+	Mode   fs.FileMode `json:"mode,omitempty"` // its permissions
+	StepID string      `json:"step_id,omitempty"`
 }
 
 // SealResult lists the artifacts, sorted by path, and what in the artifacts
-// directory is none.
+// directory is none, or is not wanted.
 type SealResult struct {
 	Artifacts []Artifact        `json:"artifacts"`
 	Skipped   []SkippedArtifact `json:"skipped,omitempty"`
 }
 
-// SkippedArtifact is something that cannot be brought home: a symbolic link, a
-// pipe, a file that cannot be read.
+// SkippedArtifact is something that is not brought home: a symbolic link, a
+// pipe, a file that cannot be read, or that nobody wants.
 type SkippedArtifact struct {
 	Path   string `json:"path"`
+	Size   int64  `json:"size,omitempty"` // of a file that was not read
 	Reason string `json:"reason"`
 }
 

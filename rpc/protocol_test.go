@@ -70,8 +70,8 @@ func TestProtocolDocument(t *testing.T) {
 		}
 		for _, v := range []any{
 			rpc.Request{}, rpc.Response{}, rpc.Error{}, rpc.ErrorData{}, rpc.Ack{}, rpc.Handshake{}, rpc.HandshakeResult{}, rpc.FileRef{}, rpc.Sealed{}, rpc.Secrets{},
-			rpc.VerifyFiles{}, rpc.FileSum{}, rpc.DeclaredDriver{}, rpc.CheckDeps{}, rpc.CheckDepsResult{}, rpc.InstallDeps{}, rpc.InstallDepsResult{},
-			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
+			rpc.VerifyFiles{}, rpc.FileSum{}, rpc.TableRef{}, rpc.StreamRef{}, rpc.SpilledOutput{}, rpc.DeclaredDriver{}, rpc.CheckDeps{}, rpc.CheckDepsResult{}, rpc.InstallDeps{}, rpc.InstallDepsResult{},
+			rpc.ExecuteStep{}, rpc.InputRef{}, rpc.StepResult{}, rpc.OutputRef{}, rpc.SpilledOutput{}, rpc.FetchOutput{}, rpc.FetchOutputResult{}, rpc.Cancel{},
 			rpc.Artifact{}, rpc.SealResult{}, rpc.SkippedArtifact{}, rpc.RecoverResult{}, rpc.LostStep{}, rpc.Log{}, rpc.Heartbeat{}, rpc.Close{},
 			rpc.Processes{}, rpc.ProcessID{}, rpc.Death{}, rpc.Remains{}, rpc.Print{}, rpc.WorkerStatus{}, rpc.ProcessState{},
 		} {

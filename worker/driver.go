@@ -127,6 +127,11 @@ type Registration struct {
 	// component specification's x-secret. They are masked in what is kept of the
 	// config, and a manifest must not hold values there.
 	Secrets []string
+
+	// WholeTables says that the driver has all of its inputs in memory at once,
+	// where others read batch by batch. The worker warns before it starts such a
+	// step with inputs that take more than its memory budget.
+	WholeTables bool
 }
 
 // NewRegistry returns a registry with the given entries.

@@ -123,6 +123,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		rpcErr.Data.Driver = p.Driver
 		rpcErr.Data.DurationMS = milliseconds(time.Since(start))
 		rpcErr.Data.RowsIn, rpcErr.Data.Metrics = s.sofar()
+		rpcErr.Data.Usage = s.used()
 		w.event(p.StepID, "step_failed", map[string]any{
 			"driver":      p.Driver,
 			"error":       rpcErr.Message,
@@ -133,7 +134,7 @@ func (w *ProxyWorker) executeStep(ctx context.Context, p *rpc.ExecuteStep, reque
 		return nil, rpcErr
 	}
 	result.StepID, result.Status = p.StepID, "success"
-	result.DurationMS = milliseconds(time.Since(start))
+	result.DurationMS, result.Usage = milliseconds(time.Since(start)), s.used()
 	processed := result.RowsOut
 	if result.Mode == string(Write) {
 		processed = int64(result.Metrics["rows_written"])
@@ -176,6 +177,8 @@ type stepRun struct {
 	rowsIn  int64
 	metrics map[string]float64
 	done    bool // the step was answered: a driver left behind is not heard
+	usage   rpc.StepUsage
+	left    bool // it was answered without its driver
 }
 
 func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
@@ -187,6 +190,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		if err := w.beginStep(p.StepID); err != nil {
 			return nil, err
 		}
+	}
+	if p.TraceParent != "" && !rpc.ValidTraceParent(p.TraceParent) {
+		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("traceparent of step %q is not of the form that the W3C has", p.StepID)}
 	}
 	if p.TimeoutMS > 0 {
 		timeout := time.Duration(p.TimeoutMS) * time.Millisecond
@@ -202,9 +208,12 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	rowsIn, err := s.resolveInputs()
+	rowsIn, err := s.resolveInputs(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if entry.WholeTables {
+		s.warnOfSize()
 	}
 	w.event(p.StepID, "step_start", map[string]any{"driver": p.Driver})
 
@@ -247,6 +256,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Config:       config,
 		Connection:   p.Connection,
 		Current:      current,
+		TraceParent:  p.TraceParent,
 		Inputs:       s.inputs,
 		BasePath:     w.hello.BasePath,
 		ArtifactsDir: dir,
@@ -258,7 +268,9 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		Env:          maps.Clone(w.known.env),
 	}
 	w.mu.Unlock()
+	stop := s.measure()
 	outputs, err := s.drive(ctx, entry, step)
+	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +294,7 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 	s.done = true
 	s.mu.Unlock()
 
+	w.keepFetched(p, outputs)
 	if p.Keep {
 		kept := make(map[string]*DataFrame, len(outputs))
 		for key, out := range outputs {
@@ -299,11 +312,49 @@ func (s *stepRun) run(ctx context.Context) (*rpc.StepResult, error) {
 		w.mu.Lock()
 		kept := maps.Clone(w.outputs[p.StepID])
 		w.mu.Unlock()
-		if s.kept, err = w.keepOutputs(p.StepID, kept); err != nil {
+		if s.kept, err = w.keepOutputs(p.StepID, kept, p.Fetch); err != nil {
 			s.notKept(err)
 		}
 	}
 	return result, nil
+}
+
+// measure starts to measure what the step uses, until stop is called.
+func (s *stepRun) measure() (stop func()) {
+	start := time.Now()
+	s.mu.Lock()
+	s.usage.StartedAt = start.UTC()
+	s.mu.Unlock()
+	s.w.mu.Lock()
+	s.w.measured[s] = true
+	s.w.mu.Unlock()
+	rss, _ := usage()
+	s.seen(rss)
+	return func() {
+		rss, _ := usage()
+		s.seen(rss)
+		s.w.mu.Lock()
+		delete(s.w.measured, s)
+		s.w.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.usage.DriverMS = milliseconds(time.Since(start))
+	}
+}
+
+// seen notes how much resident memory the worker has.
+func (s *stepRun) seen(rss int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usage.PeakRSSBytes = max(s.usage.PeakRSSBytes, rss)
+}
+
+// used is what the step has used.
+func (s *stepRun) used() *rpc.StepUsage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.usage
+	return &u
 }
 
 // validStepID reports whether an id can name a folder.
@@ -332,20 +383,19 @@ func (s *stepRun) config() (map[string]any, error) {
 
 // resolveInputs finds the inputs. The same output under two names, as with
 // "df" and "df_<step>", is reported and counted once, under the longer name.
-func (s *stepRun) resolveInputs() (rows int64, err error) {
+func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 	s.inputs = make(map[string]*DataFrame, len(s.p.Inputs))
-	spilled := make(map[string]bool, len(s.p.Inputs))
 	seen := make(map[rpc.InputRef]bool)
 	names := slices.Sorted(maps.Keys(s.p.Inputs))
 	slices.Reverse(names) // "df_a" before "df"
 	var reported []string
 	for _, name := range names {
 		ref := s.p.Inputs[name]
-		df, fromDisk, err := s.w.output(ref)
+		df, err := s.input(ctx, ref)
 		if err != nil {
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
-		s.inputs[name], spilled[name] = df, fromDisk
+		s.inputs[name] = df
 		if !seen[ref] {
 			seen[ref] = true
 			rows += df.Rows()
@@ -354,13 +404,14 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 	}
 	slices.Sort(reported)
 	for _, name := range reported {
-		s.w.event(s.p.StepID, "inputs_resolved", map[string]any{
-			"from_step":   s.p.Inputs[name].FromStep,
-			"key":         name,
-			"rows":        s.inputs[name].Rows(),
-			"from_memory": !spilled[name],
-			"from_spill":  spilled[name],
-		})
+		ref, df := s.p.Inputs[name], s.inputs[name]
+		fields := map[string]any{"key": name, "rows": df.Rows(), "from_memory": !df.onDisk(), "from_spill": df.onDisk()}
+		if ref.Table != "" {
+			fields["table"] = ref.Table
+		} else {
+			fields["from_step"] = ref.FromStep
+		}
+		s.w.event(s.p.StepID, "inputs_resolved", fields)
 	}
 	s.mu.Lock()
 	s.rowsIn = rows
@@ -369,6 +420,29 @@ func (s *stepRun) resolveInputs() (rows int64, err error) {
 		s.Metric("rows_in", float64(rows), "rows")
 	}
 	return rows, nil
+}
+
+// warnOfSize says that a driver which needs whole tables may get more than there
+// is room for.
+func (s *stepRun) warnOfSize() {
+	var names []string
+	total := int64(0)
+	seen := make(map[*DataFrame]bool)
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(s.inputs))) { // "df_a" before "df"
+		if df := s.inputs[name]; !seen[df] {
+			seen[df] = true
+			total += df.bytes
+			names = append(names, fmt.Sprintf("%s %s", name, byteSize(df.bytes)))
+		}
+	}
+	budget, _ := s.w.budget.state()
+	if total <= budget {
+		return
+	}
+	slices.Reverse(names)
+	s.w.log(rpc.Log{Level: slog.LevelWarn.String(), StepID: s.p.StepID, Message: fmt.Sprintf(
+		"driver %q has whole tables in memory, and its inputs take %s there (%s), more than the memory budget of %s: it may run out of memory",
+		s.p.Driver, byteSize(total), strings.Join(names, ", "), byteSize(budget))}, false)
 }
 
 func (s *stepRun) releaseInputs() {
@@ -423,9 +497,15 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			if v := recover(); v != nil {
 				o = outcome{err: &panicError{value: v, stack: debug.Stack()}}
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.left {
+				releaseOutputs(o.outputs)
+				return
+			}
 			finished <- o
 		}()
-		outputs, err := runDriver(ctx, entry.New(), step, s.p.Keep, s.w.known.redact)
+		outputs, err := s.runDriver(ctx, entry.New(), step)
 		o = outcome{outputs, err}
 	}()
 
@@ -446,7 +526,12 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 		var stopped bool
 		if o, stopped = wait(); !stopped {
 			s.mu.Lock()
-			s.done = true
+			s.done, s.left = true, true
+			select {
+			case o := <-finished: // too late
+				releaseOutputs(o.outputs)
+			default:
+			}
 			s.mu.Unlock()
 			s.w.mu.Lock()
 			s.w.abandoned++
@@ -462,8 +547,16 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 	return o.outputs, o.err
 }
 
+func releaseOutputs(outputs map[string]output) {
+	for _, out := range outputs {
+		if out.df != nil {
+			out.df.Release()
+		}
+	}
+}
+
 // runDriver runs a driver and reads its outputs to their ends.
-func runDriver(ctx context.Context, d Driver, step *Step, keep bool, redact *secrets.Redactor) (_ map[string]output, err error) {
+func (s *stepRun) runDriver(ctx context.Context, d Driver, step *Step) (held map[string]output, err error) {
 	result, err := d.Run(ctx, step)
 	if result == nil {
 		result = &Result{}
@@ -475,32 +568,35 @@ func runDriver(ctx context.Context, d Driver, step *Step, keep bool, redact *sec
 				r.Release()
 			}
 		}
-		if err != nil {
-			for _, out := range outputs {
-				if out.df != nil {
-					out.df.Release()
-				}
-			}
+		if held == nil { // also when a reader panics
+			releaseOutputs(outputs)
 		}
 	}()
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range slices.Sorted(maps.Keys(result.Outputs)) {
+	for i, key := range slices.Sorted(maps.Keys(result.Outputs)) {
 		r := result.Outputs[key]
 		if r == nil {
 			return nil, fmt.Errorf("driver returned no reader for output %q", key)
 		}
 		out := output{}
 		for _, f := range r.Schema().Fields() {
-			out.ref.Columns = append(out.ref.Columns, redact.String(f.Name))
+			out.ref.Columns = append(out.ref.Columns, s.w.known.redact.String(f.Name))
 		}
-		if keep {
-			df, err := ReadDataFrame(r)
+		fetched := slices.Contains(s.p.Fetch, key)
+		if s.p.Keep || fetched {
+			df, err := s.gather(key, i, r)
 			if err != nil {
 				return nil, err
 			}
-			out.df, out.ref.Rows = df, df.Rows()
+			out.df, out.ref.Rows, out.ref.Bytes = df, df.Rows(), df.bytes
+			if df.onDisk() {
+				out.ref.Spilled = &rpc.SpilledOutput{Path: s.w.relative(df.file.parts[0].path), Bytes: df.file.size()}
+			}
+			if fetched {
+				out.ref.Stream = s.w.streamRef(df.file)
+			}
 		} else if out.ref.Rows, err = countRows(r); err != nil {
 			return nil, err
 		}

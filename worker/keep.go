@@ -1,11 +1,8 @@
 package worker
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,9 +12,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strconv"
-
-	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/osiris-pipelines/remote/rpc"
 )
@@ -50,7 +44,8 @@ type keptOutput struct {
 	Rows    int64  `json:"rows"`
 	Batches int64  `json:"batches"`
 	Bytes   int64  `json:"bytes"`
-	SHA256  string `json:"sha256"`
+	Fetch   bool   `json:"fetch,omitempty"` // the host may fetch it, also when no step needs it any more
+	XXH3    string `json:"xxh3"`            // it finds damage, and who wants to change a file here can do so anyway
 }
 
 func (k *keptStep) output(key string) (keptOutput, bool) {
@@ -72,46 +67,22 @@ func (w *ProxyWorker) beginStep(stepID string) error {
 	return w.opts.FS.MkdirAll(dir)
 }
 
-// keepOutputs writes a step's outputs.
-func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame) ([]keptOutput, error) {
+// keepOutputs writes a step's outputs, but for those that are on disk already.
+func (w *ProxyWorker) keepOutputs(stepID string, outputs map[string]*DataFrame, fetch []string) ([]keptOutput, error) {
 	dir := w.path(outputsDir, stepID)
 	var kept []keptOutput
 	for i, key := range slices.Sorted(maps.Keys(outputs)) {
-		out := keptOutput{Key: key, File: strconv.Itoa(i) + ".arrow"} // a key may not be a name for a file
-		if err := writeKept(w.opts.FS, filepath.Join(dir, out.File), outputs[key], w.opts.Memory, &out); err != nil {
-			return nil, fmt.Errorf("output %q: %w", key, err)
+		f := outputs[key].file
+		if f == nil {
+			written, err := writeFrame(w.opts.FS, filepath.Join(dir, outputFile(i)), outputs[key], w.opts.Memory)
+			if err != nil {
+				return nil, fmt.Errorf("output %q: %w", key, err)
+			}
+			f = &written
 		}
-		kept = append(kept, out)
+		kept = append(kept, keptOutput{Key: key, Fetch: slices.Contains(fetch, key), File: filepath.Base(f.parts[0].path), Rows: f.rows, Batches: f.batches, Bytes: f.size(), XXH3: f.xxh3})
 	}
 	return kept, nil
-}
-
-func writeKept(fsys FS, name string, df *DataFrame, mem memory.Allocator, out *keptOutput) error {
-	f, err := fsys.Create(name)
-	if err != nil {
-		return err
-	}
-	h := sha256.New()
-	count := &byteCount{}
-	arrow := rpc.NewArrowWriter(io.MultiWriter(f, h, count), df.Schema(), mem)
-	r := df.Reader()
-	defer r.Release()
-	for err == nil && r.Next() {
-		err = arrow.Write(r.Record())
-	}
-	if err = errors.Join(err, arrow.Close(), f.Close()); err != nil {
-		return err
-	}
-	out.Rows, out.Batches, out.Bytes = arrow.Rows(), arrow.Batches(), count.n
-	out.SHA256 = hex.EncodeToString(h.Sum(nil))
-	return nil
-}
-
-type byteCount struct{ n int64 }
-
-func (c *byteCount) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
-	return len(p), nil
 }
 
 // keepStep notes that a step has finished. What it has reported must be in the
@@ -124,8 +95,13 @@ func (w *ProxyWorker) keepStep(k *keptStep) error {
 		return err
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.kept[k.StepID] = k
-	w.mu.Unlock()
+	for _, df := range w.outputs[k.StepID] {
+		if df.file != nil && df.file.owned != nil {
+			df.file.owned.Store(false) // unkeep removes it, once the record says so
+		}
+	}
 	return nil
 }
 
@@ -165,7 +141,9 @@ func (w *ProxyWorker) unkeep(steps []string) {
 			continue // they count as needed, so they have to stay
 		}
 		for _, out := range k.Outputs {
-			_ = w.opts.FS.RemoveAll(filepath.Join(dir, out.File))
+			if !out.Fetch {
+				_ = w.opts.FS.RemoveAll(filepath.Join(dir, out.File))
+			}
 		}
 	}
 }
@@ -260,15 +238,24 @@ func checkKept(ctx context.Context, fsys FS, dir string, k *keptStep) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		a, err := sealFile(fsys, filepath.Join(dir, out.File))
-		if err == nil && (a.Size != out.Bytes || a.SHA256 != out.SHA256) {
-			err = fmt.Errorf("%s has %d bytes with sha256 %s, it was written with %d and %.64s", out.File, a.Size, a.SHA256, out.Bytes, out.SHA256)
+		size, sum, err := sumFile(fsys, filepath.Join(dir, out.File))
+		if err == nil && (size != out.Bytes || sum != out.XXH3) {
+			err = fmt.Errorf("%s has %d bytes with the XXH3 %s, it was written with %d and %.64s", out.File, size, sum, out.Bytes, out.XXH3)
 		}
 		if err != nil {
 			return fmt.Errorf("output %q: %w", out.Key, err)
 		}
 	}
 	return nil
+}
+
+func sumFile(fsys FS, name string) (size int64, sum string, err error) {
+	f, err := openRegular(fsys, name)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	return rpc.XXH3(f)
 }
 
 // resume takes over what finished steps have left.
@@ -289,8 +276,9 @@ func closedChannel() chan struct{} {
 	return c
 }
 
-// load reads an output that an earlier worker has kept into memory, once. The
-// caller must Release it.
+// load finds an output that an earlier worker has kept. It is read through once,
+// so that a driver does not begin with what is damaged, and then stays where it
+// is. The caller must Release it.
 func (w *ProxyWorker) load(stepID, key string) (*DataFrame, error) {
 	w.loading.Lock()
 	defer w.loading.Unlock()
@@ -311,7 +299,15 @@ func (w *ProxyWorker) load(stepID, key string) (*DataFrame, error) {
 	if !kept {
 		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("step %q has no output %q", stepID, key)}
 	}
-	df, err := readKept(w.opts.FS, w.path(outputsDir, stepID, out.File), out, w.opts.Memory)
+	df, err := openDataFrame(frameFile{
+		fs: w.opts.FS, mem: w.opts.Memory, parts: []filePart{{w.path(outputsDir, stepID, out.File), out.Bytes}},
+		rows: out.Rows, batches: out.Batches, xxh3: out.XXH3,
+	}, out.Bytes, nil)
+	if err == nil {
+		if err = df.verify(); err != nil {
+			df.Release()
+		}
+	}
 	if err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("output %q of step %q did not survive the worker's death: %v", key, stepID, err)}
 	}
@@ -322,36 +318,5 @@ func (w *ProxyWorker) load(stepID, key string) (*DataFrame, error) {
 	}
 	w.outputs[stepID][key] = df
 	df.Retain()
-	return df, nil
-}
-
-func readKept(fsys FS, name string, out keptOutput, mem memory.Allocator) (*DataFrame, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	count := &byteCount{}
-	src := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, out.Bytes+1), io.MultiWriter(h, count)), 256<<10)
-	// What this machine has written may be as large as it was.
-	limit := 256<<20 + 8*out.Bytes
-	r, err := rpc.NewPlainArrowReader(src, &rpc.ArrowLimits{MaxMetadataBytes: limit, MaxBodyBytes: limit, MaxBatchRows: 1 << 40, MaxFields: 1 << 30}, mem)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Release()
-	df, err := ReadDataFrame(r)
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(io.Discard, src)
-	if sum := hex.EncodeToString(h.Sum(nil)); err == nil && (count.n != out.Bytes || sum != out.SHA256 || r.Rows() != out.Rows || r.Batches() != out.Batches) {
-		err = fmt.Errorf("%s is not what was written: %d rows in %d batches, %d bytes or more", out.File, r.Rows(), r.Batches(), count.n)
-	}
-	if err != nil {
-		df.Release()
-		return nil, err
-	}
 	return df, nil
 }

@@ -305,10 +305,10 @@ func TestResumeDamaged(t *testing.T) {
 		want   string // in recover's reason; empty means that the step is not there
 		read   string // in the error of who reads it; empty means that it is as if there had never been one
 	}{
-		{"cut", edit("0.arrow", func(b []byte) []byte { return b[:len(b)-8] }), "bytes with sha256", "did not survive"},
-		{"longer", edit("0.arrow", func(b []byte) []byte { return append(b, 0) }), "bytes with sha256", "is not what was written"},
-		{"other byte", edit("0.arrow", func(b []byte) []byte { b[len(b)-16] ^= 1; return b }), "bytes with sha256", "did not survive"},
-		{"no stream", edit("0.arrow", func(b []byte) []byte { return bytes.Repeat([]byte("x"), len(b)) }), "bytes with sha256", "did not survive"},
+		{"cut", edit("0.arrow", func(b []byte) []byte { return b[:len(b)-8] }), "bytes with the XXH3", "did not survive"},
+		{"longer", edit("0.arrow", func(b []byte) []byte { return append(b, 0) }), "bytes with the XXH3", "is not what was written"},
+		{"other byte", edit("0.arrow", func(b []byte) []byte { b[len(b)-16] ^= 1; return b }), "bytes with the XXH3", "did not survive"},
+		{"no stream", edit("0.arrow", func(b []byte) []byte { return bytes.Repeat([]byte("x"), len(b)) }), "bytes with the XXH3", "did not survive"},
 		{"no file", func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "0.arrow")); err != nil {
 				t.Fatal(err)
@@ -325,7 +325,7 @@ func TestResumeDamaged(t *testing.T) {
 		{"huge record", edit("step.json", func(b []byte) []byte { return append(b, bytes.Repeat([]byte(" "), 9<<20)...) }), "damaged", ""},
 		{"file elsewhere", edit("step.json", replace(`"0.arrow"`, `"../0.arrow"`)), "cannot be", ""},
 		{"other rows", edit("step.json", replace(`"rows":5,"batches"`, `"rows":6,"batches"`)), "-", "is not what was written"},
-		{"negative size", edit("step.json", replace(`"bytes":`, `"bytes":-`)), "cannot be", ""},
+		{"negative size", edit("step.json", replace(`"batches":1,"bytes":`, `"batches":1,"bytes":-`)), "cannot be", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var drivers crashDrivers

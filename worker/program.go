@@ -67,7 +67,8 @@ const usageText = `usage:
                                             run steps as the requests on stdin say
   tail -dir DIR [-from N] [-follow=F]       copy the journal to stdout
   recover -dir DIR                          make the folder of a worker that died ready for -resume
-  seal -dir DIR                             list the artifacts as JSON
+  seal -dir DIR [-want JSON]                list the artifacts as JSON
+  pack -dir DIR -- PATH...                  print small artifacts, one behind the other
   status -dir DIR                           tell how the worker is as JSON
   reap -dir DIR                             end what is left of the run, then status
   version                                   print the worker's version
@@ -82,7 +83,8 @@ const usageText = `usage:
 //	                                          run steps as the requests on stdin say, see Options.Keep and Resume
 //	tail -dir DIR [-from N] [-follow=F]       copy the journal to stdout, from offset N; F is true or false
 //	recover -dir DIR                          make the folder of a worker that died ready for -resume; print JSON, see Recover
-//	seal -dir DIR                             list the artifacts with their checksums as JSON
+//	seal -dir DIR [-want JSON]                list the artifacts with their checksums as JSON; what is wanted is the JSON of an rpc.SealArtifacts
+//	pack -dir DIR -- PATH...                  print small artifacts by their paths, see Pack
 //	status -dir DIR                           tell how the worker is, as the JSON of an rpc.WorkerStatus
 //	reap -dir DIR                             end what is left of the run's processes, then as status
 //	version                                   print the worker's version
@@ -111,6 +113,7 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		keep   = flags.Bool("keep", false, "write outputs of finished steps to disk")
 		resume = flags.Bool("resume", false, "go on after another worker's death")
 		unread = flags.Int64("max-journal", 0, "bytes of the journal that may wait for the host")
+		want   = flags.String("want", "{}", "which artifacts are wanted")
 		child  = flags.Bool("supervised", false, "started by supervise")
 	)
 	if err := flags.Parse(args[1:]); err != nil {
@@ -120,7 +123,8 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		fmt.Fprintln(stdout, Version())
 		return 0
 	}
-	if !filepath.IsAbs(*dir) || flags.NArg() > 0 || *from < 0 || *unread < 0 {
+	var wanted rpc.SealArtifacts
+	if !filepath.IsAbs(*dir) || flags.NArg() > 0 && args[0] != "pack" || json.Unmarshal([]byte(*want), &wanted) != nil || *from < 0 || *unread < 0 {
 		io.WriteString(stderr, usageText)
 		return 2
 	}
@@ -162,8 +166,14 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 	case "status", "reap":
 		return p.status(*dir, fsys, args[0] == "reap", stdout, stderr)
 	case "seal":
-		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir))
+		result, err := Seal(ctx, fsys, filepath.Join(*dir, artifactsDir), &wanted)
 		return printJSON(result, err, stdout, stderr)
+	case "pack":
+		if err := Pack(ctx, fsys, filepath.Join(*dir, artifactsDir), flags.Args(), stdout); err != nil {
+			fmt.Fprintln(stderr, "worker:", err)
+			return 1
+		}
+		return 0
 	case "recover":
 		result, err := Recover(ctx, fsys, *dir)
 		return printJSON(result, err, stdout, stderr)

@@ -102,7 +102,7 @@ func (w *ProxyWorker) declare(p *rpc.Handshake) (*declared, error) {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("driver %q is declared twice, or without a name", driver.Name)}
 		}
 		d.entries[driver.Name] = Registration{
-			Name: driver.Name, Mode: Mode(driver.Mode), Secrets: driver.Secrets,
+			Name: driver.Name, Mode: Mode(driver.Mode), Secrets: driver.Secrets, WholeTables: true, // DataFrames of pandas
 			New: func() Driver { return d.runtimes[driver.Runtime].Driver(driver.Name) },
 		}
 		by[driver.Runtime] = append(by[driver.Runtime], driver)

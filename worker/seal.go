@@ -6,34 +6,81 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/osiris-pipelines/remote/rpc"
 )
 
+const (
+	// sealTries is how often a file is read that is written to meanwhile, and
+	// sealPause how long the first of the waits between them is; each is twice
+	// as long as the one before.
+	sealTries = 3
+	sealPause = 100 * time.Millisecond
+	// sealBuffer is what one file that is being read takes.
+	sealBuffer = 256 << 10
+)
+
 // Seal lists the files below an artifacts directory with their sizes and
-// checksums. A directory that does not exist holds none.
-func Seal(ctx context.Context, fsys FS, dir string) (*rpc.SealResult, error) {
-	result := &rpc.SealResult{Artifacts: []rpc.Artifact{}}
-	if err := seal(ctx, fsys, dir, "", result); err != nil {
+// checksums. A directory that does not exist holds none. What is not wanted is
+// listed as skipped, without being read; nil wants everything. A file that
+// cannot be read, or changes whenever it is, is skipped with the reason.
+func Seal(ctx context.Context, fsys FS, dir string, want *rpc.SealArtifacts) (*rpc.SealResult, error) {
+	if want == nil {
+		want = new(rpc.SealArtifacts)
+	}
+	s := &sealing{fsys: fsys, dir: dir, want: want, result: &rpc.SealResult{Artifacts: []rpc.Artifact{}}}
+	if err := s.walk(ctx, ""); err != nil {
 		return nil, fmt.Errorf("seal artifacts: %w", err)
 	}
-	slices.SortFunc(result.Artifacts, func(a, b rpc.Artifact) int { return strings.Compare(a.Path, b.Path) })
-	slices.SortFunc(result.Skipped, func(a, b rpc.SkippedArtifact) int { return strings.Compare(a.Path, b.Path) })
-	return result, nil
+	if err := s.sums(ctx); err != nil {
+		return nil, fmt.Errorf("seal artifacts: %w", err)
+	}
+	slices.SortFunc(s.result.Artifacts, func(a, b rpc.Artifact) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(s.result.Skipped, func(a, b rpc.SkippedArtifact) int { return strings.Compare(a.Path, b.Path) })
+	return s.result, nil
 }
 
-func seal(ctx context.Context, fsys FS, root, rel string, result *rpc.SealResult) error {
-	entries, err := fsys.ReadDir(filepath.Join(root, filepath.FromSlash(rel)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// sealing is a directory that is being listed.
+type sealing struct {
+	fsys   FS
+	dir    string
+	want   *rpc.SealArtifacts
+	files  []string // to read
+	result *rpc.SealResult
+}
+
+func (s *sealing) name(rel string) string { return filepath.Join(s.dir, filepath.FromSlash(rel)) }
+
+func (s *sealing) skip(rel string, size int64, reason string) {
+	if !utf8.ValidString(rel) { // which JSON would not keep
+		rel = rpc.Printable(rel)
 	}
-	if err != nil {
+	s.result.Skipped = append(s.result.Skipped, rpc.SkippedArtifact{Path: rel, Size: size, Reason: reason})
+}
+
+// walk finds the files below a directory.
+func (s *sealing) walk(ctx context.Context, rel string) error {
+	entries, err := s.fsys.ReadDir(s.name(rel))
+	switch {
+	case rel != "" && err != nil && ctx.Err() == nil:
+		s.skip(rel, 0, "the directory cannot be read: "+causeOf(err).Error())
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
 	}
 	for _, e := range entries {
@@ -43,24 +90,32 @@ func seal(ctx context.Context, fsys FS, root, rel string, result *rpc.SealResult
 		name := path.Join(rel, e.Name())
 		switch {
 		case e.IsDir():
-			err = seal(ctx, fsys, root, name, result)
-			if err != nil {
+			if err := s.walk(ctx, name); err != nil {
 				return err
 			}
 		case !e.Type().IsRegular():
-			result.Skipped = append(result.Skipped, rpc.SkippedArtifact{Path: name, Reason: "it is " + kind(e.Type()) + ", not a regular file"})
+			s.skip(name, 0, "it is "+kind(e.Type())+", not a regular file")
+		case !utf8.ValidString(name):
+			s.skip(name, 0, "its name is not UTF-8")
 		default:
-			a, err := sealFile(fsys, filepath.Join(root, filepath.FromSlash(name)))
-			if err != nil {
-				result.Skipped = append(result.Skipped, rpc.SkippedArtifact{Path: name, Reason: err.Error()})
-				continue
-			}
-			a.Path = name
-			a.StepID, _, _ = strings.Cut(name, "/")
-			result.Artifacts = append(result.Artifacts, a)
+			s.consider(name, e)
 		}
 	}
 	return nil
+}
+
+// consider takes a file that is wanted.
+func (s *sealing) consider(name string, e fs.DirEntry) {
+	info, err := e.Info()
+	if err != nil {
+		s.skip(name, 0, causeOf(err).Error())
+		return
+	}
+	if why := s.want.Unwanted(name, info.Size()); why != "" {
+		s.skip(name, info.Size(), why)
+		return
+	}
+	s.files = append(s.files, name)
 }
 
 // kind says what something is that is no regular file.
@@ -78,16 +133,103 @@ func kind(t fs.FileMode) string {
 	return "something else"
 }
 
+// sums reads the files, several at a time.
+func (s *sealing) sums(ctx context.Context) error {
+	sealed := make([]rpc.Artifact, len(s.files))
+	failed := make([]error, len(s.files))
+	var group errgroup.Group
+	workers := min(max(runtime.GOMAXPROCS(0), 2), 16)
+	for first := range min(workers, len(s.files)) {
+		group.Go(func() error {
+			buf := make([]byte, sealBuffer)
+			for i := first; i < len(s.files); i += workers {
+				if sealed[i], failed[i] = s.sum(ctx, s.files[i], buf); ctx.Err() != nil {
+					return ctx.Err()
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i, name := range s.files {
+		if failed[i] != nil {
+			s.skip(name, sealed[i].Size, causeOf(failed[i]).Error())
+			continue
+		}
+		s.result.Artifacts = append(s.result.Artifacts, sealed[i])
+	}
+	return nil
+}
+
+var errWritten = errors.New("it was being written")
+
+// sum reads a file until it has not changed meanwhile.
+func (s *sealing) sum(ctx context.Context, rel string, buf []byte) (rpc.Artifact, error) {
+	pause := sealPause
+	for try := 1; ; try++ {
+		a, err := sealOnce(ctx, s.fsys, s.name(rel), buf)
+		a.Path = rel
+		a.StepID, _, _ = strings.Cut(rel, "/")
+		if !errors.Is(err, errWritten) || try == sealTries {
+			return a, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return a, ctx.Err()
+		}
+		pause *= 2
+	}
+}
+
+// sealFile is sealOnce for a file by itself.
 func sealFile(fsys FS, name string) (rpc.Artifact, error) {
-	f, err := fsys.Open(name)
+	return sealOnce(context.Background(), fsys, name, make([]byte, sealBuffer))
+}
+
+// sealOnce reads a file once. The error is errWritten when it has changed
+// meanwhile.
+func sealOnce(ctx context.Context, fsys FS, name string, buf []byte) (rpc.Artifact, error) {
+	f, err := openRegular(fsys, name)
 	if err != nil {
 		return rpc.Artifact{}, err
 	}
 	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
+	before, err := f.Stat()
 	if err != nil {
 		return rpc.Artifact{}, err
 	}
-	return rpc.Artifact{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
+	a := rpc.Artifact{Size: before.Size(), Mode: before.Mode().Perm()}
+	if !before.Mode().IsRegular() {
+		return a, errNotRegular
+	}
+	slow, quick := sha256.New(), xxh3.New128()
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(slow, quick)}, struct{ io.Reader }{io.LimitReader(&contextReader{ctx, f}, a.Size+1)}, buf)
+	if err != nil {
+		return a, err
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return a, err
+	}
+	if n != before.Size() || after.Size() != n || !after.ModTime().Equal(before.ModTime()) {
+		return a, errWritten
+	}
+	a.SHA256, a.XXH3 = hexSum(slow), fmt.Sprintf("%x", quick.Sum128().Bytes())
+	return a, nil
+}
+
+func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
+
+// causeOf is an error without the path, which stands beside it.
+func causeOf(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }

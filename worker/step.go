@@ -43,6 +43,11 @@ type Step struct {
 	// must not release them.
 	Inputs map[string]*DataFrame
 
+	// TraceParent is the span of this step on the host, in the form of the W3C's
+	// Trace Context, for a driver that goes on with the trace. Empty where the
+	// host does not trace.
+	TraceParent string
+
 	// BasePath is where relative input paths start; empty means the current
 	// directory.
 	BasePath string

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -46,6 +48,12 @@ type Options struct {
 	Journal *rpc.JournalOptions // nil means the defaults; Full is set by the worker
 	Memory  memory.Allocator    // for drivers; nil means the default allocator
 
+	// MemoryBudget is how many bytes of memory the outputs of steps may take, all
+	// together; what is beyond goes to files in the run's folder. Zero means half
+	// of the machine's memory, or of what this process may have of it, and 1 GiB
+	// where the platform does not tell. A host may set another one.
+	MemoryBudget int64
+
 	// stderr is told why the journal failed; nil means this process's.
 	stderr io.Writer
 
@@ -68,6 +76,7 @@ type ProxyWorker struct {
 	journal *rpc.Journal
 	calls   rpc.Calls
 	prints  *printCapture // nil when prints are not captured
+	budget  *memoryBudget // of outputs
 	lines   sync.Pool     // of *[]byte, for events and metrics
 
 	tasks sync.WaitGroup // requests being handled
@@ -95,7 +104,10 @@ type ProxyWorker struct {
 	requests  map[string]context.CancelCauseFunc // running, by request id
 	running   map[string]int                     // step ids, with how often
 	steps     map[string]*stepCall               // by step id, for the worker's life
+	measured  map[*stepRun]bool                  // whose drivers run
 	kept      map[string]*keptStep               // on disk, by step id
+	tables    map[string]*hostTable              // of the host; set by the handshake
+	fetched   map[rpc.FetchOutput]*DataFrame     // that the host may fetch
 	abandoned int                                // drivers that were left behind
 }
 
@@ -120,12 +132,14 @@ func New(opts Options) (*ProxyWorker, error) {
 	opts.Keep = opts.Keep || opts.Resume
 	w := &ProxyWorker{
 		opts:     opts,
+		budget:   newMemoryBudget(opts.MemoryBudget),
 		pace:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		outputs:  make(map[string]map[string]*DataFrame),
 		requests: make(map[string]context.CancelCauseFunc),
 		running:  make(map[string]int),
 		steps:    make(map[string]*stepCall),
+		measured: make(map[*stepRun]bool),
 		kept:     make(map[string]*keptStep),
 	}
 	var err error
@@ -178,6 +192,7 @@ func (w *ProxyWorker) Run(ctx context.Context, stdin io.Reader) int {
 	defer cancel(nil)
 
 	if w.opts.ownProcess {
+		limitProcess()
 		w.prints = capturePrints(w.opts.prints, w.known.redact, w.printed)
 	}
 	read := make(chan struct{})
@@ -421,13 +436,17 @@ func (w *ProxyWorker) call(ctx context.Context, req *rpc.Request) (any, error) {
 		}
 		return w.fetchOutput(ctx, req.ID, &p)
 	case rpc.MethodSealArtifacts:
+		var p rpc.SealArtifacts
+		if err := w.params(req, &p); err != nil {
+			return nil, err
+		}
 		w.mu.Lock()
 		abandoned := w.abandoned
 		w.mu.Unlock()
 		if abandoned > 0 {
 			return nil, &rpc.Error{Code: rpc.CodeInvalidRequest, Message: "a driver that ignored its context may still be writing"}
 		}
-		return Seal(ctx, w.opts.FS, w.path(artifactsDir))
+		return Seal(ctx, w.opts.FS, w.path(artifactsDir), &p)
 	}
 	return nil, &rpc.Error{Code: rpc.CodeMethodNotFound, Message: fmt.Sprintf("unknown method %q", req.Method)}
 }
@@ -547,6 +566,10 @@ func (w *ProxyWorker) handshake(p *rpc.Handshake) (*rpc.HandshakeResult, error) 
 		}
 		w.declared = d
 	}
+	if p.MemoryBudget > 0 {
+		w.budget.setLimit(p.MemoryBudget)
+	}
+	w.setTables(p.Tables)
 	w.session, w.hello = p.SessionID, *p
 	w.epoch, w.owner = p.Epoch, p.Owner
 	w.setPaceLocked(p.HeartbeatMS)
@@ -563,6 +586,7 @@ func (w *ProxyWorker) setPaceLocked(ms int64) {
 }
 
 func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
+	budget, _ := w.budget.state()
 	return &rpc.HandshakeResult{
 		Version: version,
 		Worker:  Version(),
@@ -573,21 +597,27 @@ func (w *ProxyWorker) helloLocked(version int) *rpc.HandshakeResult {
 		Drivers: w.declared.names(w.opts.Drivers.Names()),
 		SealKey: w.known.key.Public(),
 
+		MemoryBytes:  machineMemory(),
+		MemoryBudget: budget,
+
 		PythonVersion: w.declared.pythonVersion(),
 	}
 }
 
 // fetchOutput sends an output as Arrow frames.
 func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOutput) (*rpc.FetchOutputResult, error) {
-	df, _, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
-	if err != nil {
-		return nil, err
-	}
-	defer df.Release()
 	n, err := rpc.RequestNumber(id)
 	if err != nil {
 		return nil, err
 	}
+	if result, ok, err := w.fetchKept(ctx, uint32(n), rpc.FetchOutput{StepID: p.StepID, Key: cmp.Or(p.Key, DefaultOutput)}); ok || err != nil {
+		return result, err
+	}
+	df, err := w.output(rpc.InputRef{FromStep: p.StepID, Key: p.Key})
+	if err != nil {
+		return nil, err
+	}
+	defer df.Release()
 	payload := rpc.NewPayloadWriter(uint32(n), w.journal.Append)
 	out := rpc.NewArrowWriter(payload, df.Schema(), w.opts.Memory)
 	reader := df.Reader()
@@ -600,6 +630,9 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 			return nil, err
 		}
 	}
+	if err := reader.Err(); err != nil {
+		return nil, err
+	}
 	if err := out.Close(); err != nil {
 		return nil, err
 	}
@@ -609,24 +642,22 @@ func (w *ProxyWorker) fetchOutput(ctx context.Context, id string, p *rpc.FetchOu
 	return &rpc.FetchOutputResult{Rows: out.Rows(), Batches: out.Batches(), Bytes: payload.Bytes()}, nil
 }
 
-// output returns what a reference names, and whether it had to be read from
-// disk. The caller must Release it.
-func (w *ProxyWorker) output(ref rpc.InputRef) (df *DataFrame, fromDisk bool, err error) {
+// output returns what a reference names. The caller must Release it.
+func (w *ProxyWorker) output(ref rpc.InputRef) (*DataFrame, error) {
 	key := ref.Key
 	if key == "" {
 		key = DefaultOutput
 	}
 	w.mu.Lock()
-	df = w.outputs[ref.FromStep][key]
+	df := w.outputs[ref.FromStep][key]
 	if df != nil {
 		df.Retain()
 	}
 	w.mu.Unlock()
 	if df != nil {
-		return df, false, nil
+		return df, nil
 	}
-	df, err = w.load(ref.FromStep, key)
-	return df, true, err
+	return w.load(ref.FromStep, key)
 }
 
 // release frees the outputs of steps that nobody reads any more.
@@ -645,8 +676,13 @@ func (w *ProxyWorker) release(steps []string) {
 }
 
 func (w *ProxyWorker) releaseAll() {
+	w.releaseTables()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for name, df := range w.fetched {
+		df.Release()
+		delete(w.fetched, name)
+	}
 	for id, outputs := range w.outputs {
 		for _, df := range outputs {
 			df.Release()
@@ -681,12 +717,16 @@ func (w *ProxyWorker) heartbeats() {
 		for id := range w.running {
 			open = append(open, id)
 		}
+		measured := slices.Collect(maps.Keys(w.measured))
 		w.mu.Unlock()
 		if !ready {
 			continue
 		}
 		slices.Sort(open)
 		rss, cpu := usage()
+		for _, s := range measured {
+			s.seen(rss)
+		}
 		b, err := json.Marshal(rpc.Heartbeat{
 			Time: time.Now().UTC(), RSSBytes: rss, CPUSeconds: cpu, OpenSteps: open, Journal: w.journal.Size(), Epoch: epoch,
 		})

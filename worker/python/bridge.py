@@ -94,6 +94,7 @@ class Context:
         self._seq = request["seq"]
         self.step_id = request["step_id"]
         self.session_id = request.get("session_id") or None
+        self.traceparent = request.get("traceparent") or None
         self.base_path = pathlib.Path(request["base_path"])
         self.artifacts_dir = pathlib.Path(request["artifacts_dir"])
         self.output_dir = self.artifacts_dir

@@ -66,7 +66,7 @@ func (f *inputFiles) remove() {
 // put writes the inputs of a step to files, but for those that are in files
 // already. Whoever calls it removes them, also after an error.
 func (h *handover) put(ctx context.Context, step *worker.Step) (*inputFiles, error) {
-	files := &inputFiles{byName: make(map[string][]string, len(step.Inputs))}
+	inputs := &inputFiles{byName: make(map[string][]string, len(step.Inputs))}
 	done := make(map[*worker.DataFrame][]string, len(step.Inputs))
 	for _, name := range step.InputNames() {
 		df := step.Inputs[name]
@@ -74,17 +74,23 @@ func (h *handover) put(ctx context.Context, step *worker.Step) (*inputFiles, err
 		if !ok {
 			parts = h.found(df)
 		}
+		if files := df.Files(); !ok && len(files) == 1 { // it is what a child maps
+			if err := intact(df); err != nil {
+				return inputs, fmt.Errorf("hand over input %q: %w", name, err)
+			}
+			parts = files
+		}
 		if parts == nil {
 			var err error
 			parts, err = h.write(ctx, df, step.Memory())
-			files.made = append(files.made, parts...)
+			inputs.made = append(inputs.made, parts...)
 			if err != nil {
-				return files, fmt.Errorf("hand over input %q: %w", name, err)
+				return inputs, fmt.Errorf("hand over input %q: %w", name, err)
 			}
 		}
-		done[df], files.byName[name] = parts, parts
+		done[df], inputs.byName[name] = parts, parts
 	}
-	return files, nil
+	return inputs, nil
 }
 
 // write writes a table to new files and returns their names, also after an
@@ -99,6 +105,10 @@ func (h *handover) write(ctx context.Context, df *worker.DataFrame, mem memory.A
 	var size int64
 	r := df.Reader()
 	defer r.Release()
+	if len(df.Files()) > 0 { // batch by batch: there may be no room for all of them
+		name := h.name("in") + "0"
+		return []string{name}, copyTable(ctx, name, r, mem)
+	}
 	for r.Next() {
 		rec := r.Record()
 		rec.Retain()
@@ -165,6 +175,29 @@ func cutRecords(records []arrow.Record, rows int64, parts int) [][]arrow.Record 
 		}
 	}
 	return out
+}
+
+// intact finds out whether a table in a file has the size that it had. What it
+// holds is for the child to find out.
+func intact(df *worker.DataFrame) error {
+	r := df.Reader()
+	defer r.Release()
+	return r.Err()
+}
+
+// copyTable writes what r reads to a new file.
+func copyTable(ctx context.Context, name string, r array.RecordReader, mem memory.Allocator) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	w := rpc.NewArrowWriter(f, r.Schema(), mem)
+	for err == nil && r.Next() {
+		if err = context.Cause(ctx); err == nil {
+			err = w.Write(r.Record())
+		}
+	}
+	return errors.Join(err, r.Err(), w.Close(), f.Close())
 }
 
 func writeFile(ctx context.Context, name string, schema *arrow.Schema, records []arrow.Record, mem memory.Allocator) error {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -187,12 +188,19 @@ func (p *pool) request(d driverClass, step *worker.Step) (*stepRequest, error) {
 		Config:    step.Config,
 		Output:    p.files.name("out"),
 		Env:       step.Env,
+
+		TraceParent: step.TraceParent,
 	}
 	if req.Config == nil {
 		req.Config = map[string]any{}
 	}
 	if req.Env == nil {
 		req.Env = map[string]string{}
+	}
+	if req.TraceParent != "" { // by which tracers of Python go on
+		env := maps.Clone(req.Env)
+		env["TRACEPARENT"] = req.TraceParent
+		req.Env = env
 	}
 	var err error
 	if req.BasePath, err = filepath.Abs(step.BasePath); err != nil {

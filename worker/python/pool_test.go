@@ -169,7 +169,8 @@ func TestPool(t *testing.T) {
 
 	t.Run("sees", func(t *testing.T) {
 		step, _ := newStep(t, "a-1", map[string]any{"int": json.Number("12345678901234567890"), "float": json.Number("1.0"), "text": "<é>", "none": nil})
-		step.Env = map[string]string{"STEP_VARIABLE": "v"}
+		step.Env = map[string]string{"STEP_VARIABLE": "v", "TRACEPARENT": "another's"}
+		step.TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 		mustRun(t, p, driver("steps", "See"), step)
 		got := values(t, step)
 		delete(got, "pid")
@@ -183,9 +184,18 @@ func TestPool(t *testing.T) {
 				"step_id": []any{"str", "a-1"}, "session_id": []any{"str", "session-1"}, "base_path": []any{"PurePath", step.BasePath},
 				"artifacts_dir": []any{"PurePath", step.ArtifactsDir}, "output_dir": []any{"PurePath", step.ArtifactsDir},
 			},
-			"cwd": base, "env": "v", "stdin": "", "helper": "drivers",
+			"cwd": base, "env": "v", "stdin": "", "helper": "drivers", "traced": []any{step.TraceParent, step.TraceParent},
 		}
 		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+		if step.Env["TRACEPARENT"] != "another's" {
+			t.Errorf("the step's variables were changed: %q", step.Env)
+		}
+		// The next step of the same process is no part of that trace.
+		next, _ := newStep(t, "a-2", nil)
+		mustRun(t, p, driver("steps", "See"), next)
+		if d := cmp.Diff([]any{nil, nil}, values(t, next)["traced"]); d != "" {
 			t.Error(d)
 		}
 	})

@@ -41,6 +41,7 @@ type stepRequest struct {
 	ArtifactsDir string              `json:"artifacts_dir"`
 	Cwd          string              `json:"cwd"`
 	Env          map[string]string   `json:"env"`
+	TraceParent  string              `json:"traceparent,omitempty"`
 }
 
 // message is what a child says.

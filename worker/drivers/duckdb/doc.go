@@ -78,7 +78,10 @@ const ProcessorName = "duckdb.processor"
 
 // Register adds the driver to r. It panics when its name is taken.
 func Register(r *worker.Registry) {
-	r.Register(ProcessorName, worker.Transform, func() worker.Driver { return &Processor{} })
+	r.Add(worker.Registration{
+		Name: ProcessorName, Mode: worker.Transform, New: func() worker.Driver { return &Processor{} },
+		WholeTables: true, // a query may scan its inputs again, and from many threads
+	})
 }
 
 // Processor is the driver duckdb.processor. The package comment has its config

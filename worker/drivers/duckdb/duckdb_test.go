@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
 	"github.com/osiris-pipelines/remote/worker/drivers/duckdb"
@@ -664,4 +666,50 @@ func TestDriver(t *testing.T) {
 	}
 	workertest.CheckCancel(t, newProcessor, c)
 	workertest.CheckMemory(t, newProcessor, c)
+}
+
+// A query sees a table that the worker has on disk, also more than once.
+func TestSpilledInput(t *testing.T) {
+	drivers := worker.NewRegistry()
+	duckdb.Register(drivers)
+	csv.Register(drivers)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "in.csv"), []byte("id,name\n"+strings.Repeat("1,ann\n2,bob\n", 100_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := t.TempDir()
+	w, err := worker.New(worker.Options{Dir: run, Drivers: drivers, MemoryBudget: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, stdin := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(context.Background(), in)
+	}()
+	defer func() { stdin.Close(); <-done }()
+	step := func(id, driver, config string, from ...string) *rpc.StepResult {
+		t.Helper()
+		p := &rpc.ExecuteStep{StepID: id, Driver: driver, Config: json.RawMessage(config), Inputs: map[string]rpc.InputRef{}, Keep: true}
+		for _, f := range from {
+			p.Inputs["df"] = rpc.InputRef{FromStep: f}
+		}
+		r, err := w.ExecuteStep(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	path, _ := json.Marshal(map[string]string{"path": filepath.Join(dir, "in.csv")})
+	if read := step("read", csv.ExtractorName, string(path)); read.RowsOut != 200_000 || read.Outputs["df"].Spilled == nil {
+		t.Fatalf("%+v", read)
+	}
+	query := `{"query": "SELECT a.name, a.n, b.n AS m FROM (SELECT name, count(*) AS n FROM df GROUP BY name) a JOIN (SELECT name, sum(id) AS n FROM df GROUP BY name) b USING (name) ORDER BY name"}`
+	step("query", duckdb.ProcessorName, query, "read")
+	step("write", csv.WriterName, `{"path": "out.csv"}`, "query")
+	got, err := os.ReadFile(filepath.Join(run, "artifacts", "write", "out.csv"))
+	if want := "m,n,name\n100000,100000,ann\n200000,100000,bob\n"; err != nil || string(got) != want {
+		t.Errorf("written %q, want %q (%v)", got, want, err)
+	}
 }

@@ -24,25 +24,31 @@ import (
 // table is an input as DuckDB scans it: in place, any number of times, by any
 // number of its threads, without a call of Go.
 type table struct {
-	df *worker.DataFrame // C's pointers do not keep its memory from being freed
-	c  *C.struct_table
+	batches []arrow.Record // C's pointers do not keep their memory from being freed
+	c       *C.struct_table
 }
 
 // newTable makes df a view of the database, which must be closed before the
 // table is released.
 func (d *database) newTable(ctx context.Context, name string, df *worker.DataFrame) (*table, error) {
-	var batches []arrow.Record // held by df
+	var batches []arrow.Record
 	r := df.Reader()
 	defer r.Release()
 	for r.Next() {
-		batches = append(batches, r.Record())
+		rec := r.Record()
+		rec.Retain()
+		batches = append(batches, rec)
+	}
+	if err := r.Err(); err != nil {
+		releaseAll(batches)
+		return nil, err
 	}
 	c := C.table_new(C.handle(d.conn.Ptr), C.int64_t(len(batches)))
 	if c == nil {
+		releaseAll(batches)
 		return nil, errMemory
 	}
-	df.Retain()
-	t := &table{df: df, c: c}
+	t := &table{batches: batches, c: c}
 	cdata.ExportArrowSchema(df.Schema(), (*cdata.CArrowSchema)(unsafe.Pointer(C.table_schema(c))))
 	err := takeError(C.table_check(c)) // first, since what it refuses may not be exported
 	if err == nil {
@@ -97,7 +103,13 @@ var errMemory = errors.New("out of memory")
 // release gives the input back.
 func (t *table) release() {
 	C.table_free(t.c)
-	t.df.Release()
+	releaseAll(t.batches)
+}
+
+func releaseAll(batches []arrow.Record) {
+	for _, b := range batches {
+		b.Release()
+	}
 }
 
 // converter makes Arrow of the chunks of a result, which must outlive it.

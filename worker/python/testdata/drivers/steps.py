@@ -35,6 +35,7 @@ class See:
             "ctx": {k: [type(getattr(ctx, k)).__mro__[-2].__name__, str(getattr(ctx, k))] for k in ("step_id", "session_id", "base_path", "artifacts_dir", "output_dir")},
             "cwd": os.getcwd(),
             "env": os.environ.get("STEP_VARIABLE"),
+            "traced": [ctx.traceparent, os.environ.get("TRACEPARENT")],
             "stdin": sys.stdin.read(),
             "pid": os.getpid(),
             "helper": helper.NAME,
