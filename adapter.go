@@ -313,7 +313,7 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	var tables *sentTables
 	var took time.Duration
 	group.Go(func() (err error) {
-		tables, err = sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
+		tables, err = a.sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
 		took = time.Since(start)
 		return err
 	})

@@ -42,6 +42,8 @@ type engine struct {
 	// says. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session, network *egressPlan) (*place, error)
 
+	partSize int // of tables on their way; zero means what is best, tests take less
+
 	unprotect func(*runSecrets) // for tests: lets secrets out, so that they can be found
 
 	mu     sync.Mutex

@@ -205,7 +205,7 @@ func (e *engine) fetchOutput(ctx context.Context, p *PreparedRun, ec *ExecutionC
 	if err != nil {
 		return nil, err
 	}
-	return out.read(ctx)
+	return out.read(ctx, cmp.Or(int64(e.partSize), windowPart))
 }
 
 // check refuses a description of an output that no worker gives.
@@ -224,7 +224,7 @@ func (o *keptOutput) check() error {
 }
 
 // read opens the output: a small one comes in frames while there is a worker.
-func (o *keptOutput) read(ctx context.Context) (*outputReader, error) {
+func (o *keptOutput) read(ctx context.Context, part int64) (*outputReader, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (o *keptOutput) read(ctx context.Context) (*outputReader, error) {
 		}
 		// The worker may be ending: its files stay.
 	}
-	src, err := o.open(ctx)
+	src, err := o.open(ctx, part)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +255,8 @@ func (o *keptOutput) matches(b []byte) bool {
 	return err == nil && size == o.ref.Stream.Bytes && sum == o.ref.Stream.XXH3
 }
 
-// open opens the output's file.
-func (o *keptOutput) open(ctx context.Context) (io.ReadCloser, error) {
+// open opens the output's file, to be read in parts where that can be.
+func (o *keptOutput) open(ctx context.Context, part int64) (io.ReadCloser, error) {
 	name := path.Join(filepath.ToSlash(o.place.dir), o.ref.Stream.Path)
 	if filepath.Separator != '/' && !o.place.isRemote() {
 		name = filepath.FromSlash(name)
@@ -265,7 +265,7 @@ func (o *keptOutput) open(ctx context.Context) (io.ReadCloser, error) {
 	if !ok {
 		return o.place.sandbox.Download(ctx, name)
 	}
-	return newWindow(ctx, o.ref.Stream.Bytes, func(ctx context.Context, offset, n int64) (io.ReadCloser, error) {
+	return newWindow(ctx, o.ref.Stream.Bytes, part, func(ctx context.Context, offset, n int64) (io.ReadCloser, error) {
 		if o.after {
 			o.place.lease.touch(ctx)
 		}
@@ -288,7 +288,7 @@ func (p *place) isRemote() bool {
 func (o *keptOutput) reader(src io.ReadCloser) (*outputReader, error) {
 	r := &outputReader{want: *o.ref.Stream, src: src, sum: xxh3.New128()}
 	r.refs.Store(1)
-	in, err := rpc.NewArrowReader(r.bytes(), &rpc.ArrowLimits{MaxTotalBytes: max(r.want.Bytes, 1)}, nil)
+	in, err := rpc.NewArrowReader(r.bytes(), nil, nil)
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
 	}
@@ -308,9 +308,15 @@ type outputReader struct {
 	err  error
 }
 
-// bytes are those of src, counted and hashed.
+// bytes are those of src, counted and hashed: as many as were announced, and one
+// that shows that there are more.
 func (r *outputReader) bytes() io.Reader {
 	return readerFunc(func(p []byte) (int, error) {
+		if left := r.want.Bytes - r.n; left < 0 {
+			return 0, io.EOF
+		} else if int64(len(p))-1 > left {
+			p = p[:left+1]
+		}
 		n, err := r.src.Read(p)
 		r.n += int64(n)
 		_, _ = r.sum.Write(p[:n]) // cannot fail
@@ -461,6 +467,7 @@ type window struct {
 	cancel context.CancelFunc
 	open   func(ctx context.Context, offset, n int64) (io.ReadCloser, error)
 	size   int64
+	part   int64 // bytes
 
 	wg    sync.WaitGroup
 	parts chan *windowedPart // in order
@@ -478,8 +485,8 @@ type windowedPart struct {
 	err  error
 }
 
-func newWindow(ctx context.Context, size int64, open func(ctx context.Context, offset, n int64) (io.ReadCloser, error)) *window {
-	w := &window{open: open, size: size, parts: make(chan *windowedPart, windowParts), free: make(chan []byte, windowParts)}
+func newWindow(ctx context.Context, size, part int64, open func(ctx context.Context, offset, n int64) (io.ReadCloser, error)) *window {
+	w := &window{open: open, size: size, part: part, parts: make(chan *windowedPart, windowParts), free: make(chan []byte, windowParts)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	for range windowParts {
 		w.free <- nil // made when they are needed
@@ -491,28 +498,28 @@ func newWindow(ctx context.Context, size int64, open func(ctx context.Context, o
 // fill starts the parts, as far as there is room for them.
 func (w *window) fill() {
 	defer close(w.parts)
-	for offset := int64(0); offset < w.size; offset += windowPart {
+	for offset := int64(0); offset < w.size; offset += w.part {
 		var buf []byte
 		select {
 		case buf = <-w.free:
 		case <-w.ctx.Done():
 			return
 		}
-		n := min(windowPart, w.size-offset)
+		n := min(w.part, w.size-offset)
 		if int64(cap(buf)) < n {
 			buf = make([]byte, n)
 		}
 		p := &windowedPart{buf: buf[:n], done: make(chan struct{})}
 		w.wg.Go(func() {
 			defer close(p.done)
-			p.err = w.part(p.buf, offset)
+			p.err = w.whole(p.buf, offset)
 		})
 		w.parts <- p // has room for as many as there are buffers
 	}
 }
 
-// part reads a part.
-func (w *window) part(b []byte, offset int64) error {
+// whole reads a part.
+func (w *window) whole(b []byte, offset int64) error {
 	for try := 0; ; {
 		n, err := w.some(b, offset)
 		if n == len(b) {

@@ -101,7 +101,7 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 		return pl, err
 	}
 	start := time.Now()
-	tables, err := sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
+	tables, err := a.sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
 	if err != nil {
 		return pl, err
 	}

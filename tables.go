@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -208,9 +209,9 @@ type sentTables struct {
 
 // sendTables sends the tables of a run to files below dir that are named by
 // their content, but for those that are there. join joins paths there.
-func sendTables(ctx context.Context, sb Sandbox, p *PreparedRun, ec *ExecutionContext, dir string, join func(...string) string) (*sentTables, error) {
+func (e *engine) sendTables(ctx context.Context, sb Sandbox, p *PreparedRun, ec *ExecutionContext, dir string, join func(...string) string) (*sentTables, error) {
 	sent := &sentTables{refs: make(map[string]rpc.TableRef)}
-	sender := &partSender{sandbox: sb, dir: dir, join: join}
+	sender := &partSender{sandbox: sb, dir: dir, join: join, size: cmp.Or(e.partSize, tablePart)}
 	for _, t := range p.Tables {
 		ref, err := sender.table(ctx, ec, t.Name, ec.Tables[t.Name])
 		if err != nil {
@@ -250,6 +251,7 @@ type partSender struct {
 	sandbox Sandbox
 	dir     string
 	join    func(...string) string
+	size    int // of a part
 
 	parts, bytes atomic.Int64 // that were sent
 }
@@ -406,14 +408,14 @@ func (w *partWriter) Write(p []byte) (int, error) {
 				return total - len(p), errPartFailed
 			}
 		}
-		n := min(len(p), tablePart-len(w.buf))
+		n := min(len(p), w.size-len(w.buf))
 		if need := len(w.buf) + n; need > cap(w.buf) { // not beyond the part's size, as append would
-			buf := make([]byte, len(w.buf), min(tablePart, max(need, 4*cap(w.buf), 64<<10)))
+			buf := make([]byte, len(w.buf), min(w.size, max(need, 4*cap(w.buf), 64<<10)))
 			copy(buf, w.buf)
 			w.buf = buf
 		}
 		w.buf, p = append(w.buf, p[:n]...), p[n:]
-		if len(w.buf) == tablePart {
+		if len(w.buf) == w.size {
 			w.flush()
 		}
 	}

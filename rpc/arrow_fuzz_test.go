@@ -27,7 +27,7 @@ func FuzzArrowGuard(f *testing.F) {
 		f.Add(streamOf(f, 5, []arrow.DataType{dt}, ipc.WithLZ4()))
 	}
 	f.Add(deltaStream(f))
-	for _, h := range hostileStreams(f) {
+	for _, h := range append(hostileStreams(f), hostileTypes(f)...) {
 		if len(h.data) < 64<<10 {
 			f.Add(h.data)
 		}
