@@ -89,7 +89,7 @@ func (c *chooser) skip(name string, size int64, reason string) {
 
 // printableName is a name as it may be shown, in one line.
 func printableName(name string) string {
-	return strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(rpc.Printable(name))
+	return rpc.Printable(strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(name))
 }
 
 // add takes an entry, or skips it. The error is for what no run can leave.

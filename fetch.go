@@ -140,6 +140,7 @@ type keptOutput struct {
 	place  *place
 	worker *restarter // nil when there is none
 	after  bool       // the run has ended
+	meter  *meter
 }
 
 // find waits until an output is there, or cannot be there any more.
@@ -205,6 +206,7 @@ func (e *engine) fetchOutput(ctx context.Context, p *PreparedRun, ec *ExecutionC
 	if err != nil {
 		return nil, err
 	}
+	out.meter = r.meter
 	return out.read(ctx, cmp.Or(int64(e.partSize), windowPart))
 }
 
@@ -246,7 +248,7 @@ func (o *keptOutput) read(ctx context.Context, part int64) (*outputReader, error
 	if err != nil {
 		return nil, err
 	}
-	return o.reader(src)
+	return o.reader(o.meter.reading(src))
 }
 
 // matches reports whether a stream in memory is the output's.

@@ -135,7 +135,7 @@ func attacks(full bool) []attack {
 			}
 		}, cfg: func(c *remote.Config) { c.MaxArtifacts, c.Timeout = count(500, 20_000), time.Hour }, check: func(t *testing.T, _ *remote.ExecutionContext, _ *remote.ExecResult, got *remote.CollectedArtifacts, _ error) {
 			most, all := count(500, 20_000), count(1500, 1_000_000)
-			if n := len(got.Artifacts); n > most || n < most-count(100, 1000) || n+len(got.Skipped)+got.SkippedMore != all || len(got.Skipped) > 10_000 {
+			if n := len(got.Artifacts); n > most || n < most-count(100, 1000) || n+len(got.Skipped)+got.SkippedMore != all || len(got.Skipped) > 100_000 {
 				t.Errorf("%d artifacts, %d skipped by name, %d without", n, len(got.Skipped), got.SkippedMore)
 			}
 		}},

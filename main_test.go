@@ -162,6 +162,7 @@ func testDrivers() *worker.Registry {
 	add("test.rows", worker.Extract, runRows)
 	add("test.concat", worker.Transform, runConcat)
 	add("test.write", worker.Write, runWrite)
+	add("test.artifacts", worker.Write, runArtifacts)
 	add("test.noop", worker.Transform, func(context.Context, *worker.Step) (*worker.Result, error) { return nil, nil })
 	add("test.fail", worker.Transform, func(context.Context, *worker.Step) (*worker.Result, error) {
 		return nil, fmt.Errorf("open source: %w", &os.PathError{Op: "open", Path: "x", Err: os.ErrNotExist})

@@ -10,9 +10,11 @@ import (
 )
 
 const (
-	// rangePart is how much of a file one request asks for, and rangeStreams how
-	// many of these are on their way, or wait to be read.
-	rangePart    = 8 << 20
+	// One request asks for a rangeShare of a file, within bounds, and rangeStreams
+	// of these parts are on their way, or wait to be read.
+	rangeShare   = 16
+	minRangePart = 2 << 20
+	maxRangePart = 8 << 20
 	rangeStreams = 4
 	// rangeTries is how often in a row a part is asked for again that does not
 	// get on, and rangePause how long the first wait between two of them is.
@@ -32,7 +34,6 @@ type ranged struct {
 	sandbox rangeReader
 	path    string
 	size    int64 // of the whole file
-	part    int64
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -57,13 +58,11 @@ var (
 )
 
 // openRanged opens a file of a size for reading from an offset on. The caller
-// closes it. A part of zero means rangePart.
-func openRanged(ctx context.Context, sandbox rangeReader, path string, offset, size, part int64) *ranged {
-	if part == 0 {
-		part = rangePart
-	}
+// closes it.
+func openRanged(ctx context.Context, sandbox rangeReader, path string, offset, size int64) *ranged {
+	part := min(max(size/rangeShare, minRangePart), maxRangePart)
 	ctx, cancel := context.WithCancel(ctx)
-	r := &ranged{sandbox: sandbox, path: path, size: size, part: part, at: min(offset, size), ctx: ctx, cancel: cancel,
+	r := &ranged{sandbox: sandbox, path: path, size: size, at: min(offset, size), ctx: ctx, cancel: cancel,
 		free: make(chan []byte, rangeStreams), parts: make(chan chan filling, rangeStreams)}
 	for range rangeStreams {
 		r.free <- nil // made when it is needed
@@ -98,8 +97,11 @@ func (r *ranged) fill(ctx context.Context, b []byte, at int64) (total int, err e
 	for tries := 0; ; {
 		n, err := r.get(ctx, b[total:], at+int64(total))
 		total += n
-		if err == nil || errors.Is(err, errResized) || errors.Is(err, ErrSandboxGone) || ctx.Err() != nil {
+		switch {
+		case err == nil, errors.Is(err, errResized), errors.Is(err, ErrSandboxGone):
 			return total, err
+		case ctx.Err() != nil:
+			return total, context.Cause(ctx)
 		}
 		if n > 0 {
 			tries, pause = 0, rangePause

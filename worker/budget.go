@@ -24,7 +24,7 @@ type memoryBudget struct {
 // heldBuffer is a buffer that outputs hold.
 type heldBuffer struct {
 	size int64
-	refs int // of batches
+	refs int // of outputs
 }
 
 // unknownMemoryBudget is the budget on a machine that does not tell how much
@@ -61,12 +61,12 @@ const (
 	arraySize  = 256
 )
 
-// heldMemory is what some batches take of a budget. It is for one goroutine.
+// heldMemory is what an output takes of a budget. It is for one goroutine.
 type heldMemory struct {
 	budget  *memoryBudget
-	buffers []*memory.Buffer // again for every batch that has it
-	rest    int64            // beside the buffers
-	bytes   int64            // of all, each buffer once a batch
+	buffers map[*memory.Buffer]bool
+	rest    int64 // beside the buffers
+	bytes   int64 // of all
 }
 
 // take counts a batch, and reports whether there was room for it. If not,
@@ -78,7 +78,7 @@ func (h *heldMemory) take(rec arrow.Record, must bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	more := m.rest
-	for _, buf := range m.buffers {
+	for buf := range m.seen {
 		if b.held[buf] == nil {
 			more += int64(buf.Cap())
 		}
@@ -87,15 +87,22 @@ func (h *heldMemory) take(rec arrow.Record, must bool) bool {
 		return false
 	}
 	b.used += more
-	for _, buf := range m.buffers {
+	if h.buffers == nil {
+		h.buffers = make(map[*memory.Buffer]bool)
+	}
+	for buf := range m.seen {
+		if h.buffers[buf] {
+			continue // it came with a batch before
+		}
+		h.buffers[buf] = true
+		h.bytes += int64(buf.Cap())
 		if b.held[buf] == nil {
 			b.held[buf] = &heldBuffer{size: int64(buf.Cap())}
 		}
 		b.held[buf].refs++
 	}
-	h.buffers = append(h.buffers, m.buffers...)
 	h.rest += m.rest
-	h.bytes += m.bytes()
+	h.bytes += m.rest
 	return true
 }
 
@@ -104,7 +111,7 @@ func (h *heldMemory) release() {
 	b := h.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, buf := range h.buffers {
+	for buf := range h.buffers {
 		held := b.held[buf]
 		if held.refs--; held.refs == 0 {
 			b.used -= held.size
@@ -124,14 +131,13 @@ func recordBytes(rec arrow.Record) int64 {
 
 // measured are the buffers that a batch keeps alive, each once.
 type measured struct {
-	seen    map[*memory.Buffer]bool
-	buffers []*memory.Buffer
-	rest    int64
+	seen map[*memory.Buffer]bool
+	rest int64
 }
 
 func (m *measured) bytes() int64 {
 	n := m.rest
-	for _, buf := range m.buffers {
+	for buf := range m.seen {
 		n += int64(buf.Cap())
 	}
 	return n
@@ -153,9 +159,8 @@ func (m *measured) array(d arrow.ArrayData) {
 		for buf.Parent() != nil { // a slice keeps all of it
 			buf = buf.Parent()
 		}
-		if !m.seen[buf] && buf.Cap() > 0 {
+		if buf.Cap() > 0 {
 			m.seen[buf] = true
-			m.buffers = append(m.buffers, buf)
 		}
 	}
 	for _, c := range d.Children() {

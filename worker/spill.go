@@ -133,7 +133,7 @@ type gathering struct {
 	fetched bool // the host may fetch it: it goes to its file in any case, and stays there
 
 	rows    int64
-	bytes   int64          // in memory, were it there
+	bytes   int64          // that the batches took in memory, or would
 	batches []arrow.Record // in memory
 	held    heldMemory     // by batches
 	spill   *spillWriter   // nil while everything is in memory
@@ -233,7 +233,7 @@ func (g *gathering) close() (*DataFrame, error) {
 			_ = f.fs.RemoveAll(spill.name) // what cannot be removed goes with the run's folder
 		}
 	}
-	df, err := openDataFrame(f, g.bytes, remove)
+	df, err := openDataFrame(f, f.size(), remove) // who reads all of it has that much
 	if err != nil {
 		return nil, errors.Join(g.failed(err), f.fs.RemoveAll(spill.name))
 	}

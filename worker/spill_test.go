@@ -336,7 +336,8 @@ func TestMemoryBudget(t *testing.T) {
 	}
 }
 
-// A slice keeps all of its buffer, and a dictionary belongs to every batch.
+// A slice keeps all of its buffer, also where a buffer is a part of another, and
+// a dictionary belongs to every batch.
 func TestMemoryBudgetShared(t *testing.T) {
 	slices := func(_ context.Context, s *worker.Step) (*worker.Result, error) {
 		whole := numberStream(s.Memory(), 1, 128<<10) // 1 MiB
@@ -351,6 +352,21 @@ func TestMemoryBudgetShared(t *testing.T) {
 				}
 			}()
 			return rec.NewSlice(int64(i), int64(i+1)), nil
+		})), nil
+	}
+	parts := func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		whole := memory.NewResizableBuffer(s.Memory())
+		whole.Resize(1 << 20)
+		return worker.Output(newStream(numberSchema, 2, func(i int) (arrow.Record, error) {
+			if i == 1 {
+				defer whole.Release()
+			}
+			data := array.NewData(arrow.PrimitiveTypes.Int64, 1, []*memory.Buffer{nil, memory.SliceBuffer(whole, 64*i, 8)}, nil, 0, 0)
+			defer data.Release()
+			data.Buffers()[1].Release() // NewData has retained it
+			col := array.NewInt64Data(data)
+			defer col.Release()
+			return array.NewRecord(numberSchema, []arrow.Array{col}, 1), nil
 		})), nil
 	}
 	dictionary := &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: arrow.BinaryTypes.String}
@@ -386,15 +402,15 @@ func TestMemoryBudgetShared(t *testing.T) {
 	}
 	var mem countingAllocator
 	w := run(t, worker.Options{Memory: &mem, MemoryBudget: 3 << 20}, map[string]driverFunc{
-		"slices": slices, "shared": dictionaries(true), "own": dictionaries(false),
+		"slices": slices, "parts": parts, "shared": dictionaries(true), "own": dictionaries(false),
 	})
 	for _, test := range []struct {
 		driver string
-		least  int64
+		bytes  int64
 		disk   bool
-	}{{"slices", 1 << 20, false}, {"shared", 256 << 10, false}, {"own", 4 << 20, true}} {
+	}{{"slices", 1 << 20, false}, {"parts", 1 << 20, false}, {"shared", 512 << 10, false}, {"own", 256 << 10, true}} {
 		out := w.step(test.driver, test.driver, "").Outputs["df"]
-		if (out.Spilled != nil) != test.disk || out.Bytes < test.least {
+		if (out.Spilled != nil) != test.disk || out.Bytes < test.bytes || out.Bytes > test.bytes+64<<10 {
 			t.Errorf("%s: it takes %d bytes, spilled %v", test.driver, out.Bytes, out.Spilled)
 		}
 	}
@@ -711,6 +727,24 @@ func TestSpillKept(t *testing.T) {
 	read("c", "a")
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("released, and it is still there: %v", err)
+	}
+}
+
+// What is kept outlives a worker that ends, until it is released.
+func TestSpillKeptReleased(t *testing.T) {
+	drivers := flow(4, 100)
+	w := run(t, worker.Options{MemoryBudget: 1, Keep: true}, drivers)
+	w.step("a", "make.extractor", "")
+	w.step("b", "make.extractor", "")
+	w.step("c", "read", "a", "a")
+	w.end()
+	want := []string{"outputs/a/step.json", "outputs/b/0.arrow", "outputs/b/step.json", "outputs/c/step.json"}
+	got := w.files()
+	for i := range got {
+		got[i] = filepath.ToSlash(got[i])
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 
