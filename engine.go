@@ -591,6 +591,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if keep != nil { // while the steps run: another run is to have them
 		defer background(ctx, keep, keepGrace)()
 	}
+	r.meter.enter(phaseWorkerStart) // the last of it
 	if err := l.startMarking(); err != nil {
 		return err
 	}
@@ -640,7 +641,7 @@ func (e *engine) work(ctx context.Context, r *run, l *link, cpus int) error {
 			req.Connection = r.secrets.reference(p, p.Plan.Steps[i])
 			span := r.ec.traceStep(ctx, l.session, p.Plan.Steps[i], req)
 			defer func() { span.End(l.session.redacted(err)) }()
-			r.meter.asked(req)
+			r.meter.asked(req, l.place.tables)
 			result, err := w.step(ctx, req)
 			r.meter.answered(req.StepID, told(result, err))
 			if err != nil {
@@ -1098,6 +1099,7 @@ func (e *engine) Collect(ctx context.Context, p *PreparedRun, ec *ExecutionConte
 		return got, err
 	}
 	r.collected = got
+	r.meter.forget()
 	r.prepared, r.steps, r.outputs, r.sealed, r.artifacts, r.skipped = nil, nil, nil, nil, nil, nil // an adapter may serve runs for years
 	c := *got
 	return &c, nil

@@ -441,7 +441,10 @@ func TestHostileOutputs(t *testing.T) {
 		return changed
 	}
 	sized := func(content string) rpc.StreamRef {
-		return change(func(r *rpc.StreamRef) { r.Bytes = int64(len(content)); _, r.XXH3, _ = rpc.XXH3(strings.NewReader(content)) })
+		return change(func(r *rpc.StreamRef) {
+			r.Bytes = int64(len(content))
+			_, r.XXH3, _ = rpc.XXH3(strings.NewReader(content))
+		})
 	}
 	for _, test := range []struct {
 		name    string

@@ -3,6 +3,7 @@ package remote
 import (
 	"cmp"
 	"context"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -136,10 +137,29 @@ func (m *meter) transfer() (done func()) {
 	return func() { add(-1) }
 }
 
+// reading is r, whose bytes are counted as they come, and whose waiting is
+// transfer.
+func (m *meter) reading(r io.ReadCloser) io.ReadCloser { return &meteredReader{r, m} }
+
+type meteredReader struct {
+	io.ReadCloser
+	m *meter
+}
+
+func (r *meteredReader) Read(p []byte) (int, error) {
+	defer r.m.transfer()()
+	n, err := r.ReadCloser.Read(p)
+	r.m.count(0, int64(n))
+	return n, err
+}
+
 // present is the phase that goes on.
 func (m *meter) present() phaseOf {
-	if m.feeding > 0 && m.running == 0 && (m.base == phaseSteps || m.base == phaseIdle) {
-		return phaseTransfer
+	if m.feeding > 0 && m.running == 0 {
+		switch m.base {
+		case phaseUpload, phaseSteps, phaseIdle:
+			return phaseTransfer
+		}
 	}
 	return m.base
 }
@@ -359,8 +379,8 @@ func (m *meter) step(id string) *stepTimes {
 	return s
 }
 
-// asked says that the worker is asked for a step.
-func (m *meter) asked(req *rpc.ExecuteStep) {
+// asked says that the worker is asked for a step. The tables are the host's.
+func (m *meter) asked(req *rpc.ExecuteStep, tables map[string]rpc.TableRef) {
 	if m == nil {
 		return
 	}
@@ -371,8 +391,13 @@ func (m *meter) asked(req *rpc.ExecuteStep) {
 	s.asked, s.answered = now, time.Time{}
 	seen := make(map[rpc.InputRef]bool)
 	for _, ref := range req.Inputs {
-		if up := m.steps[ref.FromStep]; up != nil && up.result != nil && !seen[ref] {
-			seen[ref] = true
+		if seen[ref] {
+			continue
+		}
+		seen[ref] = true
+		if ref.Table != "" {
+			s.in += max(0, tables[ref.Table].Bytes)
+		} else if up := m.steps[ref.FromStep]; up != nil && up.result != nil {
 			s.in += up.result.Outputs[cmp.Or(ref.Key, worker.DefaultOutput)].Bytes
 		}
 	}
@@ -401,6 +426,16 @@ func (m *meter) doubt() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.uncertain = true
+}
+
+// forget lets go of the steps: there will be no other receipt.
+func (m *meter) forget() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.steps = make(map[string]*stepTimes)
 }
 
 // receipt is what the run has taken until now. The steps are in the order of
@@ -623,14 +658,18 @@ func (m *meter) into(ctx context.Context) context.Context {
 	return context.WithValue(ctx, meterKey{}, m)
 }
 
+// meterOf returns the meter of a context; nil where it has none.
+func meterOf(ctx context.Context) *meter {
+	m, _ := ctx.Value(meterKey{}).(*meter)
+	return m
+}
+
 // countSent counts bytes that have arrived where the run is.
 func countSent(ctx context.Context, n int64) {
-	m, _ := ctx.Value(meterKey{}).(*meter)
-	m.count(n, 0)
+	meterOf(ctx).count(n, 0)
 }
 
 // countReceived counts bytes that have come from where the run is.
 func countReceived(ctx context.Context, n int64) {
-	m, _ := ctx.Value(meterKey{}).(*meter)
-	m.count(0, n)
+	meterOf(ctx).count(0, n)
 }

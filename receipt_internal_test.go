@@ -137,7 +137,7 @@ func TestMeter(t *testing.T) {
 		m.ready("b")
 		tables := m.transfer() // nothing runs yet
 		sleep(2)
-		m.asked(&rpc.ExecuteStep{StepID: "a"})
+		m.asked(&rpc.ExecuteStep{StepID: "a"}, nil)
 		sleep(1) // it runs: what is still on its way does not count
 		tables()
 		sleep(2)
@@ -147,7 +147,7 @@ func TestMeter(t *testing.T) {
 		back()
 		for _, id := range []string{"b", "c"} {
 			m.ready(id)
-			m.asked(&rpc.ExecuteStep{StepID: id, Inputs: map[string]rpc.InputRef{"df": {FromStep: "a"}, "df_a": {FromStep: "a"}, "x": {FromStep: "a", Key: "x"}}})
+			m.asked(&rpc.ExecuteStep{StepID: id, Inputs: map[string]rpc.InputRef{"df": {FromStep: "a"}, "df_a": {FromStep: "a"}, "x": {FromStep: "a", Key: "x"}, "t": {Table: "t"}, "u": {Table: "u"}}}, map[string]rpc.TableRef{"t": {Bytes: 1000}})
 		}
 		sleep(5)
 		m.answered("b", &rpc.StepResult{DurationMS: 9e9, RowsIn: 7, Usage: usage(5, 4, 12)})
@@ -181,8 +181,8 @@ func TestMeter(t *testing.T) {
 			},
 			Steps: []StepReceipt{
 				{StepID: "a", Queued: second(2), Run: second(2.5), Transfer: second(0.5), Driver: second(2), RowsOut: 7, BytesOut: 70, PeakMemoryBytes: 11, VCPUSeconds: 5, GiBSeconds: 1.25, CostUSD: 17.5},
-				{StepID: "b", Run: second(5), Driver: second(4), RowsIn: 7, BytesIn: 70, PeakMemoryBytes: 12, VCPUSeconds: 10, GiBSeconds: 2.5, CostUSD: 35},
-				{StepID: "c", Run: second(5), Driver: second(5), BytesIn: 70, PeakMemoryBytes: 13, VCPUSeconds: 10, GiBSeconds: 2.5, CostUSD: 35},
+				{StepID: "b", Run: second(5), Driver: second(4), RowsIn: 7, BytesIn: 1070, PeakMemoryBytes: 12, VCPUSeconds: 10, GiBSeconds: 2.5, CostUSD: 35},
+				{StepID: "c", Run: second(5), Driver: second(5), BytesIn: 1070, PeakMemoryBytes: 13, VCPUSeconds: 10, GiBSeconds: 2.5, CostUSD: 35},
 			},
 			BytesSent: 15, BytesReceived: 26,
 			CPU: 2, MemoryGB: 0.5, SandboxRan: second(35), Removed: true, VCPUSeconds: 70, GiBSeconds: 17.5, CostUSD: 245,
@@ -218,7 +218,7 @@ func TestOverheadUnknown(t *testing.T) {
 		if !known() {
 			t.Error("it is not known though no step was asked for")
 		}
-		m.asked(&rpc.ExecuteStep{StepID: "a"})
+		m.asked(&rpc.ExecuteStep{StepID: "a"}, nil)
 		time.Sleep(time.Second)
 		if known() || m.receipt(plan).Steps[0].Run != time.Second {
 			t.Error("it is known while a step runs, or the step's time is not")
@@ -227,7 +227,7 @@ func TestOverheadUnknown(t *testing.T) {
 		if known() {
 			t.Error("it is known though the worker has not told")
 		}
-		m.asked(&rpc.ExecuteStep{StepID: "a"})
+		m.asked(&rpc.ExecuteStep{StepID: "a"}, nil)
 		m.answered("a", &rpc.StepResult{Usage: &rpc.StepUsage{}})
 		if !known() {
 			t.Error("it is not known though the worker has told")
@@ -409,9 +409,10 @@ func TestNoMeter(t *testing.T) {
 	m.saw(SandboxPaused, time.Now())
 	m.saw(SandboxRunning, time.Now())
 	m.ready("s")
-	m.asked(&rpc.ExecuteStep{})
+	m.asked(&rpc.ExecuteStep{}, nil)
 	m.answered("s", nil)
 	m.doubt()
+	m.forget()
 	countSent(m.into(t.Context()), 1)
 	countReceived(m.into(t.Context()), 1)
 	if m.receipt(nil) != nil || m.state() != nil || len((*Receipt)(nil).attributes()) > 0 {
@@ -444,7 +445,7 @@ func TestPhasesTraced(t *testing.T) {
 	m.enter(phaseCreate)
 	m.enter(phaseCreate) // no other
 	m.enter(phaseSteps)
-	m.asked(&rpc.ExecuteStep{StepID: "a"})
+	m.asked(&rpc.ExecuteStep{StepID: "a"}, nil)
 	m.answered("a", nil)
 	m.within(phaseWorkerStart)()
 	m.enter(phaseIdle) // which has none

@@ -228,6 +228,14 @@ func TestSilence(t *testing.T) {
 				striking.Wait()
 				took := time.Since(begun)
 				agree(t, ec, result, err)
+				var paused time.Duration
+				if test.verdict == remote.VerdictSandboxPaused {
+					paused = test.after
+				}
+				gone := test.final == remote.VerdictSandboxGone || test.final == remote.VerdictLeaseOver
+				if r := result.Receipt; r.SandboxPaused < paused-5*time.Second || r.SandboxPaused > paused+5*time.Second || r.Removed != gone || r.SandboxRan+r.SandboxPaused > r.Wall || r.SandboxRan < r.Wall-paused-10*time.Second {
+					t.Errorf("by its receipt it was paused for %s, want about %s: %+v", r.SandboxPaused, paused, r)
+				}
 				silent := events(t, ec, "worker_silent")
 				if test.verdict == "" != (len(silent) == 0) || len(silent) > 1 {
 					t.Errorf("events %v", silent)

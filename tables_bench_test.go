@@ -97,12 +97,19 @@ func tableServer(b testing.TB, kind string) (*remote.E2BTransparentProxy, *bare.
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { a.Close() })
 	peer, err := bare.Create(b.Context(), cfg.APIKey, cfg.APIURL, cfg.SandboxURL)
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { // the bare client removes none
+		for _, s := range server.Alive() {
+			if err := server.Kill(s.ID); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 	b.Cleanup(peer.Close)
+	b.Cleanup(func() { a.Close() })
 	return a, peer
 }
 

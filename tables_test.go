@@ -172,6 +172,7 @@ func TestTables(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			a, _ := newAdapter(t, kind, remote.Config{}, nil)
+			remote.SetPartSize(a, 10_000)
 			ec := newContext(t, "tables")
 			ec.BasePath = dir
 			ec.Tables = map[string]remote.Table{

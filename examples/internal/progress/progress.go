@@ -99,6 +99,11 @@ func Report(w io.Writer, ec *remote.ExecutionContext, result *remote.ExecResult,
 	}
 	fmt.Fprintf(w, "\n%s: %d of %s in %.2f s\n", verdict, succeeded, count(int64(len(result.StepResults)), "step"), result.DurationSeconds)
 	fmt.Fprintf(w, "session: %s\n", Clean(ec.LogsDir))
+	receipt := result.Receipt
+	if files != nil && files.Receipt != nil { // the later one
+		receipt = files.Receipt
+	}
+	Receipt(w, receipt)
 	if files == nil {
 		return
 	}
@@ -108,6 +113,34 @@ func Report(w io.Writer, ec *remote.ExecutionContext, result *remote.ExecResult,
 	}
 	for _, s := range files.Skipped {
 		fmt.Fprintf(w, "%18s  %s: %s\n", "not brought home", Clean(s.Path), Clean(s.Reason))
+	}
+}
+
+// Receipt prints what a run has taken. Nil prints nothing.
+func Receipt(w io.Writer, r *remote.Receipt) {
+	if r == nil {
+		return
+	}
+	var phases []string
+	for _, p := range []struct {
+		name string
+		took time.Duration
+	}{
+		{"prepare", r.Phases.Prepare}, {"create", r.Phases.Create}, {"upload", r.Phases.Upload}, {"worker", r.Phases.WorkerStart},
+		{"packages", r.Phases.Dependencies}, {"steps", r.Phases.Steps}, {"tables", r.Phases.Transfer}, {"finish", r.Phases.Finish},
+		{"idle", r.Phases.Idle}, {"collect", r.Phases.Collect}, {"kill", r.Phases.Kill},
+	} {
+		if p.took >= time.Millisecond {
+			phases = append(phases, fmt.Sprintf("%s %.3f", p.name, p.took.Seconds()))
+		}
+	}
+	fmt.Fprintf(w, "time: %.3f s (%s)\n", r.Wall.Seconds(), strings.Join(phases, ", "))
+	fmt.Fprintf(w, "moved: %d bytes there, %d back\n", r.BytesSent, r.BytesReceived)
+	if r.CPU > 0 || r.MemoryGB > 0 {
+		fmt.Fprintf(w, "sandbox: %d vCPU, %g GiB for %.3f s, about $%.6f\n", r.CPU, r.MemoryGB, r.SandboxRan.Seconds(), r.CostUSD)
+	}
+	if o := r.Overhead; o != nil {
+		fmt.Fprintf(w, "overhead: %.2f %% of the %.3f s after the worker was ready\n", 100*o.Ratio, o.Window.Seconds())
 	}
 }
 

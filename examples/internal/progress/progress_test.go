@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/osiris-pipelines/remote"
 )
@@ -60,5 +61,28 @@ func TestError(t *testing.T) {
 	Error(&b, "run", errors.Join(errors.New("first"), errors.New("second\x1b")))
 	if want := "run: first\nrun: second\\x1b\n"; b.String() != want {
 		t.Errorf("have %q, want %q", b.String(), want)
+	}
+}
+
+func TestReceipt(t *testing.T) {
+	for name, test := range map[string]struct {
+		receipt *remote.Receipt
+		want    string
+	}{
+		"none": {},
+		"local": {&remote.Receipt{Wall: 1500 * time.Millisecond, Phases: remote.Phases{Prepare: 1, Steps: 1500*time.Millisecond - 1}, BytesSent: 5, BytesReceived: 6},
+			"time: 1.500 s (steps 1.500)\nmoved: 5 bytes there, 6 back\n"},
+		"sandbox": {&remote.Receipt{
+			Wall: 3 * time.Second, Phases: remote.Phases{Create: time.Second, Steps: time.Second, Kill: time.Second},
+			CPU: 2, MemoryGB: 0.5, SandboxRan: 2 * time.Second, CostUSD: 0.00006,
+			Overhead: &remote.Overhead{Window: time.Second, Ratio: 0.0123},
+		}, "time: 3.000 s (create 1.000, steps 1.000, kill 1.000)\nmoved: 0 bytes there, 0 back\n" +
+			"sandbox: 2 vCPU, 0.5 GiB for 2.000 s, about $0.000060\noverhead: 1.23 % of the 1.000 s after the worker was ready\n"},
+	} {
+		var b strings.Builder
+		Receipt(&b, test.receipt)
+		if b.String() != test.want {
+			t.Errorf("%s: have\n%s\nwant\n%s", name, b.String(), test.want)
+		}
 	}
 }

@@ -98,8 +98,8 @@
 //   - Line numbers in errors are those of the file; pandas does not count line
 //     breaks inside quotes.
 //   - Booleans with missing values are nullable bool, where pandas has objects.
-//   - pandas drops a delimiter right after a blank or comment line that ends
-//     in CR, and joins a blank CR line that skip_rows skips with the next; here
+//   - pandas drops a delimiter right after a blank, comment or skipped line that
+//     ends in CR, and joins a blank CR line that skip_rows skips with the next; here
 //     CR is a line end like the others.
 //   - header false gives columns that columns, dtype and parse_dates name as
 //     "0", "1"; pandas takes only the numbers.

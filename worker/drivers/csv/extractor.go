@@ -101,6 +101,7 @@ func (x *extraction) start(ctx context.Context) (t *tokenizer, c io.Closer, name
 	if err != nil {
 		return nil, nil, nil, nil, err
 	}
+	t.bare = x.cfg.header < 0
 	for row := int64(0); row <= x.cfg.header; row++ {
 		cells, err := t.record()
 		if errors.Is(err, io.EOF) {
@@ -141,7 +142,12 @@ func (x *extraction) learn(ctx context.Context) error {
 			return err
 		}
 	}
-	if cols, err = x.observe(ctx, t, cols, x.small()); err != nil {
+	cols, err = x.observe(ctx, t, cols, x.small())
+	if errors.Is(err, errNoColumns) {
+		x.schema = arrow.NewSchema(nil, nil)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	for _, l := range cols {

@@ -78,6 +78,7 @@ type tokenizer struct {
 	started bool  // data has been read
 	width   int   // fields in a row; -1 until known
 	first   bool  // no data row has been seen yet
+	bare    bool  // there is no header: the first row has the width
 	line    int64 // complete lines
 	skipped int64
 	spans   []span
@@ -424,6 +425,8 @@ func (t *tokenizer) unquote(first int) {
 func (t *tokenizer) fit(base int, line int64) error {
 	have := len(t.spans) - base
 	switch {
+	case t.width < 0 && have == 0 && t.bare:
+		return errNoColumns // whatever follows, as in pandas
 	case t.width < 0:
 		t.width = have
 	case have < t.width:

@@ -193,6 +193,9 @@ def read_cases():
     yield case("comment empty field", "a,b\n1,#x\n#", comment="#")
     yield case("keep blank", "a,b\n\n1,2\n  \n", skip_blank_lines=False)
     yield case("keep blank comment", "a,b\n#\n\n1,2\n", skip_blank_lines=False, comment="#")
+    for text in ("\n1\t2\n", "\n\n", "\n"):
+        yield case("blank first row", text, header=False, delimiter="\t", skip_blank_lines=False)
+    yield case("blank first row, a row skipped", "x,y\n\n1,2,3\n", header=False, skip_rows=1, skip_blank_lines=False)
     yield case("bad skip", "a,b\n1,2\n4,5,6\n7,8\n", on_bad_lines="skip")
     yield case("bad warn", "a,b\n1,2\n4,5,6\n7,8\n", on_bad_lines="warn")
     yield case("na text", "a,b\nx,1\n-,2\n", na_values=["-"])
