@@ -40,7 +40,6 @@ type endless struct {
 	left   int
 	n      uint64
 	rec    arrow.Record
-	err    error
 }
 
 const endlessBatch = 2 << 20

@@ -8,8 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/osiris-pipelines/remote/rpc"
 )
 
 // joined writes content to files, cut at some places, and returns what joins
@@ -87,5 +94,81 @@ func TestJoinedFileDamaged(t *testing.T) {
 	defer f.Close()
 	if n, err := io.ReadAll(f); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%d bytes, %v", len(n), err)
+	}
+}
+
+// TestDamagedTable: what is not what the host has sent fails who reads it.
+func TestDamagedTable(t *testing.T) {
+	var stream bytes.Buffer
+	w := rpc.NewArrowWriter(&stream, arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil), nil)
+	b := array.NewInt64Builder(memory.DefaultAllocator)
+	defer b.Release()
+	b.AppendValues(make([]int64, 100), nil)
+	col := b.NewArray()
+	defer col.Release()
+	rec := array.NewRecord(arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil), []arrow.Array{col}, 100)
+	defer rec.Release()
+	if err := errors.Join(w.Write(rec), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	half := stream.Len() / 2
+	for name, test := range map[string]struct {
+		damage func(dir string, ref *rpc.TableRef) error
+		want   string // empty: it is read
+	}{
+		"whole": {func(string, *rpc.TableRef) error { return nil }, ""},
+		"a byte of the first part": {func(dir string, _ *rpc.TableRef) error {
+			return os.WriteFile(filepath.Join(dir, "0"), bytes.Repeat([]byte{1}, half), 0o600)
+		}, "arrow stream is corrupt"},
+		"a byte of the last part": {func(dir string, _ *rpc.TableRef) error {
+			part := bytes.Clone(stream.Bytes()[half:])
+			part[len(part)-20] ^= 1 // of the column's values
+			return os.WriteFile(filepath.Join(dir, "1"), part, 0o600)
+		}, "1 is not what was sent: its XXH3 hash is"},
+		"a part is missing": {func(dir string, _ *rpc.TableRef) error { return os.Remove(filepath.Join(dir, "1")) }, "no such file"},
+		"a part is shorter": {func(dir string, _ *rpc.TableRef) error { return os.Truncate(filepath.Join(dir, "1"), 5) }, "it has 5 bytes"},
+		"rows":              {func(_ string, ref *rpc.TableRef) error { ref.Rows++; return nil }, "it has 100 rows in 1 batches, not 101"},
+		"bytes":             {func(_ string, ref *rpc.TableRef) error { ref.Bytes++; return nil }, "its 2 parts have"},
+		"no parts":          {func(_ string, ref *rpc.TableRef) error { ref.Parts = nil; return nil }, "its 0 parts have"},
+		"no driver":         {func(_ string, ref *rpc.TableRef) error { ref.Driver = "nobody's"; return nil }, "nobody's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ref := rpc.TableRef{Bytes: int64(stream.Len()), Rows: 100, Batches: 1}
+			for i, part := range [][]byte{stream.Bytes()[:half], stream.Bytes()[half:]} {
+				name := filepath.Join(dir, strconv.Itoa(i))
+				if err := os.WriteFile(name, part, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				_, sum, _ := rpc.XXH3(bytes.NewReader(part))
+				ref.Parts = append(ref.Parts, rpc.FileSum{Path: name, Size: int64(len(part)), XXH3: sum})
+			}
+			if err := test.damage(dir, &ref); err != nil {
+				t.Fatal(err)
+			}
+			w, err := New(Options{Dir: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.journal.Close(nil)
+			w.setTables(map[string]rpc.TableRef{"orders": ref})
+			defer w.releaseTables()
+			s := &stepRun{w: w, p: &rpc.ExecuteStep{StepID: "a"}}
+			df, err := s.input(t.Context(), rpc.InputRef{Table: "orders"})
+			if err == nil {
+				r := df.Reader()
+				for r.Next() {
+				}
+				err = r.Err()
+				r.Release()
+				df.Release()
+			}
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+			if _, err := s.input(t.Context(), rpc.InputRef{Table: "other"}); !errors.Is(err, &rpc.Error{Code: rpc.CodeMissingInput}) {
+				t.Errorf("a table that was not sent: %v", err)
+			}
+		})
 	}
 }
