@@ -513,7 +513,7 @@ func TestSinkError(t *testing.T) {
 				ec := newContext(t, "s")
 				calls := 0
 				ec.OnEvent = func(_ context.Context, e remote.Event) error {
-					if calls > 0 && at != "collect_complete" && e.Name != "collect_start" && e.Name != "collect_complete" && e.Name != "run_end" {
+					if calls > 0 && at != "collect_complete" && e.Name != "collect_start" && e.Name != "collect_complete" && e.Name != "run_receipt" && e.Name != "run_end" {
 						t.Errorf("told of %s after an error", e.Name)
 					}
 					if e.Name == at {

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -110,6 +112,29 @@ func diskDaemon(before func(http.ResponseWriter, *http.Request) bool) http.Handl
 		if before == nil || !before(w, r) {
 			mux.ServeHTTP(w, r)
 		}
+	})
+}
+
+// orderly has a daemon see requests in the order they were made: what is removed
+// was uploaded before. A real one may come to a request that was given up when its
+// file was asked to be removed already, and there is nothing to be done about it.
+func orderly(daemon http.Handler) http.Handler {
+	var uploads sync.RWMutex
+	var removed atomic.Bool
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPost && r.URL.Path == "/files":
+			uploads.RLock()
+			defer uploads.RUnlock()
+			if removed.Load() {
+				return
+			}
+		case r.URL.Path == envdpb.FilesystemRemove:
+			uploads.Lock()
+			defer uploads.Unlock()
+			removed.Store(true)
+		}
+		daemon.ServeHTTP(w, r)
 	})
 }
 

@@ -69,7 +69,7 @@ func TestUpload(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
-			s := sandboxOf(t, diskDaemon(nil))
+			s := sandboxOf(t, orderly(diskDaemon(nil)))
 			name := filepath.Join(dir, "new", "file")
 			err := s.Upload(t.Context(), name, test.r, test.size, test.opts...)
 			if (err == nil) != test.ok || test.want != nil && !errors.Is(err, test.want) {

@@ -199,18 +199,22 @@ func (n *namespace) startByTools(s spec) (child, error) {
 	return c, nil
 }
 
-// readNumber reads the number of a process, which comes in one piece. Anything
-// else is why it did not get that far.
+// readNumber reads the number of a process, which is the first line. Anything
+// else is why it did not get that far. What comes behind is left: a process that
+// ends at once may have made the tools complain, see [toolChild.wait].
 func readNumber(report *os.File) (int, error) {
 	if err := report.SetReadDeadline(time.Now().Add(setupTime)); err != nil {
 		return 0, err
 	}
-	said := make([]byte, 512)
-	k, err := report.Read(said)
-	if err != nil {
-		return 0, err
+	var line []byte
+	for b := make([]byte, 1); len(line) < 512; line = append(line, b[0]) {
+		if _, err := report.Read(b); err != nil && len(line) == 0 {
+			return 0, err
+		} else if err != nil || b[0] == '\n' {
+			break
+		}
 	}
-	text := strings.TrimSpace(string(said[:k]))
+	text := strings.TrimSpace(string(line))
 	number, err := strconv.Atoi(text)
 	if err != nil {
 		return 0, errors.New(text)
