@@ -313,7 +313,6 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	var tables *sentTables
 	var took time.Duration
 	group.Go(func() (err error) {
-		defer s.meter.transfer()()
 		tables, err = a.sendTables(ctx, pl.sandbox, p, a.contextOf(p), tablesDir(a.cfg.sandboxRoot()), path.Join)
 		took = time.Since(start)
 		return err

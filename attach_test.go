@@ -42,8 +42,37 @@ func attachHost(dir, marks string) error {
 		return err
 	}
 	fmt.Println("begin")
-	_, _, err = remote.Run(context.Background(), a, attachManifest(marks), attachContext(dir))
+	ec := attachContext(dir)
+	if os.Getenv("REMOTE_TEST_DIE") != "" {
+		ec.OnEvent = dieWithin(dir)
+	}
+	_, _, err = remote.Run(context.Background(), a, attachManifest(marks), ec)
 	return errors.Join(err, a.Close())
+}
+
+// dieWithin kills this process in the middle of its run, which holds still for it:
+// as soon as the session directory says that a step runs.
+func dieWithin(dir string) func(context.Context, remote.Event) error {
+	return func(_ context.Context, e remote.Event) error {
+		if e.Name != "tick" {
+			return nil
+		}
+		for {
+			b, _ := os.ReadFile(filepath.Join(dir, "events.jsonl"))
+			if strings.Contains(string(b), `"tick"`) && readPhase(dir) == "running" {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		self, err := os.FindProcess(os.Getpid())
+		if err != nil {
+			return err
+		}
+		if err := self.Kill(); err != nil {
+			return err
+		}
+		select {}
+	}
 }
 
 func attachContext(dir string) *remote.ExecutionContext {
@@ -70,14 +99,14 @@ func attachManifest(marks string) *remote.Manifest {
 }
 
 // hostProcess starts attachHost. It returns once that begins.
-func hostProcess(t testing.TB, server *mock.Server, dir, marks string) *exec.Cmd {
+func hostProcess(t testing.TB, server *mock.Server, dir, marks string, env ...string) *exec.Cmd {
 	t.Helper()
 	program := os.Args[0]
 	if plain := plainWorker(); plain != "" {
 		program = plain
 	}
 	cmd := exec.Command(program, "attach-host", dir, marks)
-	cmd.Env = append(os.Environ(), server.Env()...)
+	cmd.Env = slices.Concat(os.Environ(), server.Env(), env)
 	if strings.Contains(server.Isolation(), "in memory") {
 		cmd.Env = append(cmd.Env, "REMOTE_TEST_WORKER="+filepath.Join("testdata", "worker.txt"))
 	}
@@ -363,22 +392,13 @@ func TestAttachAtEveryRequest(t *testing.T) {
 	}
 }
 
-// orphan starts a run and kills its host as soon as a step runs. It returns the
+// orphan starts a run whose host is killed as soon as a step runs. It returns the
 // session directory.
 func orphan(t *testing.T, server *mock.Server, marks string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "s")
-	host := hostProcess(t, server, dir, marks)
-	for {
-		b, _ := os.ReadFile(filepath.Join(dir, "events.jsonl"))
-		if strings.Contains(string(b), `"tick"`) && readPhase(dir) == "running" {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	_ = host.Process.Kill()
-	if host.Wait() == nil {
-		t.Fatal("the host was too fast")
+	if hostProcess(t, server, dir, marks, "REMOTE_TEST_DIE=1").Wait() == nil {
+		t.Fatal("the host was not killed")
 	}
 	return dir
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -360,11 +361,12 @@ func TestStoppedWorker(t *testing.T) {
 }
 
 // strike runs a step in a sandbox of a server, and does something to that while
-// it runs. The step ends when there is a file of the returned name.
-func strike(t *testing.T, kind string, do func(server *mock.Server, sb *e2b.Client, id, file string) error) (*remote.ExecutionContext, error) {
+// it runs. The step ends when there is a file of the given name; silent is closed
+// once the worker is said to be silent, or the run has ended.
+func strike(t *testing.T, kind string, do func(server *mock.Server, sb *e2b.Client, id, file string, silent <-chan struct{}) error) (*remote.ExecutionContext, error) {
 	t.Helper()
 	server := newServer(t, kind, testDrivers())
-	cfg := connect(remote.Config{Drivers: testDrivers(), Timeout: time.Minute}, server)
+	cfg := connect(remote.Config{Drivers: testDrivers(), Timeout: 5 * time.Minute}, server)
 	client, err := e2b.NewClient(e2b.Config{APIKey: cfg.APIKey, APIURL: cfg.APIURL, SandboxURL: cfg.SandboxURL})
 	if err != nil {
 		t.Fatal(err)
@@ -376,16 +378,21 @@ func strike(t *testing.T, kind string, do func(server *mock.Server, sb *e2b.Clie
 	}
 	ec := newContext(t, newToken())
 	file := "/tmp/" + ec.SessionID
-	struck := make(chan error, 1)
+	struck, silent := make(chan error, 1), make(chan struct{})
+	close := sync.OnceFunc(func() { close(silent) })
 	ec.OnEvent = func(_ context.Context, e remote.Event) error {
-		if e.Name == "waiting" {
-			go func() { struck <- do(server, client, server.Alive()[0].ID, file) }()
+		switch e.Name {
+		case "waiting":
+			go func() { struck <- do(server, client, server.Alive()[0].ID, file, silent) }()
+		case "worker_silent":
+			close()
 		}
 		return nil
 	}
 	m := one("test.until")
 	m.Steps[0].Config = map[string]any{"file": file}
 	result, _, err := remote.Run(t.Context(), a, m, ec)
+	close()
 	if strikeErr := <-struck; strikeErr != nil {
 		t.Error(strikeErr)
 	}
@@ -419,11 +426,11 @@ func TestSandboxIsStruck(t *testing.T) {
 		}
 		t.Run(kind+"/paused and resumed", func(t *testing.T) {
 			t.Parallel() // most of it is waiting
-			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string) error {
+			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string, silent <-chan struct{}) error {
 				if err := server.Pause(id); err != nil {
 					return err
 				}
-				time.Sleep(7 * time.Second) // longer than a silence may be
+				<-silent
 				return letGo(client, id, file)
 			})
 			if err != nil {
@@ -436,7 +443,7 @@ func TestSandboxIsStruck(t *testing.T) {
 		})
 		t.Run(kind+"/connections cut", func(t *testing.T) {
 			t.Parallel() // most of it is waiting
-			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string) error {
+			ec, err := strike(t, kind, func(server *mock.Server, client *e2b.Client, id, file string, _ <-chan struct{}) error {
 				for range 5 {
 					server.CutConnections()
 					time.Sleep(100 * time.Millisecond)
@@ -460,7 +467,9 @@ func TestSandboxIsStruck(t *testing.T) {
 		} {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				t.Parallel() // most of it is waiting
-				_, err := strike(t, kind, func(server *mock.Server, _ *e2b.Client, id, _ string) error { return test.do(server, id) })
+				_, err := strike(t, kind, func(server *mock.Server, _ *e2b.Client, id, _ string, _ <-chan struct{}) error {
+					return test.do(server, id)
+				})
 				var crash *remote.WorkerCrashError
 				if !errors.As(err, &crash) || crash.Verdict != test.want || !errors.Is(err, remote.ErrSandboxGone) {
 					t.Errorf("error %v, want the verdict %s", err, test.want)

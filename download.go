@@ -43,6 +43,7 @@ const (
 	archiveStreams = 4
 	archiveTries   = 3 // in a row that bring no file
 	archiveIdle    = time.Minute
+	archiveGrace   = 5 * time.Second // for its process to end
 
 	singleStreams = 8
 	// lostInARow is how many artifacts may fail one behind the other, for other
@@ -688,22 +689,33 @@ func (c *collector) unpack(batch []rpc.Artifact) (done int, err error) {
 	idle.Stop()
 	proc.Stdin().Close()
 	proc.Stdout().Close()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), archiveGrace)
 	defer cancel()
-	if done == len(batch) {
-		if _, waitErr := proc.Wait(ctx); waitErr == nil {
-			return done, nil
+	var status ExitStatus
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) { // it ends, if it is what it should be
+		var waitErr error
+		if status, waitErr = proc.Wait(ctx); waitErr != nil {
+			c.kill(proc)
 		}
+	} else {
+		c.kill(proc)
 	}
-	_ = proc.Signal(ctx, SignalKill) // it goes with the sandbox
-	status, waitErr := proc.Wait(ctx)
-	switch {
-	case done == len(batch):
+	if done == len(batch) {
 		return done, nil
-	case waitErr == nil && status.Code == 2 && done == 0:
+	}
+	if done == 0 && status.Code == 2 && status.Signal == "" {
 		err = errors.Join(errUsage, err)
 	}
 	return done, fmt.Errorf("%w (%s)", err, rpc.Printable(stderr.String()))
+}
+
+// kill ends a process. One that stays goes with the sandbox.
+func (c *collector) kill(proc Process) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), archiveGrace)
+	defer cancel()
+	if proc.Signal(ctx, SignalKill) == nil {
+		_, _ = proc.Wait(ctx)
+	}
 }
 
 // resetReader holds off a timer while something comes, and counts it.

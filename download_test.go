@@ -489,7 +489,7 @@ func TestVerify(t *testing.T) {
 // wrong it is.
 func TestDownloadGivesUp(t *testing.T) {
 	t.Parallel()
-	const count = 1000
+	const count = 200
 	broken := errors.New("connection refused")
 	sb, list := newStore(manySizes(count, 10)...)
 	sb.startErr = broken

@@ -591,6 +591,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if keep != nil { // while the steps run: another run is to have them
 		defer background(ctx, keep, keepGrace)()
 	}
+	r.meter.enter(phaseWorkerStart) // the last of it
 	if err := l.startMarking(); err != nil {
 		return err
 	}

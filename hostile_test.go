@@ -635,7 +635,7 @@ func (a attack) aboveLink() bool {
 }
 
 func (a attack) run(t *testing.T, server *mock.Server) {
-	cfg := remote.Config{Timeout: time.Minute, Restarts: 1}
+	cfg := remote.Config{Timeout: 5 * time.Minute, Restarts: 1}
 	if a.cfg != nil {
 		a.cfg(&cfg)
 	}

@@ -101,9 +101,7 @@ func (a *LocalAdapter) settle(ctx context.Context, p *PreparedRun, s *session, _
 		return pl, err
 	}
 	start := time.Now()
-	moved := s.meter.transfer()
 	tables, err := a.sendTables(ctx, sb, p, a.contextOf(p), filepath.Join(pl.dir, "tables"), filepath.Join)
-	moved()
 	if err != nil {
 		return pl, err
 	}

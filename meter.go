@@ -664,14 +664,18 @@ func (m *meter) into(ctx context.Context) context.Context {
 	return context.WithValue(ctx, meterKey{}, m)
 }
 
+// meterOf returns the meter of a context; nil where it has none.
+func meterOf(ctx context.Context) *meter {
+	m, _ := ctx.Value(meterKey{}).(*meter)
+	return m
+}
+
 // countSent counts bytes that have arrived where the run is.
 func countSent(ctx context.Context, n int64) {
-	m, _ := ctx.Value(meterKey{}).(*meter)
-	m.count(n, 0)
+	meterOf(ctx).count(n, 0)
 }
 
 // countReceived counts bytes that have come from where the run is.
 func countReceived(ctx context.Context, n int64) {
-	m, _ := ctx.Value(meterKey{}).(*meter)
-	m.count(0, n)
+	meterOf(ctx).count(0, n)
 }

@@ -97,8 +97,11 @@ func (r *ranged) fill(ctx context.Context, b []byte, at int64) (total int, err e
 	for tries := 0; ; {
 		n, err := r.get(ctx, b[total:], at+int64(total))
 		total += n
-		if err == nil || errors.Is(err, errResized) || errors.Is(err, ErrSandboxGone) || ctx.Err() != nil {
+		switch {
+		case err == nil, errors.Is(err, errResized), errors.Is(err, ErrSandboxGone):
 			return total, err
+		case ctx.Err() != nil:
+			return total, context.Cause(ctx)
 		}
 		if n > 0 {
 			tries, pause = 0, rangePause

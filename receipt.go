@@ -53,7 +53,7 @@ type Phases struct {
 	WorkerStart  time.Duration `json:"worker_start_ns"` // until it has answered, also where it is started again
 	Dependencies time.Duration `json:"dependencies_ns"` // packages of drivers in Python: checked, installed
 	Steps        time.Duration `json:"steps_ns"`        // from the first step that may begin to the last answer
-	Transfer     time.Duration `json:"transfer_ns"`     // tables between here and there, while no step ran
+	Transfer     time.Duration `json:"transfer_ns"`     // tables of the host, or outputs that it reads, on their way while no step ran
 	Finish       time.Duration `json:"finish_ns"`       // artifacts are listed, the worker ends, the verdict is written
 	Collect      time.Duration `json:"collect_ns"`      // artifacts come home
 	Kill         time.Duration `json:"kill_ns"`         // the sandbox is removed
@@ -97,7 +97,7 @@ type StepReceipt struct {
 
 	RowsIn   int64 `json:"rows_in"`
 	RowsOut  int64 `json:"rows_out"`
-	BytesIn  int64 `json:"bytes_in"`  // of its input tables in the worker's memory, as far as the worker tells
+	BytesIn  int64 `json:"bytes_in"`  // of its input tables in memory, as far as the worker tells
 	BytesOut int64 `json:"bytes_out"` // of its output tables, also
 
 	// PeakMemoryBytes is the most resident memory that the worker's process was

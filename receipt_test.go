@@ -515,3 +515,46 @@ func TestTracer(t *testing.T) {
 		}
 	}
 }
+
+// Tables that the host sends, and those that it reads, are in the receipt.
+func TestReceiptOfTables(t *testing.T) {
+	t.Parallel()
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			a, _ := newAdapter(t, kind, remote.Config{}, nil)
+			ec := newContext(t, "s")
+			ec.Tables = map[string]remote.Table{"numbers": numberedFrom(3000, 700)}
+			keepAll(ec)
+			begin := time.Now()
+			p, err := a.Prepare(t.Context(), passing("numbers"), ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := a.Execute(t.Context(), p, ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			executed := result.Receipt
+			checkReceipt(t, executed, time.Since(begin))
+			if s := executed.Steps[0]; executed.Phases.Transfer <= 0 || s.BytesIn <= 0 || s.BytesOut <= 0 || executed.BytesSent < s.BytesIn {
+				t.Errorf("after Execute: %+v", executed)
+			}
+			r, err := a.(remote.OutputFetcher).FetchOutput(t.Context(), p, ec, "pass", "numbers")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameTable(t, r, numbered(3000, 700))
+			r.Release()
+			files, err := a.Collect(t.Context(), p, ec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := files.Receipt
+			checkReceipt(t, got, time.Since(begin))
+			if got.Phases.Transfer <= executed.Phases.Transfer || got.BytesReceived-executed.BytesReceived < 3000*8 {
+				t.Errorf("after Collect: %+v\nbefore: %+v", got, executed)
+			}
+		})
+	}
+}

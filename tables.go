@@ -213,7 +213,9 @@ func (e *engine) sendTables(ctx context.Context, sb Sandbox, p *PreparedRun, ec 
 	sent := &sentTables{refs: make(map[string]rpc.TableRef)}
 	sender := &partSender{sandbox: sb, dir: dir, join: join, size: cmp.Or(e.partSize, tablePart)}
 	for _, t := range p.Tables {
+		moved := meterOf(ctx).transfer()
 		ref, err := sender.table(ctx, ec, t.Name, ec.Tables[t.Name])
+		moved()
 		if err != nil {
 			return nil, fmt.Errorf("remote: table %q: %w", t.Name, err)
 		}

@@ -235,10 +235,7 @@ func checkKept(ctx context.Context, fsys FS, dir string, k *keptStep) error {
 		return nil
 	}
 	for _, out := range k.Outputs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		size, sum, err := sumFile(fsys, filepath.Join(dir, out.File))
+		size, sum, err := sumFile(ctx, fsys, filepath.Join(dir, out.File))
 		if err == nil && (size != out.Bytes || sum != out.XXH3) {
 			err = fmt.Errorf("%s has %d bytes with the XXH3 %s, it was written with %d and %.64s", out.File, size, sum, out.Bytes, out.XXH3)
 		}
@@ -249,13 +246,13 @@ func checkKept(ctx context.Context, fsys FS, dir string, k *keptStep) error {
 	return nil
 }
 
-func sumFile(fsys FS, name string) (size int64, sum string, err error) {
+func sumFile(ctx context.Context, fsys FS, name string) (size int64, sum string, err error) {
 	f, err := openRegular(fsys, name)
 	if err != nil {
 		return 0, "", err
 	}
 	defer f.Close()
-	return rpc.XXH3(f)
+	return rpc.XXH3(&contextReader{ctx, f})
 }
 
 // resume takes over what finished steps have left.

@@ -186,11 +186,6 @@ func (s *sealing) sum(ctx context.Context, rel string, buf []byte) (rpc.Artifact
 	}
 }
 
-// sealFile is sealOnce for a file by itself.
-func sealFile(fsys FS, name string) (rpc.Artifact, error) {
-	return sealOnce(context.Background(), fsys, name, make([]byte, sealBuffer))
-}
-
 // sealOnce reads a file once. The error is errWritten when it has changed
 // meanwhile.
 func sealOnce(ctx context.Context, fsys FS, name string, buf []byte) (rpc.Artifact, error) {

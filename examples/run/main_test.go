@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/csv"
@@ -48,22 +50,27 @@ func (wait) Run(ctx context.Context, _ *worker.Step) (*worker.Result, error) {
 	return nil, ctx.Err()
 }
 
-// slow is a driver that takes a second.
-type slow struct{}
+// until is a driver that waits for a file.
+type until struct{}
 
-func (slow) Run(ctx context.Context, _ *worker.Step) (*worker.Result, error) {
-	select {
-	case <-time.After(time.Second):
-		return nil, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func (until) Run(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+	name, _ := s.Config["file"].(string)
+	for {
+		if _, err := os.Stat(name); err == nil {
+			return nil, nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 
 func testDrivers() *worker.Registry {
 	r := worker.NewRegistry()
 	csv.Register(r)
-	r.Register("test.slow", worker.Transform, func() worker.Driver { return slow{} })
+	r.Register("test.until", worker.Transform, func() worker.Driver { return until{} })
 	r.Register("test.wait", worker.Transform, func() worker.Driver { return wait{} })
 	return r
 }
@@ -554,7 +561,8 @@ func TestAttach(t *testing.T) {
 		return cmd
 	}
 	dir := filepath.Join(t.TempDir(), "s")
-	killed := program(pipeline(t, "slow", "test.slow", map[string]any{}), "--session-dir", dir)
+	file := fmt.Sprintf("/tmp/go-on-%d-%d", os.Getpid(), time.Now().UnixNano())
+	killed := program(pipeline(t, "waits", "test.until", map[string]any{"file": file}), "--session-dir", dir)
 	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -567,7 +575,19 @@ func TestAttach(t *testing.T) {
 	}
 	_ = killed.Process.Kill()
 	if killed.Wait() == nil {
-		t.Fatal("the program was too fast")
+		t.Fatal("the program was not killed")
+	}
+	client, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	sb, err := client.Connect(t.Context(), server.Alive()[0].ID, 5*time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.Upload(t.Context(), file, strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
 	}
 	start(t, program("--attach", dir)).want(t, 0)
 	if ok, code := status(t, dir); !ok || code != 0 {

@@ -70,7 +70,7 @@ func helpPool(t *testing.T, dir string) {
 
 // processGone waits for the end of a process that is no child of this one.
 func processGone(t *testing.T, pid int) {
-	for deadline := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && zombie(string(b)) {
 			return
 		}

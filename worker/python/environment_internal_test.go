@@ -654,7 +654,7 @@ time.sleep(600)`, pids, ready.URL+"/asked"))))
 
 // gone waits until a process has ended; one that was killed takes a moment.
 func gone(pid string) bool {
-	for range 500 {
+	for range 6000 {
 		stat, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil || strings.Contains(string(stat), ") Z ") {
 			return true

@@ -297,7 +297,7 @@ func running(tb testing.TB, db *dbtest.Database, mark string) (n int) {
 // await waits until what is asked for is so.
 func await(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			tb.Fatalf("not within 20 s: %s", what)
 		}
