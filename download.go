@@ -636,7 +636,7 @@ func (c *collector) appendRest(ranges rangeReader, a rpc.Artifact, f stagedFile)
 	if _, err := io.CopyBuffer(sum, struct{ io.Reader }{&contextReader{c.ctx, io.NewSectionReader(f, 0, at)}}, buf); err != nil {
 		return at > 0, err
 	}
-	in := openRanged(c.ctx, ranges, c.remotePath(a), at, a.Size)
+	in := openRanged(c.ctx, ranges, c.remotePath(a), at, a.Size, 0)
 	defer in.Close()
 	_, err = in.WriteTo(&splitWriter{file: io.NewOffsetWriter(f, at), sum: sum})
 	if errors.Is(err, errResized) {

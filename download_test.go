@@ -405,7 +405,7 @@ func TestRanged(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sb := &rangeSandbox{storeSandbox: storeSandbox{files: sb.files}, cut: test.cut}
-				r := openRanged(t.Context(), sb, "/run/artifacts/"+list.artifacts[0].Path, test.offset, test.size)
+				r := openRanged(t.Context(), sb, "/run/artifacts/"+list.artifacts[0].Path, test.offset, test.size, 0)
 				defer r.Close()
 				var got bytes.Buffer
 				var err error
@@ -430,7 +430,7 @@ func TestRanged(t *testing.T) {
 			cancel(broken)
 			return 0, broken
 		}}
-		r := openRanged(ctx, sb, "/run/artifacts/"+list.artifacts[0].Path, 0, size)
+		r := openRanged(ctx, sb, "/run/artifacts/"+list.artifacts[0].Path, 0, size, 0)
 		defer r.Close()
 		if n, err := r.WriteTo(io.Discard); n != 0 || !errors.Is(err, broken) {
 			t.Errorf("%d bytes, %v", n, err)

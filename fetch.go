@@ -207,7 +207,7 @@ func (e *engine) fetchOutput(ctx context.Context, p *PreparedRun, ec *ExecutionC
 		return nil, err
 	}
 	out.meter = r.meter
-	return out.read(ctx, cmp.Or(int64(e.partSize), windowPart))
+	return out.read(ctx, int64(e.partSize))
 }
 
 // check refuses a description of an output that no worker gives.
@@ -263,21 +263,26 @@ func (o *keptOutput) open(ctx context.Context, part int64) (io.ReadCloser, error
 	if filepath.Separator != '/' && !o.place.isRemote() {
 		name = filepath.FromSlash(name)
 	}
-	sb, ok := o.place.sandbox.(rangeReader)
+	ranges, ok := o.place.sandbox.(rangeReader)
 	if !ok {
 		return o.place.sandbox.Download(ctx, name)
 	}
-	return newWindow(ctx, o.ref.Stream.Bytes, part, func(ctx context.Context, offset, n int64) (io.ReadCloser, error) {
-		if o.after {
-			o.place.lease.touch(ctx)
-		}
-		r, size, err := sb.ReadRange(ctx, name, offset, n)
-		if err == nil && size != o.ref.Stream.Bytes {
-			r.Close()
-			return nil, &protocolError{fmt.Errorf("the output has %d bytes, and %d were announced", size, o.ref.Stream.Bytes)}
-		}
-		return r, err
-	}), nil
+	if o.after {
+		ranges = &touchingReader{ranges, o.place.lease}
+	}
+	return openRanged(ctx, ranges, name, 0, o.ref.Stream.Bytes, part), nil
+}
+
+// touchingReader keeps a sandbox whose run has ended for who still reads from it.
+type touchingReader struct {
+	rangeReader
+	lease *lease
+}
+
+// ReadRange implements rangeReader.
+func (r *touchingReader) ReadRange(ctx context.Context, path string, offset, n int64) (io.ReadCloser, int64, error) {
+	r.lease.touch(ctx)
+	return r.rangeReader.ReadRange(ctx, path, offset, n)
 }
 
 // isRemote reports whether paths of the place are not this machine's.
@@ -356,8 +361,11 @@ func (r *outputReader) Next() bool {
 	if r.in.Next() {
 		return true
 	}
-	if r.err = r.in.Err(); r.err == nil {
+	switch r.err = r.in.Err(); {
+	case r.err == nil:
 		r.err = r.check()
+	case errors.Is(r.err, errResized):
+		r.err = &protocolError{fmt.Errorf("the output: %w", r.err)}
 	}
 	if r.err != nil {
 		r.err = fmt.Errorf("remote: read output: %w", r.err)
@@ -452,135 +460,4 @@ func (l *lease) touch(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, extendPatience)
 	defer cancel()
 	_ = l.extend(ctx, collectLease+l.life-l.life/renewAfter) // the next part tries again
-}
-
-// Of a window: what it holds of a file at most, and how often a part is asked for
-// again without getting on.
-const (
-	windowPart  = 8 << 20
-	windowParts = 4
-	windowTries = 5
-)
-
-// window reads a file of a sandbox in parts, several at once, in order. A part
-// that is cut goes on where it was.
-type window struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	open   func(ctx context.Context, offset, n int64) (io.ReadCloser, error)
-	size   int64
-	part   int64 // bytes
-
-	wg    sync.WaitGroup
-	parts chan *windowedPart // in order
-	free  chan []byte
-
-	now  []byte // of the part that is being read
-	buf  []byte
-	err  error
-	read int64
-}
-
-type windowedPart struct {
-	buf  []byte
-	done chan struct{}
-	err  error
-}
-
-func newWindow(ctx context.Context, size, part int64, open func(ctx context.Context, offset, n int64) (io.ReadCloser, error)) *window {
-	w := &window{open: open, size: size, part: part, parts: make(chan *windowedPart, windowParts), free: make(chan []byte, windowParts)}
-	w.ctx, w.cancel = context.WithCancel(ctx)
-	for range windowParts {
-		w.free <- nil // made when they are needed
-	}
-	w.wg.Go(w.fill)
-	return w
-}
-
-// fill starts the parts, as far as there is room for them.
-func (w *window) fill() {
-	defer close(w.parts)
-	for offset := int64(0); offset < w.size; offset += w.part {
-		var buf []byte
-		select {
-		case buf = <-w.free:
-		case <-w.ctx.Done():
-			return
-		}
-		n := min(w.part, w.size-offset)
-		if int64(cap(buf)) < n {
-			buf = make([]byte, n)
-		}
-		p := &windowedPart{buf: buf[:n], done: make(chan struct{})}
-		w.wg.Go(func() {
-			defer close(p.done)
-			p.err = w.whole(p.buf, offset)
-		})
-		w.parts <- p // has room for as many as there are buffers
-	}
-}
-
-// whole reads a part.
-func (w *window) whole(b []byte, offset int64) error {
-	for try := 0; ; {
-		n, err := w.some(b, offset)
-		if n == len(b) {
-			return nil
-		}
-		if b, offset = b[n:], offset+int64(n); n > 0 {
-			try = 0
-		}
-		if try++; try >= windowTries || w.ctx.Err() != nil || errors.Is(err, ErrSandboxGone) || errors.Is(err, ErrProtocol) || errors.Is(err, fs.ErrNotExist) {
-			return cmp.Or(context.Cause(w.ctx), err)
-		}
-		select {
-		case <-time.After(50 * time.Millisecond << try):
-		case <-w.ctx.Done():
-			return context.Cause(w.ctx)
-		}
-	}
-}
-
-func (w *window) some(b []byte, offset int64) (int, error) {
-	r, err := w.open(w.ctx, offset, int64(len(b)))
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	return io.ReadFull(r, b)
-}
-
-// Read implements io.Reader.
-func (w *window) Read(p []byte) (int, error) {
-	for len(w.now) == 0 {
-		if w.err != nil {
-			return 0, w.err
-		}
-		if w.buf != nil {
-			w.free <- w.buf
-			w.buf = nil
-		}
-		part, ok := <-w.parts
-		if !ok {
-			if w.err = io.EOF; w.read < w.size {
-				w.err = context.Cause(w.ctx)
-			}
-			continue
-		}
-		<-part.done
-		if w.err = part.err; w.err == nil {
-			w.now, w.buf = part.buf, part.buf
-		}
-	}
-	n := copy(p, w.now)
-	w.now = w.now[n:]
-	w.read += int64(n)
-	return n, nil
-}
-
-// Close ends what is being read.
-func (w *window) Close() error {
-	w.cancel()
-	w.wg.Wait()
-	return nil
 }

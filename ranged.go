@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 )
@@ -58,9 +59,11 @@ var (
 )
 
 // openRanged opens a file of a size for reading from an offset on. The caller
-// closes it.
-func openRanged(ctx context.Context, sandbox rangeReader, path string, offset, size int64) *ranged {
-	part := min(max(size/rangeShare, minRangePart), maxRangePart)
+// closes it. A part of zero means what is best.
+func openRanged(ctx context.Context, sandbox rangeReader, path string, offset, size, part int64) *ranged {
+	if part == 0 {
+		part = min(max(size/rangeShare, minRangePart), maxRangePart)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &ranged{sandbox: sandbox, path: path, size: size, at: min(offset, size), ctx: ctx, cancel: cancel,
 		free: make(chan []byte, rangeStreams), parts: make(chan chan filling, rangeStreams)}
@@ -98,7 +101,7 @@ func (r *ranged) fill(ctx context.Context, b []byte, at int64) (total int, err e
 		n, err := r.get(ctx, b[total:], at+int64(total))
 		total += n
 		switch {
-		case err == nil, errors.Is(err, errResized), errors.Is(err, ErrSandboxGone):
+		case err == nil, errors.Is(err, errResized), errors.Is(err, ErrSandboxGone), errors.Is(err, fs.ErrNotExist):
 			return total, err
 		case ctx.Err() != nil:
 			return total, context.Cause(ctx)

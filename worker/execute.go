@@ -494,6 +494,7 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 		err     error
 	}
 	finished := make(chan outcome, 1)
+	inputs := s.inputs
 	go func() {
 		o := outcome{err: &panicError{value: "the driver ended its goroutine (runtime.Goexit)"}}
 		defer func() {
@@ -504,6 +505,9 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			defer s.mu.Unlock()
 			if s.left {
 				releaseOutputs(o.outputs)
+				for _, df := range inputs { // it has them no more
+					df.Release()
+				}
 				return
 			}
 			finished <- o
@@ -531,16 +535,19 @@ func (s *stepRun) drive(ctx context.Context, entry Registration, step *Step) (ma
 			s.mu.Lock()
 			s.done, s.left = true, true
 			select {
-			case o := <-finished: // too late
+			case o := <-finished: // too late, but the driver is gone
 				releaseOutputs(o.outputs)
+				s.left = false
 			default:
 			}
+			stays := s.left
 			s.mu.Unlock()
 			s.w.mu.Lock()
 			s.w.abandoned++
 			s.w.mu.Unlock()
-			// The driver still reads its inputs: leave them to it.
-			s.inputs = nil
+			if stays { // it still reads its inputs: leave them to it
+				s.inputs = nil
+			}
 			return nil, &abandonedError{cause: context.Cause(ctx)}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -772,4 +773,59 @@ func (h *host) hello(budget int64) (r rpc.HandshakeResult) {
 		h.t.Fatal(err)
 	}
 	return r
+}
+
+// removedFS tells which files are removed.
+type removedFS struct {
+	worker.OSFS
+	removed chan string
+}
+
+func (f removedFS) RemoveAll(name string) error {
+	err := f.OSFS.RemoveAll(name)
+	if filepath.Ext(name) == ".arrow" {
+		f.removed <- name
+	}
+	return err
+}
+
+// A driver that is left behind may still read its inputs, until it returns.
+func TestSpillLeftBehind(t *testing.T) {
+	t.Parallel() // it waits for the grace that a driver has
+	fsys := removedFS{removed: make(chan string, 10)}
+	drivers := flow(8, 1000)
+	begun, leave := make(chan struct{}), make(chan struct{})
+	read := drivers["read"]
+	drivers["ignore"] = func(_ context.Context, s *worker.Step) (*worker.Result, error) {
+		close(begun)
+		<-leave
+		if _, err := read(t.Context(), s); err != nil {
+			t.Errorf("left behind, it cannot read its input: %v", err)
+		}
+		return worker.Output(numberStream(s.Memory(), 8, 1000)), nil
+	}
+	var mem countingAllocator
+	w := run(t, worker.Options{FS: fsys, Memory: &mem, MemoryBudget: 1}, drivers)
+	w.step("a", "make.extractor", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-begun; cancel() }()
+	_, err := w.ExecuteStep(ctx, &rpc.ExecuteStep{StepID: "b", Driver: "ignore", Keep: true, Inputs: map[string]rpc.InputRef{"df": {FromStep: "a"}}, Release: []string{"a"}})
+	if err == nil || !strings.Contains(err.Error(), "still running") {
+		t.Errorf("error %v", err)
+	}
+	if files := w.files(); len(files) != 1 {
+		t.Errorf("files %v", files)
+	}
+	close(leave)
+	select {
+	case name := <-fsys.removed:
+		if name != filepath.Join(w.dir, "outputs", "a", "0.arrow") {
+			t.Errorf("%s is removed", name)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("its input is not let go")
+	}
+	if files := w.files(); len(files) > 0 || mem.now.Load() != 0 {
+		t.Errorf("%v and %d bytes of memory are left", files, mem.now.Load())
+	}
 }
