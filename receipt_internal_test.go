@@ -113,6 +113,17 @@ func TestPrices(t *testing.T) {
 	}
 }
 
+// Prices that would make a receipt something that JSON does not have.
+func TestPricesRefused(t *testing.T) {
+	for _, bad := range []float64{-1, math.NaN(), math.Inf(1), math.MaxFloat64} {
+		for _, p := range []Prices{{VCPUSecond: bad}, {GiBSecond: bad}} {
+			if err := (Config{Prices: p}).validate(); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%+v: %v", p, err)
+			}
+		}
+	}
+}
+
 // A fixed run, second for second.
 func TestMeter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
