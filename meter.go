@@ -280,7 +280,7 @@ func (m *meter) runs(info SandboxInfo) {
 		return
 	}
 	now := time.Now()
-	m.life = sandboxLife{CPU: info.CPU, MemoryGB: info.MemoryGB, Known: true, Since: now}
+	m.life = sandboxLife{CPU: max(0, info.CPU), MemoryGB: max(0, info.MemoryGB), Known: true, Since: now} // as it is told
 	m.arm(now)
 }
 
