@@ -219,7 +219,7 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		s.event("sandbox_created", map[string]any{
 			"sandbox_id": info.ID, "template": info.Template, "duration_ms": milliseconds(time.Since(start)),
 		})
-		if a.cfg.MaxCost > 0 && info.CPU == 0 && info.MemoryGB == 0 {
+		if a.cfg.MaxCost > 0 && info.CPU <= 0 && info.MemoryGB <= 0 {
 			return fmt.Errorf("remote: %w: %w", ErrUnsupported, errSizeUnknown)
 		}
 		plan.tellNetwork(s, sb)

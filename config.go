@@ -257,6 +257,8 @@ func (c Config) installDeps() bool { return c.InstallDeps || os.Getenv(installDe
 const apiKeyVariable = "E2B_API_KEY"
 
 func (c Config) validate() error {
+	const maxPrice = 1e9 // beyond any; costs are to stay numbers that JSON has
+
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
@@ -281,7 +283,7 @@ func (c Config) validate() error {
 		return invalid("MaxCost is %g", c.MaxCost)
 	case c.MaxDuration < 0:
 		return invalid("MaxDuration is %s", c.MaxDuration)
-	case !(c.Prices.VCPUSecond >= 0 && c.Prices.GiBSecond >= 0):
+	case !(c.Prices.VCPUSecond >= 0 && c.Prices.VCPUSecond <= maxPrice && c.Prices.GiBSecond >= 0 && c.Prices.GiBSecond <= maxPrice):
 		return invalid("Prices are %g and %g", c.Prices.VCPUSecond, c.Prices.GiBSecond)
 	case c.StepTimeout < 0:
 		return invalid("StepTimeout is %s", c.StepTimeout)

@@ -169,7 +169,7 @@ func (c *collector) close() {
 
 // collect brings home what is not here yet.
 func (c *collector) collect(list *sealed) error {
-	c.sweep()
+	c.sweep(list.artifacts)
 	todo := list.artifacts
 	if c.claim {
 		todo = c.claims(todo)
@@ -195,8 +195,9 @@ func (c *collector) collect(list *sealed) error {
 	return &CollectError{Got: c.got, Failed: c.failed, Err: err}
 }
 
-// sweep removes what an earlier try has left that no other can use.
-func (c *collector) sweep() {
+// sweep removes what an earlier try has left that no other can use: the beginning
+// of a large file, too, if it is another one by now.
+func (c *collector) sweep(artifacts []rpc.Artifact) {
 	if !c.again {
 		return
 	}
@@ -205,9 +206,15 @@ func (c *collector) sweep() {
 		return
 	}
 	defer dir.Close()
+	begun := make(map[string]bool)
+	for _, a := range artifacts {
+		if a.Size >= largeArtifact {
+			begun[partName(a)] = true
+		}
+	}
 	names, _ := dir.Readdirnames(-1)
 	for _, name := range names {
-		if !strings.HasSuffix(name, partSuffix) {
+		if !begun[name] {
 			_ = c.staging.RemoveAll(name) // where it cannot be, a file of this try will say so
 		}
 	}

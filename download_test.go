@@ -589,6 +589,35 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
+// The beginning of a large file goes with the next try when the file is another
+// one by then: each try could leave one.
+func TestDownloadForgets(t *testing.T) {
+	t.Parallel()
+	store, list := newStore(largeArtifact)
+	dir := t.TempDir()
+	var left []string
+	for _, sum := range []string{"0", "1", "1", "2"} {
+		sb := &rangeSandbox{storeSandbox: storeSandbox{files: store.files}, cut: func(offset, n int64) (int64, error) {
+			if offset > 0 {
+				return 0, ErrSandboxGone
+			}
+			return n, nil
+		}}
+		list.artifacts[0].SHA256 = sum
+		if _, err := fetchAll(t.Context(), sb, list, dir, ""); !errors.Is(err, ErrSandboxGone) {
+			t.Fatal(err)
+		}
+		parts, err := filepath.Glob(filepath.Join(dir, stagingDir, "*"))
+		if err != nil || len(parts) != 1 {
+			t.Errorf("%q are there, %v", parts, err)
+		}
+		left = parts
+	}
+	if want := filepath.Join(dir, stagingDir, partName(list.artifacts[0])); left[0] != want {
+		t.Errorf("%s is there, want %s", left[0], want)
+	}
+}
+
 // What the real command packs is what is read.
 func TestPackAndRead(t *testing.T) {
 	t.Parallel()

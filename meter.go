@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -279,7 +280,7 @@ func (m *meter) runs(info SandboxInfo) {
 		return
 	}
 	now := time.Now()
-	m.life = sandboxLife{CPU: info.CPU, MemoryGB: info.MemoryGB, Known: true, Since: now}
+	m.life = sandboxLife{CPU: max(0, info.CPU), MemoryGB: max(0, info.MemoryGB), Known: true, Since: now} // as it is told
 	m.arm(now)
 }
 
@@ -396,9 +397,9 @@ func (m *meter) asked(req *rpc.ExecuteStep, tables map[string]rpc.TableRef) {
 		}
 		seen[ref] = true
 		if ref.Table != "" {
-			s.in += max(0, tables[ref.Table].Bytes)
+			s.in = plus(s.in, tables[ref.Table].Bytes)
 		} else if up := m.steps[ref.FromStep]; up != nil && up.result != nil {
-			s.in += up.result.Outputs[cmp.Or(ref.Key, worker.DefaultOutput)].Bytes
+			s.in = plus(s.in, up.result.Outputs[cmp.Or(ref.Key, worker.DefaultOutput)].Bytes)
 		}
 	}
 	m.turn(now, func() { m.running++ })
@@ -470,7 +471,11 @@ func (m *meter) receipt(plan *Manifest) *Receipt {
 		if s == nil || s.asked.IsZero() {
 			continue
 		}
-		out, ran := s.receipt(m.last, m.hosts > 1)
+		most := time.Duration(0) // as long as this host has waited
+		if m.hosts > 1 {
+			most = r.Wall
+		}
+		out, ran := s.receipt(m.last, most)
 		out.StepID = step.ID
 		out.VCPUSeconds, out.GiBSeconds = float64(life.CPU)*out.Run.Seconds(), life.MemoryGB*out.Run.Seconds()
 		out.CostUSD = m.prices.cost(life.CPU, life.MemoryGB, out.Run)
@@ -489,8 +494,9 @@ func (m *meter) receipt(plan *Manifest) *Receipt {
 
 // receipt makes a receipt of a step, without what it has cost, and says when its
 // driver ran. What the worker tells is believed as far as it fits into what
-// this host has seen, where the step was not another host's before.
-func (s *stepTimes) receipt(now time.Time, inherited bool) (StepReceipt, interval) {
+// this host has seen, or into most, where the step may have been another host's
+// before.
+func (s *stepTimes) receipt(now time.Time, most time.Duration) (StepReceipt, interval) {
 	end := s.answered
 	if end.IsZero() {
 		end = now
@@ -502,14 +508,11 @@ func (s *stepTimes) receipt(now time.Time, inherited bool) (StepReceipt, interva
 	}
 	var ran interval
 	if res := s.result; res != nil {
-		r.Run = seconds(res.DurationMS / 1000)
-		if !inherited {
-			r.Run = min(r.Run, whole)
-		}
+		r.Run = min(seconds(res.DurationMS/1000), max(whole, most))
 		r.Transfer = max(0, whole-r.Run)
-		r.RowsIn, r.RowsOut = res.RowsIn, res.RowsOut
+		r.RowsIn, r.RowsOut = max(0, res.RowsIn), max(0, res.RowsOut)
 		for _, out := range res.Outputs {
-			r.BytesOut += max(0, out.Bytes)
+			r.BytesOut = plus(r.BytesOut, out.Bytes)
 		}
 		if u := res.Usage; u != nil {
 			r.Driver = min(seconds(u.DriverMS/1000), r.Run)
@@ -555,6 +558,9 @@ func overhead(window, drivers time.Duration) *Overhead {
 	}
 	return o
 }
+
+// plus adds a number that somebody has told.
+func plus(n, told int64) int64 { return n + min(max(0, told), math.MaxInt64-n) }
 
 // seconds is a duration of a number of seconds that somebody has told.
 func seconds(s float64) time.Duration {

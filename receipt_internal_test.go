@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"math"
@@ -112,6 +113,17 @@ func TestPrices(t *testing.T) {
 	}
 }
 
+// Prices that would make a receipt something that JSON does not have.
+func TestPricesRefused(t *testing.T) {
+	for _, bad := range []float64{-1, math.NaN(), math.Inf(1), math.MaxFloat64} {
+		for _, p := range []Prices{{VCPUSecond: bad}, {GiBSecond: bad}} {
+			if err := (Config{Prices: p}).validate(); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%+v: %v", p, err)
+			}
+		}
+	}
+}
+
 // A fixed run, second for second.
 func TestMeter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -201,6 +213,54 @@ func TestMeter(t *testing.T) {
 			t.Errorf("an overhead of %+v though it is not known how long drivers ran", o)
 		}
 	})
+}
+
+// A worker may tell what it likes: a receipt has no numbers that cannot be, and
+// is JSON.
+func TestMeterToldNonsense(t *testing.T) {
+	for hosts := 1; hosts <= 2; hosts++ {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMeter(time.Now(), Prices{}.orDefault(), nil)
+			m.hosts = hosts
+			m.runs(SandboxInfo{CPU: 2, MemoryGB: 0.5})
+			m.enter(phaseSteps)
+			plan := &Manifest{Steps: []Step{{ID: "a"}, {ID: "b"}, {ID: "c"}, {ID: "d"}}}
+			told := []*rpc.StepResult{
+				{DurationMS: math.MaxFloat64, RowsIn: math.MinInt64, RowsOut: math.MinInt64, Outputs: map[string]rpc.OutputRef{"df": {Bytes: math.MinInt64}, "x": {Bytes: 3}},
+					Usage: &rpc.StepUsage{StartedAt: time.Unix(math.MaxInt64>>2, 0), DriverMS: math.MaxFloat64, PeakRSSBytes: math.MinInt64}},
+				{DurationMS: -math.MaxFloat64, Outputs: map[string]rpc.OutputRef{"df": {Bytes: math.MaxInt64}, "x": {Bytes: math.MaxInt64}},
+					Usage: &rpc.StepUsage{StartedAt: time.Unix(math.MinInt64>>2, 0), DriverMS: -1}},
+				{DurationMS: math.MaxFloat64, Usage: &rpc.StepUsage{DriverMS: math.MaxFloat64}},
+				{DurationMS: math.MaxFloat64, Usage: &rpc.StepUsage{DriverMS: math.MaxFloat64}},
+			}
+			for i, step := range plan.Steps {
+				m.asked(&rpc.ExecuteStep{StepID: step.ID, Inputs: map[string]rpc.InputRef{"p": {FromStep: "a"}, "q": {FromStep: "b"}, "r": {FromStep: "b", Key: "x"}}}, nil)
+				time.Sleep(time.Second)
+				m.answered(step.ID, told[i])
+			}
+			m.enter(phaseFinish)
+			got := m.receipt(plan)
+			if _, err := json.Marshal(got); err != nil {
+				t.Error(err)
+			}
+			for _, s := range got.Steps {
+				for name, n := range map[string]int64{
+					"run": int64(s.Run), "driver": int64(s.Driver), "transfer": int64(s.Transfer), "rows in": s.RowsIn, "rows out": s.RowsOut,
+					"bytes in": s.BytesIn, "bytes out": s.BytesOut, "memory": s.PeakMemoryBytes,
+				} {
+					if n < 0 {
+						t.Errorf("%d hosts: step %s: %s is %d", hosts, s.StepID, name, n)
+					}
+				}
+				if s.Run > got.Wall || s.CostUSD < 0 || s.CostUSD > got.CostUSD {
+					t.Errorf("%d hosts: step %s ran for %s of %s, for $%g of $%g", hosts, s.StepID, s.Run, got.Wall, s.CostUSD, got.CostUSD)
+				}
+			}
+			if o := got.Overhead; o == nil || o.Drivers < 0 || o.Time < 0 || o.Drivers+o.Time != o.Window {
+				t.Errorf("%d hosts: overhead %+v", hosts, o)
+			}
+		})
+	}
 }
 
 // How long drivers ran is not known while a step has no answer, or one without

@@ -291,32 +291,42 @@ func TestBudgetAtOnce(t *testing.T) {
 	}
 }
 
-// What a sandbox without a size would cost cannot be limited.
+// What a sandbox without a size would cost cannot be limited, nor that of one
+// with a size that cannot be. It is not paid for the other way round.
 func TestBudgetOfUnknownSize(t *testing.T) {
 	t.Parallel()
-	_, provider := newAdapter(t, "proxy", remote.Config{}, nil)
-	cfg := remote.Config{MaxCost: 1, Drivers: testDrivers(), OpenSandbox: func(ctx context.Context, c remote.SandboxConfig) (remote.Sandbox, error) {
-		sb, err := provider.OpenSandbox(ctx, c)
-		return sizeless{sb}, err
-	}}
-	b, err := remote.NewE2BTransparentProxy(cfg)
-	if err != nil {
-		t.Fatal(err)
+	for _, size := range []remote.SandboxInfo{{}, {CPU: -2, MemoryGB: -0.5}} {
+		_, provider := newAdapter(t, "proxy", remote.Config{}, nil)
+		cfg := remote.Config{MaxCost: 1, Drivers: testDrivers(), OpenSandbox: func(ctx context.Context, c remote.SandboxConfig) (remote.Sandbox, error) {
+			sb, err := provider.OpenSandbox(ctx, c)
+			return sized{sb, size}, err
+		}}
+		b, err := remote.NewE2BTransparentProxy(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		ec := newContext(t, "s")
+		result, _, err := remote.Run(t.Context(), b, one("test.noop"), ec)
+		if !errors.Is(err, remote.ErrUnsupported) || !strings.Contains(err.Error(), "MaxDuration") {
+			t.Errorf("%+v: got %v", size, err)
+		}
+		if r := result.Receipt; r.CostUSD < 0 || r.VCPUSeconds < 0 || r.GiBSeconds < 0 || r.CPU < 0 || r.MemoryGB < 0 {
+			t.Errorf("%+v: receipt %+v", size, r)
+		}
+		agree(t, ec, result, err)
 	}
-	defer b.Close()
-	ec := newContext(t, "s")
-	result, _, err := remote.Run(t.Context(), b, one("test.noop"), ec)
-	if !errors.Is(err, remote.ErrUnsupported) || !strings.Contains(err.Error(), "MaxDuration") {
-		t.Errorf("got %v", err)
-	}
-	agree(t, ec, result, err)
 }
 
-type sizeless struct{ remote.Sandbox }
+// sized is a sandbox that says it has another size.
+type sized struct {
+	remote.Sandbox
+	size remote.SandboxInfo
+}
 
-func (s sizeless) Info() remote.SandboxInfo {
+func (s sized) Info() remote.SandboxInfo {
 	info := s.Sandbox.Info()
-	info.CPU, info.MemoryGB = 0, 0
+	info.CPU, info.MemoryGB = s.size.CPU, s.size.MemoryGB
 	return info
 }
 

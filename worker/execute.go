@@ -392,7 +392,10 @@ func (s *stepRun) resolveInputs(ctx context.Context) (rows int64, err error) {
 	for _, name := range names {
 		ref := s.p.Inputs[name]
 		df, err := s.input(ctx, ref)
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil: // a driver that reads a table of the host's was stopped, or is waited for
+			return 0, &stoppedError{cause: context.Cause(ctx), err: fmt.Errorf("input %q: %w", name, err)}
+		case err != nil:
 			return 0, rpcErrorf(err, "input %q: %v", name, err)
 		}
 		s.inputs[name] = df

@@ -27,27 +27,27 @@ type hostTable struct {
 	ref  rpc.TableRef
 	file string // for what a driver makes of it, should it not fit into memory
 
-	making sync.Mutex // held while it is read by a driver
-	df     *DataFrame // nil before that; guarded by making
+	making chan struct{} // has an element while it is read by a driver
+	df     *DataFrame    // nil before that; guarded by making
 }
 
 // setTables takes in what the host has sent.
 func (w *ProxyWorker) setTables(refs map[string]rpc.TableRef) {
 	w.tables = make(map[string]*hostTable, len(refs))
 	for i, name := range slices.Sorted(maps.Keys(refs)) {
-		w.tables[name] = &hostTable{ref: refs[name], file: strconv.Itoa(i) + ".arrow"}
+		w.tables[name] = &hostTable{ref: refs[name], file: strconv.Itoa(i) + ".arrow", making: make(chan struct{}, 1)}
 	}
 }
 
 // releaseTables lets go of the tables.
 func (w *ProxyWorker) releaseTables() {
 	for _, t := range w.tables {
-		t.making.Lock()
+		t.making <- struct{}{}
 		if t.df != nil {
 			t.df.Release()
 			t.df = nil
 		}
-		t.making.Unlock()
+		<-t.making
 	}
 }
 
@@ -60,8 +60,12 @@ func (s *stepRun) input(ctx context.Context, ref rpc.InputRef) (*DataFrame, erro
 	if t == nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingInput, Message: fmt.Sprintf("the host has sent no table %q; it has sent %q", ref.Table, slices.Sorted(maps.Keys(s.w.tables)))}
 	}
-	t.making.Lock()
-	defer t.making.Unlock()
+	select { // another step may have its driver read it, for long
+	case t.making <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("table %q: %w", ref.Table, context.Cause(ctx))
+	}
+	defer func() { <-t.making }()
 	if t.df == nil {
 		df, err := s.open(ctx, t)
 		if err != nil {

@@ -75,7 +75,7 @@ func (h *handover) put(ctx context.Context, step *worker.Step) (*inputFiles, err
 			parts = h.found(df)
 		}
 		if files := df.Files(); !ok && len(files) == 1 { // it is what a child maps
-			if err := intact(df); err != nil {
+			if err := intact(ctx, df); err != nil {
 				return inputs, fmt.Errorf("hand over input %q: %w", name, err)
 			}
 			parts = files
@@ -177,11 +177,17 @@ func cutRecords(records []arrow.Record, rows int64, parts int) [][]arrow.Record 
 	return out
 }
 
-// intact finds out whether a table in a file has the size that it had. What it
-// holds is for the child to find out.
-func intact(df *worker.DataFrame) error {
+// intact finds out whether a table in a file is what was written. A child maps the
+// file and has nothing to compare it with: a message that has become the mark of the
+// stream's end would leave it a shorter table.
+func intact(ctx context.Context, df *worker.DataFrame) error {
 	r := df.Reader()
 	defer r.Release()
+	for r.Next() {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+	}
 	return r.Err()
 }
 

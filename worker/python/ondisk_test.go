@@ -104,12 +104,22 @@ func TestHandoverOnDisk(t *testing.T) {
 			if left := listDir(t, files); len(left) > 0 {
 				t.Errorf("%v are left", left)
 			}
-			// A file that is damaged is not handed over.
-			if err := os.Truncate(spilled[0], 1000); err != nil {
+			// A file that is damaged is not handed over, also if it has the size
+			// that it had: the second message becomes the end of the stream.
+			whole, err := os.ReadFile(spilled[0])
+			if err != nil {
 				return nil, err
 			}
-			if _, err := newHandover(files).put(ctx, step); err == nil {
-				t.Error("a file that was cut is handed over")
+			mark := []byte("\xff\xff\xff\xff")
+			short := bytes.Clone(whole)
+			copy(short[bytes.LastIndex(short[:len(short)/2], mark):], "\xff\xff\xff\xff\x00\x00\x00\x00")
+			for name, b := range map[string][]byte{"was cut": whole[:1000], "ends early": short} {
+				if err := os.WriteFile(spilled[0], b, 0o600); err != nil {
+					return nil, err
+				}
+				if _, err := newHandover(files).put(ctx, step); err == nil {
+					t.Errorf("a file that %s is handed over", name)
+				}
 			}
 			return nil, nil
 		})

@@ -3,7 +3,9 @@ package parquet_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -18,6 +20,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/osiris-pipelines/remote/rpc"
 	"github.com/osiris-pipelines/remote/worker"
 	"github.com/osiris-pipelines/remote/worker/drivers/parquet"
 )
@@ -288,6 +291,72 @@ func TestWriteErrors(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "filesystem.parquet_writer requires a table in inputs") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// A table that ends by an error after some row groups leaves no file that passes
+// for a whole one.
+func TestWriteFails(t *testing.T) {
+	dir := t.TempDir()
+	drivers := worker.NewRegistry()
+	drivers.Register("make", worker.Extract, func() worker.Driver {
+		return driverFunc(func(context.Context, *worker.Step) (*worker.Result, error) {
+			var records []arrow.Record
+			df := frame(t, `[{"a": 1}, {"a": 2}]`, arrow.Field{Name: "a", Type: arrow.PrimitiveTypes.Int64})
+			for r := df.Reader(); len(records) < 3 && r.Next(); r = df.Reader() {
+				records = append(records, r.Record())
+			}
+			r, err := array.NewRecordReader(df.Schema(), records)
+			return worker.Output(r), err
+		})
+	})
+	drivers.Register("write", worker.Write, func() worker.Driver {
+		return driverFunc(func(ctx context.Context, s *worker.Step) (*worker.Result, error) {
+			file := s.Inputs["df"].Files()[0]
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			last := bytes.LastIndex(b[:len(b)-8], []byte("\xff\xff\xff\xff")) // the third batch
+			b[last] = 0
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				return nil, err
+			}
+			s.ArtifactsDir = dir
+			return new(parquet.Writer).Run(ctx, s)
+		})
+	})
+	w, err := worker.New(worker.Options{Dir: t.TempDir(), Drivers: drivers, MemoryBudget: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, stdin := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(context.Background(), in)
+	}()
+	defer func() { stdin.Close(); <-done }()
+	if _, err := w.ExecuteStep(t.Context(), &rpc.ExecuteStep{StepID: "a", Driver: "make", Keep: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.ExecuteStep(t.Context(), &rpc.ExecuteStep{StepID: "b", Driver: "write", Config: json.RawMessage(`{"path": "o.parquet", "row_group_size": 2}`),
+		Inputs: map[string]rpc.InputRef{"df": {FromStep: "a"}}})
+	if err == nil || !strings.Contains(err.Error(), "parquet writing failed: o.parquet: ") {
+		t.Errorf("error %v", err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "o.parquet"))
+	if err != nil || !bytes.HasPrefix(b, []byte("PAR1")) || len(b) < 20 {
+		t.Errorf("the file has %d bytes, %v", len(b), err)
+	}
+	if _, err := new(parquet.Extractor).Run(t.Context(), &worker.Step{Config: map[string]any{"path": filepath.Join(dir, "o.parquet")}}); err == nil {
+		t.Error("what is left passes for a file")
+	}
+}
+
+type driverFunc func(ctx context.Context, step *worker.Step) (*worker.Result, error)
+
+func (f driverFunc) Run(ctx context.Context, step *worker.Step) (*worker.Result, error) {
+	return f(ctx, step)
 }
 
 // TestColumnOrder keeps what the table has, empty or not.

@@ -110,7 +110,8 @@ func write(ctx context.Context, step *worker.Step, cfg *writeConfig, frame *work
 		return err
 	}
 	props := parquet.NewWriterProperties(parquet.WithCompression(cfg.codec), parquet.WithAllocator(step.Memory()), parquet.WithCreatedBy("osiris"))
-	w, err := pqarrow.NewFileWriter(schema, struct{ io.Writer }{f}, props, pqarrow.NewArrowWriterProperties(pqarrow.WithAllocator(step.Memory())))
+	out := &sink{f}
+	w, err := pqarrow.NewFileWriter(schema, out, props, pqarrow.NewArrowWriterProperties(pqarrow.WithAllocator(step.Memory())))
 	if err != nil {
 		return err
 	}
@@ -120,9 +121,16 @@ func write(ctx context.Context, step *worker.Step, cfg *writeConfig, frame *work
 	if err := w.AppendKeyValueMetadata(storedSchema, encoded); err != nil {
 		return errors.Join(err, w.Close())
 	}
-	err = writeGroups(ctx, cfg, w, schema, frame, step.Memory())
-	return errors.Join(err, w.Close())
+	if err := writeGroups(ctx, cfg, w, schema, frame, step.Memory()); err != nil {
+		out.Writer = io.Discard // a footer would make a whole file of the groups before
+		_ = w.Close()           // gives its memory back
+		return err
+	}
+	return w.Close()
 }
+
+// sink is what a file is written to: no more than an [io.Writer].
+type sink struct{ io.Writer }
 
 // fileSchema returns the columns as they are written, and as they are told.
 func fileSchema(s *arrow.Schema) (written, stored *arrow.Schema, err error) {
