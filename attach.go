@@ -229,7 +229,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	defer found.letGo()
 	if pl := found.place; pl != nil { // for a worker that is started again
 		if pl.tables, err = savedTables(ec.LogsDir, p); err != nil {
-			return nil, errors.Join(err, s.close())
+			s.logf(slog.LevelWarn, "a worker that is started again would have no tables of the host: %v", err)
 		}
 		pl.sent = tableSums(pl.tables)
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -169,6 +170,7 @@ func (c *collector) close() {
 
 // collect brings home what is not here yet.
 func (c *collector) collect(list *sealed) error {
+	c.forget(list)
 	c.sweep(list.artifacts)
 	todo := list.artifacts
 	if c.claim {
@@ -185,6 +187,7 @@ func (c *collector) collect(list *sealed) error {
 	if len(c.failed) == 0 {
 		return nil
 	}
+	c.remember()
 	err := errors.Join(c.errs...)
 	if more := len(c.failed) - len(c.errs); more > 0 {
 		err = fmt.Errorf("%w\nand %d more artifacts", err, more)
@@ -216,6 +219,51 @@ func (c *collector) sweep(artifacts []rpc.Artifact) {
 	for _, name := range names {
 		if !begun[name] {
 			_ = c.staging.RemoveAll(name) // where it cannot be, a file of this try will say so
+		}
+	}
+}
+
+// placedFile has the paths of what an earlier try has brought.
+const placedFile = "placed.json"
+
+// remember notes what is here: the next list may be another one.
+func (c *collector) remember() {
+	paths := make([]string, len(c.got.Artifacts))
+	for i, a := range c.got.Artifacts {
+		paths[i] = a.Path
+	}
+	b, err := json.Marshal(paths)
+	if err == nil {
+		err = c.staging.WriteFile(placedFile, b, 0o640)
+	}
+	if err != nil {
+		c.logf(slog.LevelWarn, "what has been collected is not noted: %v", err)
+	}
+}
+
+// forget removes what an earlier try has brought and the list does not have any
+// more.
+func (c *collector) forget(list *sealed) {
+	if !c.again {
+		return
+	}
+	var paths []string
+	if b, err := c.staging.ReadFile(placedFile); err != nil || json.Unmarshal(b, &paths) != nil {
+		return
+	}
+	listed := make(map[string]bool, len(list.artifacts))
+	for _, a := range list.artifacts {
+		listed[a.Path] = true
+	}
+	for _, name := range paths {
+		if listed[name] || !isInside(name) {
+			continue
+		}
+		at := filepath.FromSlash(name)
+		for err := c.root.Remove(at); err == nil; err = c.root.Remove(at) { // and the directories that nothing else is in
+			if at = filepath.Dir(at); at == "." {
+				break
+			}
 		}
 	}
 }

@@ -607,7 +607,7 @@ func TestDownloadForgets(t *testing.T) {
 		if _, err := fetchAll(t.Context(), sb, list, dir, ""); !errors.Is(err, ErrSandboxGone) {
 			t.Fatal(err)
 		}
-		parts, err := filepath.Glob(filepath.Join(dir, stagingDir, "*"))
+		parts, err := filepath.Glob(filepath.Join(dir, stagingDir, "*"+partSuffix))
 		if err != nil || len(parts) != 1 {
 			t.Errorf("%q are there, %v", parts, err)
 		}
@@ -616,6 +616,41 @@ func TestDownloadForgets(t *testing.T) {
 	if want := filepath.Join(dir, stagingDir, partName(list.artifacts[0])); left[0] != want {
 		t.Errorf("%s is there, want %s", left[0], want)
 	}
+}
+
+// What an earlier try has brought and a newer list does not have goes: it would be
+// in the directory, and in no list.
+func TestDownloadOfAnotherList(t *testing.T) {
+	t.Parallel()
+	sb, list := newStore(10, 10, 10)
+	dir := t.TempDir()
+	keep := filepath.Join(dir, "a", "of the host")
+	if err := errors.Join(os.Mkdir(filepath.Dir(keep), 0o750), os.WriteFile(keep, nil, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	last := list.artifacts[2].Path
+	sb.fetch = func(name string) error {
+		if strings.HasSuffix(name, last) {
+			return errors.New("cut")
+		}
+		return nil
+	}
+	if got, err := fetchAll(t.Context(), sb, list, dir, ""); !errors.Is(err, ErrCollect) || len(got.Artifacts) != 2 {
+		t.Fatalf("%d artifacts, %v", len(got.Artifacts), err)
+	}
+	// One is gone from the sandbox, and another a directory now.
+	sb.fetch = nil
+	content := []byte("below")
+	below := sealedFile(list.artifacts[1].Path+"/x", content)
+	delete(sb.files, list.artifacts[0].Path)
+	delete(sb.files, list.artifacts[1].Path)
+	sb.files[below.Path] = content
+	got, err := fetchAll(t.Context(), sb, &sealed{artifacts: []rpc.Artifact{below, list.artifacts[2]}}, dir, "")
+	if err != nil || got.Status != CollectComplete {
+		t.Fatal(got.Status, err)
+	}
+	sb.files["a/of the host"] = nil
+	checkFiles(t, dir, sb.files)
 }
 
 // What the real command packs is what is read.

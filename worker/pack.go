@@ -15,7 +15,8 @@ import (
 // Pack writes files below an artifacts directory one behind the other, as
 // [rpc.PackHeader] says, in the order of their slash-separated paths. A file
 // that cannot be read, or has more than [rpc.MaxPacked] bytes, is one with an
-// error. It follows no links.
+// error. It follows no links; one that takes a directory's place while it is
+// being read is found by the host, which compares the content.
 func Pack(ctx context.Context, fsys FS, dir string, paths []string, w io.Writer) error {
 	out := bufio.NewWriterSize(w, 256<<10)
 	p := &packing{fsys: fsys, dir: dir}

@@ -150,7 +150,11 @@ func (w *ProxyWorker) keepFetched(p *rpc.ExecuteStep, outputs map[string]output)
 		if w.fetched == nil {
 			w.fetched = make(map[rpc.FetchOutput]*DataFrame)
 		}
-		w.fetched[rpc.FetchOutput{StepID: p.StepID, Key: key}] = out.df
+		name := rpc.FetchOutput{StepID: p.StepID, Key: key}
+		if old := w.fetched[name]; old != nil { // of a try before this one
+			old.Release()
+		}
+		w.fetched[name] = out.df
 		if p.Keep { // it belongs to the steps that need it, too
 			out.df.Retain()
 		}

@@ -117,6 +117,9 @@ func (h *handover) write(ctx context.Context, df *worker.DataFrame, mem memory.A
 			size += dataSize(c.Data())
 		}
 	}
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
 	parts := min(maxParts, runtime.GOMAXPROCS(0), int(size/partBytes))
 	prefix := h.name("in")
 	var names []string
