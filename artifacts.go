@@ -98,22 +98,22 @@ func (c Config) policy() (rpc.SealArtifacts, error) {
 	return p, nil
 }
 
-// validate says what is wrong with a policy, as it stands in a Config.
-func (p ArtifactPolicy) validate() error {
+// validate says what is wrong with a policy, as invalid says it of a Config.
+func (p ArtifactPolicy) validate(invalid func(format string, args ...any) error) error {
 	if p.MaxFileBytes < 0 {
-		return fmt.Errorf("%s is %d", "MaxFileBytes", p.MaxFileBytes)
+		return invalid("Artifacts.MaxFileBytes is %d", p.MaxFileBytes)
 	}
 	total := 0
 	for name, globs := range map[string][]string{"Include": p.Include, "Exclude": p.Exclude} {
 		for _, glob := range globs {
 			if err := rpc.CheckGlob(glob); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+				return invalid("Artifacts.%s: %w", name, err)
 			}
 			total += len(glob)
 		}
 	}
 	if total > maxPolicyBytes {
-		return fmt.Errorf("%s and %s have globs of %d bytes, limit is %d", "Include", "Exclude", total, maxPolicyBytes)
+		return invalid("Artifacts has globs of %d bytes, limit is %d", total, maxPolicyBytes)
 	}
 	return nil
 }

@@ -305,8 +305,8 @@ func (c Config) validate() error {
 		return invalid("MaxArtifacts is %d", c.MaxArtifacts)
 	case c.MaxArtifactBytes < 0:
 		return invalid("MaxArtifactBytes is %d", c.MaxArtifactBytes)
-	case c.Artifacts.validate() != nil:
-		return invalid("Artifacts.%w", c.Artifacts.validate())
+	case c.Artifacts.validate(invalid) != nil:
+		return c.Artifacts.validate(invalid)
 	case len(c.PythonDrivers) > 0 && c.pythonFault() != nil:
 		return fmt.Errorf("remote: %w: Config.PythonDrivers: %w", ErrInvalid, c.pythonFault())
 	case c.GPU != 0:

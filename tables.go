@@ -447,7 +447,10 @@ func (w *partWriter) flush() {
 
 // close sends what is left, and waits for all parts.
 func (w *partWriter) close() error {
-	if len(w.buf) > 0 || w.total == 0 { // one part at least, if an empty one
+	if len(w.buf) == 0 && w.total == 0 { // one part at least, if an empty one
+		w.buf = <-w.free // there is no other part that could have them all
+		w.flush()
+	} else if len(w.buf) > 0 {
 		w.flush()
 	}
 	return w.group.Wait()

@@ -232,6 +232,29 @@ func TestTables(t *testing.T) {
 }
 
 // TestTablesRefused: what cannot be is said before anything is made.
+// A file without a byte goes up like any other: as CSV it is a table without
+// columns, as Arrow it is none.
+func TestTableOfNoBytes(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"local", "proxy"} {
+		for form, table := range map[string]remote.Table{"csv": remote.CSVFile(name, nil), "arrow": remote.ArrowFile(name)} {
+			t.Run(kind+"/"+form, func(t *testing.T) {
+				a, _ := newAdapter(t, kind, remote.Config{}, nil)
+				ec := newContext(t, "s")
+				ec.Tables = map[string]remote.Table{"orders": table}
+				_, _, err := remote.Run(t.Context(), a, passing("orders"), ec)
+				if form == "csv" && err != nil || form == "arrow" && (err == nil || !strings.Contains(err.Error(), name)) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+	}
+}
+
 func TestTablesRefused(t *testing.T) {
 	pass := passing("orders")
 	some := map[string]remote.Table{"orders": numberedFrom(1, 1)}
