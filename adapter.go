@@ -47,7 +47,9 @@ const collectGrace = time.Minute
 
 // Run prepares, executes and collects, and leaves nothing behind but the
 // session directory, whatever happens: also when the run fails or ctx ends,
-// what there is is collected, and the sandbox is gone when Run returns.
+// what there is is collected, and the sandbox is gone when Run returns. (Of an
+// adapter that is not this package's, when Collect has succeeded: it has nothing
+// else to end a run with.)
 //
 // The results are what Execute and Collect returned, either may be nil; the
 // verdict of the result covers the collection, too.

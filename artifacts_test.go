@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -191,6 +192,56 @@ func TestCollectRepeated(t *testing.T) {
 				testCollectRepeated(t, kind, big, who == "another")
 			})
 		}
+	}
+}
+
+// A file that has changed since it was listed is listed again, and so is one that
+// never stops: that one is missing, and the run has failed.
+func TestCollectOfChangedFiles(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		changes int
+		want    error
+	}{
+		{"once", 1, nil},
+		{"twice", 2, nil},
+		{"ever", 100, remote.ErrCollect},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var provider *mock.Provider
+			var changed int
+			opts := &mock.Options{Fault: func(_ context.Context, c mock.Call) error {
+				if c.Op != mock.OpDownload || !strings.HasSuffix(c.Path, "file-000000.txt") || c.Bytes > 0 || changed == test.changes {
+					return nil
+				}
+				changed++
+				for _, sb := range provider.Sandboxes() {
+					return sb.WriteFile(c.Path, []byte(strings.Repeat("x", changed)))
+				}
+				return nil
+			}}
+			var a *remote.E2BTransparentProxy
+			adapter, p := newAdapter(t, "proxy", remote.Config{}, opts)
+			provider, a = p, adapter.(*remote.E2BTransparentProxy)
+			ec := newContext(t, "s")
+			m := one("test.files")
+			m.Steps[0].Config = map[string]any{"files": 2}
+			_, got, err := remote.Run(t.Context(), a, m, ec)
+			if !errors.Is(err, test.want) {
+				t.Fatal(err)
+			}
+			want := 3 // and the config
+			if err != nil {
+				want--
+			}
+			if got == nil || len(got.Artifacts) != want {
+				t.Errorf("%+v", got)
+			}
+			if _, err := os.Stat(filepath.Join(got.ArtifactsDir, ".collect")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what a next try would need is there, and there is none: %v", err)
+			}
+		})
 	}
 }
 

@@ -385,11 +385,6 @@ func (c *collector) bring(artifacts []rpc.Artifact) {
 	}
 	var all sync.WaitGroup
 	all.Go(func() {
-		for _, a := range large {
-			c.done(a, c.large(ranges, a))
-		}
-	})
-	all.Go(func() {
 		var group errgroup.Group
 		group.SetLimit(archiveStreams)
 		for len(small) > 0 {
@@ -405,6 +400,10 @@ func (c *collector) bring(artifacts []rpc.Artifact) {
 	})
 	c.singles(single)
 	all.Wait()
+	// Last, so that where there is no time or room for all, most of them are here.
+	for _, a := range large {
+		c.done(a, c.large(ranges, a))
+	}
 }
 
 // archiveOf is how many of the artifacts go into one archive.
@@ -438,6 +437,9 @@ func (c *collector) done(a rpc.Artifact, err error) {
 		c.lost.Store(0)
 		c.have(a)
 		return
+	}
+	if errors.Is(err, context.Canceled) && c.ctx.Err() != nil {
+		err = context.Cause(c.ctx) // not that it was broken off, but why
 	}
 	c.fail(a, err)
 	var full *diskFullError

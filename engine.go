@@ -1186,6 +1186,16 @@ func (e *engine) collect(ctx context.Context, r *run, s *session) (*CollectedArt
 // errNotRemoved: the artifacts are here, and the sandbox is, too.
 var errNotRemoved = errors.New("the artifacts are here, but the sandbox was not removed")
 
+// relistings is how often a collection asks for another list of artifacts.
+const relistings = 2
+
+// isRelisted reports whether a collection has failed since the files are not those
+// that were listed.
+func isRelisted(err error) bool {
+	var c *CollectError
+	return errors.As(err, &c) && len(c.Failed) > 0 && (errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist))
+}
+
 // fetch brings the artifacts home, once: whether the sandbox is still there is
 // not known after a removal that failed.
 func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecting, verify Verify, s *session) error {
@@ -1202,13 +1212,28 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		}
 		r.sealed = sealed
 	}
-	err := download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
-		if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
-			return err
+	bring := func() error {
+		return download(ctx, r.place, r.sealed, got, verify, s.logf, func() error {
+			if err := placeOutputs(ctx, r.ec, got, r.status.OK); err != nil {
+				return err
+			}
+			return s.writeArtifacts(got, nil)
+		})
+	}
+	err := bring()
+	for range relistings { // what has changed since it was listed is listed again
+		if !isRelisted(err) || ctx.Err() != nil {
+			break
 		}
-		return s.writeArtifacts(got, nil)
-	})
-	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
+		s.logf(slog.LevelWarn, "artifacts have changed since they were listed: %v", err)
+		list, sealErr := seal(ctx, r.place, limit)
+		if sealErr != nil {
+			break
+		}
+		r.sealed = list
+		err = bring()
+	}
+	if isRelisted(err) {
 		r.sealed = nil // it is another list by now
 	}
 	if err != nil {
@@ -1255,6 +1280,9 @@ func (e *engine) remove(ctx context.Context, sessionID string) error {
 		return fmt.Errorf("remote: %w", err)
 	}
 	r.place, r.removed = nil, true
+	if r.prepared != nil && !r.prepared.Plan.hasStep(stagingDir) { // nobody can go on with it
+		_ = os.RemoveAll(filepath.Join(r.ec.artifactsDir(), stagingDir))
+	}
 	if r.prepared != nil && r.receipt != nil {
 		_, _ = r.takeReceipt(r.path) // which is there without this, too
 	}

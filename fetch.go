@@ -237,7 +237,7 @@ func (o *keptOutput) read(ctx context.Context, part int64) (*outputReader, error
 		l := o.worker.link()
 		b, err := l.fetch(ctx, o.name, o.ref.Stream.Bytes)
 		if err == nil && o.matches(b) {
-			return o.reader(io.NopCloser(bytes.NewReader(b)))
+			return o.reader(ctx, io.NopCloser(bytes.NewReader(b)))
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -248,7 +248,7 @@ func (o *keptOutput) read(ctx context.Context, part int64) (*outputReader, error
 	if err != nil {
 		return nil, err
 	}
-	return o.reader(o.meter.reading(src))
+	return o.reader(ctx, o.meter.reading(src))
 }
 
 // matches reports whether a stream in memory is the output's.
@@ -292,8 +292,8 @@ func (p *place) isRemote() bool {
 }
 
 // reader reads the output from src, which it closes.
-func (o *keptOutput) reader(src io.ReadCloser) (*outputReader, error) {
-	r := &outputReader{want: *o.ref.Stream, src: src, sum: xxh3.New128()}
+func (o *keptOutput) reader(ctx context.Context, src io.ReadCloser) (*outputReader, error) {
+	r := &outputReader{ctx: ctx, want: *o.ref.Stream, src: src, sum: xxh3.New128()}
 	r.refs.Store(1)
 	in, err := rpc.NewArrowReader(r.bytes(), nil, nil)
 	if err != nil {
@@ -308,6 +308,7 @@ func (o *keptOutput) reader(src io.ReadCloser) (*outputReader, error) {
 type outputReader struct {
 	refs atomic.Int64
 	want rpc.StreamRef
+	ctx  context.Context
 	in   *rpc.ArrowReader
 	src  io.ReadCloser // nil once it is closed
 	sum  *xxh3.Hasher128
@@ -358,10 +359,10 @@ func (r *outputReader) Next() bool {
 	if r.src == nil {
 		return false
 	}
-	if r.in.Next() {
+	if r.ctx.Err() == nil && r.in.Next() {
 		return true
 	}
-	switch r.err = r.in.Err(); {
+	switch r.err = cmp.Or(context.Cause(r.ctx), r.in.Err()); {
 	case r.err == nil:
 		r.err = r.check()
 	case errors.Is(r.err, errResized):

@@ -116,7 +116,8 @@ type Artifact struct {
 	// [VerifySHA256], SHA256 is what the sandbox says.
 	Verified Verify `json:"verified"`
 
-	// Mode is the file's permissions where the run was. Here it has 0640, or 0750
+	// Mode are the file's permissions where the run was: reading, writing,
+	// executing. Here it has 0640, or 0750
 	// where its owner could execute it.
 	Mode fs.FileMode `json:"mode,omitempty"`
 

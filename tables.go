@@ -142,13 +142,15 @@ func (e *engine) prepareTables(p *PreparedRun, ec *ExecutionContext) error {
 			return fail("has a name that cannot be an input's")
 		case !used[name]:
 			return fail("is no step's input; name it in a step's inputs, as {%q: {\"table\": %q}}", "df", name)
+		case t.format != FormatRecords && t.file == "":
+			return fail("names no file")
 		case t.config["path"] != nil:
 			return fail("has a path in its config, beside that of the file")
 		}
 		if t.format != FormatRecords {
 			info, err := os.Stat(hostPath(ec, t.file))
 			if err != nil {
-				return fmt.Errorf("remote: prepare: table %q: file %s: %w", name, t.file, cause(err))
+				return fmt.Errorf("remote: prepare: %w: table %q: file %s: %w", ErrInvalid, name, t.file, cause(err))
 			}
 			if !info.Mode().IsRegular() {
 				return fail("is %s, which is not a regular file", t.file)
@@ -261,8 +263,16 @@ type partSender struct {
 func (s *partSender) table(ctx context.Context, ec *ExecutionContext, name string, t Table) (rpc.TableRef, error) {
 	out := s.writer(ctx)
 	ref, err := t.write(ctx, ec, out)
-	if closeErr := out.close(); err == nil || errors.Is(err, errPartFailed) {
-		err = closeErr // says why
+	switch {
+	case err == nil:
+		err = out.close()
+	case errors.Is(err, errPartFailed):
+		err = out.abandon() // says why
+	default:
+		_ = out.abandon()
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
 	if err != nil {
 		return rpc.TableRef{}, err
@@ -380,11 +390,12 @@ var errPartFailed = errors.New("a part was not sent")
 // partWriter sends what is written to it in parts, several at once.
 type partWriter struct {
 	*partSender
-	ctx   context.Context
-	group *errgroup.Group
-	free  chan []byte // buffers, as many as there may be
-	buf   []byte      // the part that is being filled
-	total int64
+	ctx    context.Context
+	group  *errgroup.Group
+	cancel context.CancelFunc
+	free   chan []byte // buffers, as many as there may be
+	buf    []byte      // the part that is being filled
+	total  int64
 
 	mu   sync.Mutex
 	sums []rpc.FileSum
@@ -392,6 +403,7 @@ type partWriter struct {
 
 func (s *partSender) writer(ctx context.Context) *partWriter {
 	w := &partWriter{partSender: s, free: make(chan []byte, partsAtOnce+1)}
+	ctx, w.cancel = context.WithCancel(ctx)
 	w.group, w.ctx = errgroup.WithContext(ctx)
 	for range partsAtOnce + 1 {
 		w.free <- nil // made when they are needed
@@ -445,8 +457,19 @@ func (w *partWriter) flush() {
 	})
 }
 
+// abandon breaks off what is being sent, and says what has failed of it before.
+func (w *partWriter) abandon() error {
+	failed := w.ctx.Err() != nil
+	w.cancel()
+	if err := w.group.Wait(); failed {
+		return err
+	}
+	return nil
+}
+
 // close sends what is left, and waits for all parts.
 func (w *partWriter) close() error {
+	defer w.cancel()
 	if len(w.buf) == 0 && w.total == 0 { // one part at least, if an empty one
 		w.buf = <-w.free // there is no other part that could have them all
 		w.flush()

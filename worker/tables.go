@@ -67,7 +67,7 @@ func (s *stepRun) input(ctx context.Context, ref rpc.InputRef) (*DataFrame, erro
 	}
 	defer func() { <-t.making }()
 	if t.df == nil {
-		df, err := s.open(ctx, t)
+		df, err := s.open(ctx, ref.Table, t)
 		if err != nil {
 			return nil, fmt.Errorf("table %q: %w", ref.Table, err)
 		}
@@ -79,7 +79,7 @@ func (s *stepRun) input(ctx context.Context, ref rpc.InputRef) (*DataFrame, erro
 
 // open opens a table: a stream where it lies, and a file through its driver,
 // once for all steps.
-func (s *stepRun) open(ctx context.Context, t *hostTable) (*DataFrame, error) {
+func (s *stepRun) open(ctx context.Context, name string, t *hostTable) (*DataFrame, error) {
 	w := s.w
 	var parts []filePart
 	var sums []string
@@ -93,13 +93,13 @@ func (s *stepRun) open(ctx context.Context, t *hostTable) (*DataFrame, error) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: fmt.Sprintf("its %d parts have %d bytes, not %d", len(parts), size, t.ref.Bytes)}
 	}
 	if t.ref.Driver != "" {
-		return s.extract(ctx, t, parts)
+		return s.extract(ctx, name, t, parts)
 	}
 	return openDataFrame(frameFile{fs: w.opts.FS, mem: w.opts.Memory, parts: parts, sums: sums, rows: t.ref.Rows, batches: t.ref.Batches}, size, nil)
 }
 
 // extract has a driver read a table.
-func (s *stepRun) extract(ctx context.Context, t *hostTable, parts []filePart) (df *DataFrame, err error) {
+func (s *stepRun) extract(ctx context.Context, name string, t *hostTable, parts []filePart) (df *DataFrame, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			df, err = nil, &panicError{value: v, stack: debug.Stack()}
@@ -135,7 +135,7 @@ func (s *stepRun) extract(ctx context.Context, t *hostTable, parts []filePart) (
 			r.Release()
 		}
 	}()
-	g := gathering{s: s, key: t.ref.Path, dir: w.path(tablesDir), name: t.file}
+	g := gathering{s: s, key: name, dir: w.path(tablesDir), name: t.file}
 	return g.gather(result.Outputs[DefaultOutput])
 }
 
