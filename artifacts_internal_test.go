@@ -98,3 +98,22 @@ func TestPolicyOfReference(t *testing.T) {
 		}
 	}
 }
+
+// A file that a newer list does not mention stays on it, to be missing.
+func TestWithLost(t *testing.T) {
+	files := func(names ...string) (list []rpc.Artifact) {
+		for _, name := range names {
+			list = append(list, rpc.Artifact{Path: name})
+		}
+		return list
+	}
+	older := &sealed{artifacts: files("a/changed", "a/gone", "a/skipped")}
+	got := (&sealed{artifacts: files("a/changed", "a/new"), skipped: []SkippedArtifact{{Path: "a/skipped"}}}).withLost(older)
+	if diff := cmp.Diff(files("a/changed", "a/new", "a/gone"), got.artifacts); diff != "" {
+		t.Error(diff)
+	}
+	// What was skipped without a name may be any of them.
+	if got := (&sealed{artifacts: files("a/changed"), more: 1}).withLost(older); len(got.artifacts) != 1 {
+		t.Errorf("%+v", got.artifacts)
+	}
+}

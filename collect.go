@@ -63,6 +63,24 @@ type sealed struct {
 	more      int // skipped without a name
 }
 
+// withLost adds what an older list has and this one does not mention: a file that is
+// gone is missing, and not forgotten.
+func (s *sealed) withLost(older *sealed) *sealed {
+	known := make(map[string]bool, len(s.artifacts)+len(s.skipped))
+	for _, a := range s.artifacts {
+		known[a.Path] = true
+	}
+	for _, a := range s.skipped {
+		known[a.Path] = true
+	}
+	for _, a := range older.artifacts {
+		if !known[a.Path] && s.more == 0 {
+			s.artifacts = append(s.artifacts, a)
+		}
+	}
+	return s
+}
+
 // chooser makes a sealed of a list, an entry after the other.
 type chooser struct {
 	collecting

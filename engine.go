@@ -1193,7 +1193,7 @@ const relistings = 2
 // that were listed.
 func isRelisted(err error) bool {
 	var c *CollectError
-	return errors.As(err, &c) && len(c.Failed) > 0 && (errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist))
+	return errors.As(err, &c) && len(c.Failed) > 0 && errors.Is(err, errNotAsSealed)
 }
 
 // fetch brings the artifacts home, once: whether the sandbox is still there is
@@ -1230,10 +1230,10 @@ func (r *run) fetch(ctx context.Context, got *CollectedArtifacts, limit collecti
 		if sealErr != nil {
 			break
 		}
-		r.sealed = list
+		r.sealed = list.withLost(r.sealed)
 		err = bring()
 	}
-	if isRelisted(err) {
+	if errors.Is(err, errNotAsSealed) || errors.Is(err, fs.ErrNotExist) {
 		r.sealed = nil // it is another list by now
 	}
 	if err != nil {

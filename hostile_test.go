@@ -110,13 +110,18 @@ func attacks(full bool) []attack {
 			artifact("a"+strings.Repeat("/d", 100), "")), check: skipped(5)},
 
 		// Files that are not what was announced.
-		{name: "wrong_sum", step: func(h *hostile, _ string) { h.write("a/f", "right") }, sealed: only(artifact("a/f", "wrong")), want: notCollected},
-		{name: "grown", step: func(h *hostile, _ string) { h.write("a/f", strings.Repeat("x", 1<<20)) }, sealed: only(artifact("a/f", "x")), want: notCollected},
+		{name: "wrong_sum", step: func(h *hostile, _ string) { h.write("a/f", "right") }, printed: func(h *hostile) { h.print(only(artifact("a/f", "wrong"))(h)) }, want: notCollected},
+		{name: "grown", step: func(h *hostile, _ string) { h.write("a/f", strings.Repeat("x", 1<<20)) }, printed: func(h *hostile) { h.print(only(artifact("a/f", "x"))(h)) }, want: notCollected},
 		{name: "missing", sealed: only(artifact("a/f", "x")), want: notCollected},
 		{name: "swapped", step: func(h *hostile, _ string) { h.write("a/f", "x") }, parting: func(h *hostile) {
 			_ = h.fs.RemoveAll(h.path("a/f"))
 			h.write("a/f", "y")
-		}, want: notCollected},
+		}, check: func(t *testing.T, _ *remote.ExecutionContext, _ *remote.ExecResult, got *remote.CollectedArtifacts, _ error) {
+			// It is listed again, as it is then.
+			if len(got.Artifacts) == 0 || got.Artifacts[0].Path != "a/f" || got.Artifacts[0].SHA256 != sha256Of([]byte("y")) {
+				t.Errorf("%+v", got.Artifacts)
+			}
+		}},
 		{name: "link", kinds: "local", parting: func(h *hostile) {
 			_ = h.fs.RemoveAll(h.path("a/f"))
 			_ = os.Symlink(filepath.Join(h.outer, "secret"), h.path("a/f"))
