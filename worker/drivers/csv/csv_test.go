@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -350,21 +351,18 @@ func TestAgainstPandas(t *testing.T) {
 		}
 		return r
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("OSIRIS_TEST_SEED"); s != "" {
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("seed %d (OSIRIS_TEST_SEED repeats it)", seed)
+	seed := testSeed(t)
 	rounds := 500
-	if stress, _ := strconv.ParseBool(os.Getenv("OSIRIS_STRESS")); stress {
+	if stressed() {
 		rounds = 5000
 	}
 	g := &generator{rand.New(rand.NewPCG(seed, 1))}
 	for i := range rounds {
 		input, config := g.file()
 		want := ask(map[string]any{"input": base64.StdEncoding.EncodeToString(input), "config": config})
+		if want.Error == "" && config["encoding"] == nil && !utf8.Valid(input) {
+			continue // it is in what pandas drops, a difference that doc.go names
+		}
 		ok := t.Run(fmt.Sprintf("read/%d", i), func(t *testing.T) { checkRead(t, input, config, want) })
 		if !ok {
 			t.Fatalf("input %q, config %v, pandas %+v", input, config, want)
@@ -379,6 +377,29 @@ func TestAgainstPandas(t *testing.T) {
 			t.Fatalf("table %s", b)
 		}
 	}
+}
+
+func stressed() bool {
+	stress, _ := strconv.ParseBool(os.Getenv("OSIRIS_STRESS"))
+	return stress
+}
+
+// testSeed is the same in every run, so that a change is judged by what it does,
+// but for runs that look for what is new.
+func testSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(1)
+	if stressed() {
+		seed = uint64(time.Now().UnixNano())
+	}
+	if s := os.Getenv("OSIRIS_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("seed %d (OSIRIS_TEST_SEED repeats it, OSIRIS_STRESS takes another each time)", seed)
+	return seed
 }
 
 // generator makes random CSV files and tables.

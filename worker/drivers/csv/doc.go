@@ -101,6 +101,8 @@
 //   - pandas drops a delimiter right after a blank, comment or skipped line that
 //     ends in CR, and joins a blank CR line that skip_rows skips with the next; here
 //     CR is a line end like the others.
+//   - A byte that is not text is an error also in a line that is dropped, as a
+//     comment or a bad line; pandas does not look at it.
 //   - header false gives columns that columns, dtype and parse_dates name as
 //     "0", "1"; pandas takes only the numbers.
 //   - A dtype of integers does not take True and False; category is as inferred,

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
@@ -136,8 +135,7 @@ func TestStaleGuess(t *testing.T) {
 
 // TestGuessProperty compares both ways to read random files.
 func TestGuessProperty(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testSeed(t)
 	g := &generator{rand.New(rand.NewPCG(seed, 3))}
 	rounds := 400
 	if testing.Short() {
