@@ -72,29 +72,19 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 	if collectErr != nil && collectCtx == ctx && ctx.Err() != nil {
 		files, collectErr = a.Collect(after.start(), p, ec)
 	}
-	if collectErr != nil {
-		if r, ok := a.(interface {
-			remove(ctx context.Context, sessionID string) error
-		}); ok {
-			removeErr := r.remove(after.start(), ec.SessionID)
+	if own, ok := a.(ownAdapter); ok {
+		if collectErr != nil {
+			removeErr := own.remove(after.start(), ec.SessionID)
 			if errors.Is(collectErr, errNotRemoved) && removeErr == nil { // now all is done
 				files, collectErr = a.Collect(after.start(), p, ec)
 			} else {
 				collectErr = errors.Join(collectErr, removeErr)
 			}
 		}
-	}
-	if r, ok := a.(interface {
-		removal(sessionID string) *StopStage
-	}); ok && len(result.Stopped) > 0 {
-		if stage := r.removal(ec.SessionID); stage != nil {
+		if stage := own.removal(ec.SessionID); stage != nil && len(result.Stopped) > 0 {
 			result.Stopped = append(result.Stopped, *stage)
 		}
-	}
-	if r, ok := a.(interface {
-		lastReceipt(sessionID string) *Receipt
-	}); ok {
-		if receipt := r.lastReceipt(ec.SessionID); receipt != nil {
+		if receipt := own.lastReceipt(ec.SessionID); receipt != nil {
 			result.Receipt = receipt
 			if files != nil {
 				files.Receipt = receipt
@@ -106,6 +96,18 @@ func Run(ctx context.Context, a ExecutionAdapter, m *Manifest, ec *ExecutionCont
 	}
 	return result, files, errors.Join(err, collectErr)
 }
+
+// ownAdapter is an adapter of this package, of which Run knows more.
+type ownAdapter interface {
+	remove(ctx context.Context, sessionID string) error
+	removal(sessionID string) *StopStage
+	lastReceipt(sessionID string) *Receipt
+}
+
+var (
+	_ ownAdapter = (*LocalAdapter)(nil)
+	_ ownAdapter = (*E2BTransparentProxy)(nil)
+)
 
 // lateContext is a context whose time starts when it is first needed.
 type lateContext struct {

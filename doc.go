@@ -87,6 +87,8 @@
 //	osiris.log                       logs, and what drivers printed
 //	status.json                      the verdict, the same as ExecResult's
 //	sandbox.json                     while it runs in E2B: how to go on with it
+//	receipt.json                     what the run took
+//	artifacts.json                   every file that it left, and what became of it
 //	artifacts/<step>/...             what the steps wrote
 //	artifacts/_system/run_card.json  the steps, at a glance
 //

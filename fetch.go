@@ -218,7 +218,7 @@ func (o *keptOutput) check() error {
 	}
 	sum, err := hex.DecodeString(s.XXH3)
 	if !fs.ValidPath(s.Path) || !strings.HasPrefix(s.Path, "outputs/") || strings.Contains(s.Path, `\`) ||
-		s.Bytes < 0 || s.Rows < 0 || s.Batches < 0 || err != nil || len(sum) != 16 {
+		s.Bytes < 0 || s.Rows < 0 || s.Batches < 0 || err != nil || len(sum) != xxh3Size {
 		return &protocolError{fmt.Errorf("output %q of step %q is said to be %d bytes, %d rows and %d batches in %.200q with the hash %.64q, which cannot be",
 			o.name.Key, o.name.StepID, s.Bytes, s.Rows, s.Batches, s.Path, s.XXH3)}
 	}

@@ -39,7 +39,7 @@ func (s *SealArtifacts) Unwanted(name string, size int64) (reason string) {
 // matchesAny returns the first glob that matches; empty when none does.
 func matchesAny(globs []string, name string) string {
 	for _, glob := range globs {
-		if MatchGlob(glob, name) {
+		if matchGlob(glob, name) {
 			return glob
 		}
 	}
@@ -68,9 +68,9 @@ const (
 	maxGlobElements = 64
 )
 
-// MatchGlob reports whether a glob matches a path, see [SealArtifacts]. What is no
+// matchGlob reports whether a glob matches a path, see [SealArtifacts]. What is no
 // glob matches nothing.
-func MatchGlob(glob, name string) bool {
+func matchGlob(glob, name string) bool {
 	if CheckGlob(glob) != nil {
 		return false
 	}

@@ -49,7 +49,7 @@ func TestMatchGlob(t *testing.T) {
 		{"a//b", "a//b", false},
 		{"a/[", "a/[", false},
 	} {
-		if got := MatchGlob(test.glob, test.name); got != test.want {
+		if got := matchGlob(test.glob, test.name); got != test.want {
 			t.Errorf("%q matches %q: %t", test.glob, test.name, got)
 		}
 	}
@@ -80,13 +80,13 @@ func FuzzMatchGlob(f *testing.F) {
 			return // it would take slowMatch long
 		}
 		want := CheckGlob(glob) == nil && slowMatch(strings.Split(glob, "/"), strings.Split(name, "/"))
-		if got := MatchGlob(glob, name); got != want {
+		if got := matchGlob(glob, name); got != want {
 			t.Errorf("%q matches %q: %t, want %t", glob, name, got, want)
 		}
 		if name == "" || path.Clean(name) != name || name[0] == '/' || len(name) > 1024 || strings.Count(name, "/") > 60 || name == "." {
 			return
 		}
-		if !MatchGlob(EscapeGlob(name), name) || MatchGlob(EscapeGlob(name), name+"x") {
+		if !matchGlob(EscapeGlob(name), name) || matchGlob(EscapeGlob(name), name+"x") {
 			t.Errorf("%q is not the glob of %q alone", EscapeGlob(name), name)
 		}
 	})
