@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -167,7 +168,17 @@ func isolatedServer(t *testing.T, opts ...mock.ServerOption) builder {
 }
 
 func TestBuild(t *testing.T) {
-	b := isolatedServer(t)
+	t.Run("processes", func(t *testing.T) { testBuild(t, isolatedServer(t)) })
+	t.Run("envd", func(t *testing.T) {
+		binary := os.Getenv("E2B_ENVD_BIN")
+		if binary == "" {
+			t.Skip("E2B_ENVD_BIN does not name a daemon")
+		}
+		testBuild(t, builder{newAPI(t, mock.WithEnvd(binary))})
+	})
+}
+
+func testBuild(t *testing.T, b builder) {
 	template, build := b.request(`{"name":"tools","cpuCount":4,"memoryMB":2048}`)
 	hash := b.put(template, pack(t, true,
 		file{name: "app/", mode: 0o755}, file{name: "app/run.sh", text: "echo $0 runs", mode: 0o755},
