@@ -44,13 +44,32 @@ type Config struct {
 	// directory under the system's temporary one locally.
 	Root string
 
-	// E2B sets cores and memory on the template. CPU and MemoryGB are compared
-	// with what a new sandbox has; a run that asks for another size is refused
-	// before anything is uploaded, with [ErrSandboxSize].
+	// E2B sets cores, memory and image on the template. CPU and MemoryGB are
+	// compared with what a new sandbox has; a run that asks for another size gets
+	// a template derived from its own where there is one or AllowTemplateBuild is
+	// set, and is refused before anything is uploaded where not, with
+	// [ErrSandboxSize].
 	Template string        // of the sandbox; empty means "base"
 	CPU      int           // cores of the sandbox; zero means what the template has
 	MemoryGB float64       // of the sandbox, in GiB; zero means what the template has
-	Timeout  time.Duration // of the whole run; zero means 300 s
+	Timeout  time.Duration // of the whole run, without the building of a template; zero means 300 s
+
+	// Image is a container image, as "python:3.12", that the sandbox's template is
+	// made from, in the place of Template. Who pulls it is E2B, so it is public.
+	// LocalAdapter ignores it, as it does Template.
+	Image string
+
+	// Packages are requirements of Python packages, as in PEP 508, that a run with
+	// drivers in Python has beside those that these declare. Other runs have no use
+	// for them. Nor have they options, paths, or URLs with a user name or password.
+	Packages []string
+
+	// AllowTemplateBuild allows templates to be built on the account, once for all
+	// runs on all machines that need the same: with the size of the run, its image,
+	// the packages of its drivers in Python and the worker program. A run finds
+	// them by their names, "osiris-" and 32 hexadecimal digits, also without it.
+	// See docs/templates.md.
+	AllowTemplateBuild bool
 
 	// Lease is how long a sandbox outlives a host that dies. While Execute or
 	// Collect runs the sandbox's end is moved on, every third of the lease, to
@@ -336,6 +355,9 @@ func (c Config) validate() error {
 	case "", EgressLimited, EgressRequired, EgressOpen:
 	default:
 		return invalid("Egress is %q; use %q, %q or %q", c.Egress, EgressLimited, EgressRequired, EgressOpen)
+	}
+	if err := c.validateTemplate(); err != nil {
+		return err
 	}
 	if c.Egress == EgressRequired && c.OpenSandbox != nil {
 		return invalid("Egress is %q, and the sandboxes of OpenSandbox cannot be limited", c.Egress)

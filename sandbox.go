@@ -153,6 +153,8 @@ type SandboxConfig struct {
 	MemoryGB       float64           `json:"memory_gb,omitempty"` // zero means what the template has
 	TimeoutSeconds int               `json:"timeout"`             // of the run
 	Metadata       map[string]string `json:"metadata,omitempty"`
+	Image          string            `json:"image,omitempty"`    // that a template is to be made from, in the place of Template
+	Packages       []string          `json:"packages,omitempty"` // requirements of Python packages, beside those of the drivers
 
 	// LeaseSeconds is how long the sandbox is to live from its creation, and
 	// from each call of Extend while its host lives; zero means 300.

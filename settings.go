@@ -41,6 +41,12 @@ func Settings() []Setting {
 	return []Setting{
 		{Key: "template", Flag: "e2b-template", Default: defaultTemplate, Usage: "`template` of the sandbox: a name or an id",
 			field: func(c *Config) settingValue { return (*textValue)(&c.Template) }},
+		{Key: "image", Flag: "e2b-image", Default: "none", Usage: "container `image` to make the sandbox's template from, as python:3.12",
+			field: func(c *Config) settingValue { return (*textValue)(&c.Image) }},
+		{Key: "packages", Flag: "e2b-package", Default: "none", Usage: "`requirement` of a Python package, as pandas>=2, for drivers in Python; may be repeated",
+			field: func(c *Config) settingValue { return (*namesValue)(&c.Packages) }},
+		{Key: "allow_template_build", Flag: "e2b-allow-template-build", Default: "false", Usage: "allow templates with the run's size, image and packages to be built on the account",
+			field: func(c *Config) settingValue { return (*boolValue)(&c.AllowTemplateBuild) }},
 		{Key: "cpu", Flag: "e2b-cpu", Default: "what the template has", Usage: "`cores` of the sandbox",
 			field: func(c *Config) settingValue { return (*countValue)(&c.CPU) }},
 		{Key: "memory_gb", Aliases: []string{"mem_gb", "memory"}, Flag: "e2b-mem", Default: "what the template has", Usage: "memory of the sandbox in `GiB`",

@@ -82,13 +82,19 @@ func (c *Client) List(ctx context.Context, o ListOptions) iter.Seq2[SandboxInfo,
 // next page is not trusted to change, nor ever to end.
 // Each item is told the server's time, unless seen is nil.
 func pages[T any](ctx context.Context, c *Client, op, path string, query url.Values, seen func(*T, http.Header)) iter.Seq2[T, error] {
+	return pagesIn(ctx, c, op, path, query, func(list *bounded[T]) any { return list }, seen)
+}
+
+// pagesIn is pages where the list is in something: in makes that around it, to
+// be filled from JSON.
+func pagesIn[T any](ctx context.Context, c *Client, op, path string, query url.Values, in func(*bounded[T]) any, seen func(*T, http.Header)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
 		query := maps.Clone(query) // the sequence may be used again
 		query.Set("limit", fmt.Sprint(pageSize))
 		tokens := make(map[[sha256.Size]byte]bool)
 		for range maxPages {
-			page, header, err := onePage[T](ctx, c, op, path, query)
+			page, header, err := onePage(ctx, c, op, path, query, in)
 			if err != nil {
 				yield(zero, err)
 				return
@@ -118,9 +124,9 @@ func pages[T any](ctx context.Context, c *Client, op, path string, query url.Val
 
 var errEndless = errors.New("the server's list has no end")
 
-func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values) (items []T, header http.Header, err error) {
+func onePage[T any](ctx context.Context, c *Client, op, path string, query url.Values, in func(*bounded[T]) any) (items []T, header http.Header, err error) {
 	page := bounded[T]{most: pageSize}
-	resp, err := c.send(ctx, apiCall{op: op, method: http.MethodGet, path: path, query: query, out: &page, safe: true})
+	resp, err := c.send(ctx, apiCall{op: op, method: http.MethodGet, path: path, query: query, out: in(&page), safe: true})
 	if err != nil {
 		return nil, nil, err
 	}

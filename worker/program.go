@@ -71,6 +71,8 @@ const usageText = `usage:
   pack -dir DIR -- PATH...                  print small artifacts, one behind the other
   status -dir DIR                           tell how the worker is as JSON
   reap -dir DIR                             end what is left of the run, then status
+  install -cache DIR [-python NAME] [-requirements JSON]
+                                            install packages for runs to come
   version                                   print the worker's version
 `
 
@@ -87,6 +89,8 @@ const usageText = `usage:
 //	pack -dir DIR -- PATH...                  print small artifacts by their paths, see Pack
 //	status -dir DIR                           tell how the worker is, as the JSON of an rpc.WorkerStatus
 //	reap -dir DIR                             end what is left of the run's processes, then as status
+//	install -cache DIR [-python NAME] [-requirements JSON]
+//	                                          install packages of Python for runs to come that have DIR as their cache; the requirements are a list
 //	version                                   print the worker's version
 //
 // DIR is the run's folder, an absolute path. The exit code is 0 on success, 1
@@ -115,12 +119,24 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		unread = flags.Int64("max-journal", 0, "bytes of the journal that may wait for the host")
 		want   = flags.String("want", "{}", "which artifacts are wanted")
 		child  = flags.Bool("supervised", false, "started by supervise")
+
+		packages installation
 	)
+	flags.StringVar(&packages.cache, "cache", "", "where packages are installed")
+	flags.StringVar(&packages.python, "python", "", "interpreter of drivers in Python")
+	flags.StringVar(&packages.requirements, "requirements", "[]", "of drivers in Python")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
 	if args[0] == "version" {
 		fmt.Fprintln(stdout, Version())
+		return 0
+	}
+	if args[0] == "install" && filepath.IsAbs(packages.cache) && flags.NArg() == 0 {
+		if err := p.install(ctx, packages, stdout); err != nil {
+			fmt.Fprintln(stderr, "worker: install:", err)
+			return 1
+		}
 		return 0
 	}
 	var wanted rpc.SealArtifacts

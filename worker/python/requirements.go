@@ -72,6 +72,18 @@ func parseRequirements(lines []string) ([]requirement, error) {
 	return sorted, nil
 }
 
+// ParseRequirements checks requirements of PEP 508, as a worker takes them, and
+// returns them without repetition, sorted, and each in the one way that all have
+// to say the same: names are as in PEP 503, versions in order. No error holds a
+// user name or password of a URL.
+func ParseRequirements(requirements []string) ([]string, error) {
+	parsed, err := parseRequirements(requirements)
+	if err != nil {
+		return nil, err
+	}
+	return lines(parsed), nil
+}
+
 // parseRequirement parses one. What pip would take beside requirements, options
 // and paths, is refused: an option may change where everything comes from, and
 // what a path leads to is not in the key of an environment.

@@ -239,6 +239,31 @@ func (r *pythonRuntime) Install(ctx context.Context, p *rpc.InstallDeps) (*rpc.I
 	return result, nil
 }
 
+// Compile compiles the modules of the environment in use, so that no process has
+// to that imports them first: in a template that is read by many. A module that
+// cannot be compiled, as those of packages for other versions, is left as it is.
+func (r *pythonRuntime) Compile(ctx context.Context) error {
+	r.mu.Lock()
+	python := r.using
+	r.mu.Unlock()
+	dir := filepath.Dir(filepath.Dir(python))
+	if !complete(dir) { // of the system's packages others take care
+		return nil
+	}
+	packages, err := packagesIn(dir)
+	if err != nil {
+		return err
+	}
+	err = (&command{
+		argv: []string{python, "-m", "compileall", "-q", "-j", "0", packages},
+		dir:  r.opts.Dir, env: os.Environ(), log: io.Discard,
+	}).run(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
 // installer prepares an installer; done ends it. Without a log it only checks.
 func (r *pythonRuntime) installer(log io.Writer) (i *installer, done func(), err error) {
 	variables := r.opts.Env()
