@@ -137,6 +137,8 @@ type E2BTransparentProxy struct {
 	client   *e2b.Client // nil with Config.OpenSandbox
 	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
+
+	templates templates // that its runs have derived
 }
 
 var _ ExecutionAdapter = (*E2BTransparentProxy)(nil)

@@ -222,15 +222,19 @@ func (s *e2bSandbox) describe(info *e2b.SandboxInfo, template string) {
 
 // checkSize refuses a sandbox that has another size than the run asks for.
 func checkSize(cfg SandboxConfig, info SandboxInfo) error {
-	const tolerance = 1.0 / 1024
-	sameCPU := cfg.CPU == 0 || cfg.CPU == info.CPU
-	sameMemory := cfg.MemoryGB == 0 || math.Abs(cfg.MemoryGB-info.MemoryGB) < tolerance
-	if sameCPU && sameMemory {
+	if sameSize(cfg, info) {
 		return nil
 	}
 	return fmt.Errorf("%w: the run asks for %s, and the template %q makes sandboxes with %s; "+
 		"E2B sets both on the template: name one that has them in Config.Template, or leave Config.CPU and Config.MemoryGB zero to take what there is",
 		ErrSandboxSize, describeSize(cfg.CPU, cfg.MemoryGB), cfg.Template, describeSize(info.CPU, info.MemoryGB))
+}
+
+// sameSize reports whether a sandbox has the size that a run asks for. E2B has
+// even numbers of MiB.
+func sameSize(cfg SandboxConfig, info SandboxInfo) bool {
+	return (cfg.CPU == 0 || cfg.CPU == info.CPU) &&
+		(cfg.MemoryGB == 0 || evenMB(cfg.MemoryGB) == evenMB(info.MemoryGB) || math.Abs(cfg.MemoryGB-info.MemoryGB) < 1.0/1024)
 }
 
 func describeSize(cpu int, memoryGB float64) string {

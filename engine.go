@@ -307,6 +307,9 @@ func (c Config) sandboxConfig(sessionID string) SandboxConfig {
 	if c.OnHostLoss != Kill {
 		s.OnHostLoss = c.OnHostLoss
 	}
+	if s.Image, s.Packages = c.Image, slices.Clone(c.Packages); c.Image != "" {
+		s.Template = ""
+	}
 	return s
 }
 

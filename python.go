@@ -256,7 +256,7 @@ func (p *PreparedRun) declared(runDir string) []rpc.DeclaredDriver {
 	for _, d := range p.PythonDrivers {
 		declared := rpc.DeclaredDriver{
 			Name: d.Name, Mode: string(d.mode()), Runtime: "python", Module: d.Module, Class: d.Class,
-			Requirements: d.Requirements, InputFiles: d.InputFiles, OutputFiles: d.OutputFiles, Secrets: d.Secrets,
+			Requirements: slices.Concat(d.Requirements, p.SandboxConfig.Packages), InputFiles: d.InputFiles, OutputFiles: d.OutputFiles, Secrets: d.Secrets,
 		}
 		for _, source := range d.Sources {
 			declared.Sources = append(declared.Sources, p.sourcePath(runDir, source))

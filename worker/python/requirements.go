@@ -72,12 +72,12 @@ func parseRequirements(lines []string) ([]requirement, error) {
 	return sorted, nil
 }
 
-// ParseRequirements checks requirements of PEP 508, as a worker takes them, and
-// returns them without repetition, sorted, and each in the one way that all have
-// to say the same: names are as in PEP 503, versions in order. No error holds a
-// user name or password of a URL.
-func ParseRequirements(requirements []string) ([]string, error) {
-	parsed, err := parseRequirements(requirements)
+// Requirements returns what is installed for drivers with these requirements of
+// PEP 508, which are checked as a worker does: with what DataFrames cross by,
+// without repetition, sorted, and each in the one way that all have to say the
+// same. No error holds a user name or password of a URL.
+func Requirements(requirements []string) ([]string, error) {
+	parsed, err := parseRequirements(append(bridgeRequirements(), requirements...))
 	if err != nil {
 		return nil, err
 	}

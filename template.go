@@ -1,0 +1,382 @@
+package remote
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"unicode"
+
+	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/worker/python"
+)
+
+// ErrTemplateBuild: a template could not be built. [*TemplateBuildError] says
+// which step failed, and its last lines.
+var ErrTemplateBuild = errors.New("template was not built")
+
+// ErrTemplateBuildUnsupported: the server, or what is in its place, builds no
+// templates.
+var ErrTemplateBuildUnsupported = e2b.ErrBuildUnsupported
+
+const (
+	// builderVersion changes whenever a template of the same parts would be made in
+	// another way.
+	builderVersion = 1
+
+	// derivedPrefix begins the names of derived templates.
+	derivedPrefix = "osiris-"
+
+	derivedBin   = "/opt/osiris/bin"   // has the worker program in a derived template; /tmp does not survive the build
+	derivedCache = "/opt/osiris/cache" // has its packages
+
+	maxImage = 500 // bytes of its name
+)
+
+// derivedName is what derived templates are called.
+var derivedName = regexp.MustCompile(`^` + derivedPrefix + `[0-9a-f]{32}$`)
+
+// derivation is the template that a run would have of its own: what its size,
+// image and packages make of the one that its Config names.
+type derivation struct {
+	derivedParts // zero where the run wants nothing that could be derived
+
+	key    string         // by which an adapter remembers it
+	worker *workerProgram // that is in it
+
+	needed  choice
+	reason  string // of that, for people
+	allowed bool   // to be built
+	ready   bool   // it is there
+	going   bool   // it is being built, or was asked for
+
+	// unbaked says why packages that the run's drivers need are not in it; empty
+	// where they are, or there are none.
+	unbaked string
+}
+
+// choice says whether a run takes a derived template.
+type choice int
+
+const (
+	takeBase    choice = iota // the one that it names, as it is
+	takeFitting               // that, unless a sandbox turns out to have another size
+	takeDerived
+)
+
+// derivedParts is all that makes one derived template another one than the
+// next: its name is a hash of it. It holds no secret, and no value of a
+// variable.
+type derivedParts struct {
+	Builder  int      `json:"builder"`
+	Template string   `json:"template,omitempty"` // it begins with; or
+	Build    string   `json:"build,omitempty"`    // which version of that, if it is the account's
+	Image    string   `json:"image,omitempty"`    // it begins with
+	CPU      int      `json:"cpu,omitempty"`      // zero is E2B's default
+	MemoryMB int      `json:"memory_mb,omitempty"`
+	Packages []string `json:"packages,omitempty"` // normalised, sorted: all that drivers in Python need; none where there are none
+	Python   string   `json:"python,omitempty"`   // interpreter; empty is the usual one
+	Worker   string   `json:"worker"`             // SHA-256 of the program
+}
+
+func (d derivedParts) name() string {
+	b, err := json.Marshal(d)
+	if err != nil {
+		panic(err) // strings and numbers alone
+	}
+	sum := sha256.Sum256(b)
+	return derivedPrefix + hex.EncodeToString(sum[:16])
+}
+
+// from is what it begins with, for people.
+func (d derivedParts) from() string {
+	if d.Image != "" {
+		return fmt.Sprintf("the image %q", d.Image)
+	}
+	return fmt.Sprintf("the template %q", d.Template)
+}
+
+// base is from for programs.
+func (d derivedParts) base() string {
+	if d.Image != "" {
+		return d.Image
+	}
+	return d.Template
+}
+
+// String says what would be built.
+func (d derivedParts) String() string {
+	var b strings.Builder
+	b.WriteString(d.name() + " from " + d.from())
+	if d.CPU > 0 || d.MemoryMB > 0 {
+		b.WriteString(" with " + describeSize(d.CPU, float64(d.MemoryMB)/1024))
+	}
+	switch n := len(d.Packages); {
+	case n > 20:
+		fmt.Fprintf(&b, ", the packages %s and %d more", strings.Join(d.Packages[:20], ", "), n-20)
+	case n > 0:
+		b.WriteString(", the packages " + strings.Join(d.Packages, ", "))
+	}
+	b.WriteString(" and the worker program")
+	return b.String()
+}
+
+// validateTemplate checks what a Config says of templates.
+func (c Config) validateTemplate() error {
+	invalid := func(format string, args ...any) error {
+		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
+	}
+	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) })
+	switch {
+	case c.Image != "" && c.Template != "":
+		return invalid("Image is %.100q and Template is %.100q; set one of them: a template is made from the one, or taken as the other", c.Image, c.Template)
+	case !isImage || len(c.Image) > maxImage || strings.HasPrefix(c.Image, "-") || strings.Contains(c.Image, "://"):
+		return invalid("Image is %.100q, which is no name of a container image as \"python:3.12\"", c.Image)
+	case c.Image != "" && c.OpenSandbox != nil:
+		return invalid("Image is %.100q: %w by OpenSandbox", c.Image, ErrTemplateBuildUnsupported)
+	case c.AllowTemplateBuild && c.OpenSandbox != nil:
+		return invalid("AllowTemplateBuild is set: %w by OpenSandbox", ErrTemplateBuildUnsupported)
+	}
+	for _, p := range c.Packages {
+		if strings.TrimSpace(p) == "" || strings.HasPrefix(strings.TrimSpace(p), "#") {
+			return invalid("Packages has %.100q, which is no requirement as \"pandas>=2\"", p)
+		}
+	}
+	if _, err := python.Requirements(c.Packages); err != nil {
+		return invalid("Packages: %w", err)
+	}
+	return nil
+}
+
+// requirements are those of all packages that a run's drivers in Python need. A
+// run without such drivers has none.
+func (p *PreparedRun) requirements() ([]string, error) {
+	if len(p.PythonDrivers) == 0 {
+		return nil, nil
+	}
+	var all []string
+	for _, d := range p.PythonDrivers {
+		all = append(all, d.Requirements...)
+	}
+	return python.Requirements(append(all, p.SandboxConfig.Packages...))
+}
+
+// indexVariable returns a variable of a run that says where packages come from,
+// or which; empty when it passes none. Its value may be a secret, and what is in
+// a template all may see who may use that.
+func indexVariable(names []string) string {
+	for _, name := range names {
+		if strings.HasPrefix(name, "PIP_") || strings.HasPrefix(name, "UV_") || name == "NETRC" {
+			return name
+		}
+	}
+	return ""
+}
+
+// mayDerive reports whether a run may have to wait for a template.
+func (e *engine) mayDerive(p *PreparedRun) bool {
+	return e.ships && (e.cfg.AllowTemplateBuild || p.SandboxConfig.Image != "")
+}
+
+// derivation finds out which template a run would get. It asks E2B for the list
+// of the account's, where that says something, and makes nothing. remembered
+// says that it may answer with what this adapter has seen before.
+func (a *E2BTransparentProxy) derivation(ctx context.Context, p *PreparedRun, remembered bool) (*derivation, error) {
+	d, err := a.wanted(ctx, p)
+	if err != nil || d.needed == takeBase {
+		return d, err
+	}
+	if remembered {
+		if known := a.templates.recall(d.key); known != nil {
+			return known, nil
+		}
+	}
+	return d, a.compare(ctx, d, p.SandboxConfig)
+}
+
+// wanted is what a run wants that might be derived, by what it says itself.
+func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*derivation, error) {
+	cfg := p.SandboxConfig
+	d := &derivation{allowed: a.cfg.AllowTemplateBuild}
+	if a.client == nil {
+		return d, nil
+	}
+	packages, err := p.requirements()
+	if err != nil {
+		return nil, &ManifestError{Reason: err.Error()}
+	}
+	if name := indexVariable(p.RunParams.PassEnv); name != "" && len(packages) > 0 {
+		packages = nil
+		d.unbaked = fmt.Sprintf("the run passes the variable %s, which says where packages come from and may hold a secret", name)
+	}
+	switch {
+	case cfg.Image != "":
+		d.needed, d.reason = takeDerived, "the run asks for an image"
+	case len(packages) > 0 && d.allowed:
+		d.needed, d.reason = takeDerived, "its drivers in Python need packages"
+	case cfg.CPU != 0 || cfg.MemoryGB != 0:
+		d.needed, d.reason = takeFitting, "it asks for "+describeSize(cfg.CPU, cfg.MemoryGB)
+	default:
+		return d, nil
+	}
+	program, err := a.cfg.workerPath()
+	if err == nil {
+		d.worker, err = a.programs.load(ctx, program)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remote: %w", err)
+	}
+	d.derivedParts = derivedParts{
+		Builder: builderVersion, Template: cfg.Template, Image: cfg.Image,
+		CPU: cfg.CPU, MemoryMB: evenMB(cfg.MemoryGB), Packages: packages, Worker: d.worker.sha256,
+	}
+	if cfg.Image != "" {
+		d.Template = ""
+	}
+	if len(packages) > 0 {
+		d.Python = a.cfg.Python
+	}
+	d.key = d.name()
+	return d, nil
+}
+
+// evenMB is a size of memory as E2B takes it.
+func evenMB(gb float64) int { return 2 * int(math.Round(gb*512)) }
+
+// compare completes what a run wants by what there is on the account.
+func (a *E2BTransparentProxy) compare(ctx context.Context, d *derivation, cfg SandboxConfig) error {
+	own, err := a.ownTemplates(ctx)
+	if err != nil {
+		return fmt.Errorf("remote: templates: %w", err)
+	}
+	name, tag, _ := strings.Cut(d.Template, ":")
+	var base *e2b.Template
+	if d.Image == "" {
+		base = findTemplate(own, name)
+	}
+	switch {
+	case base == nil: // its size only a sandbox tells
+	case tag != "" && tag != "default":
+		if d.Build, err = a.taggedBuild(ctx, base.ID, tag); err != nil {
+			return fmt.Errorf("remote: templates: %w", err)
+		}
+	default:
+		d.takeSize(base, cfg)
+	}
+	if t := findTemplate(own, d.name()); t != nil {
+		d.ready = t.BuildID != ""
+		d.going = !d.ready && (t.BuildStatus == e2b.BuildRunning || t.BuildStatus == e2b.BuildWaiting)
+	}
+	return nil
+}
+
+// takeSize completes what a run wants by the account's own template that it
+// begins with.
+func (d *derivation) takeSize(base *e2b.Template, cfg SandboxConfig) {
+	d.Build = base.BuildID
+	if base.CPU == 0 || base.MemoryMB == 0 { // it is not ready, or the server does not tell
+		return
+	}
+	has := SandboxInfo{CPU: base.CPU, MemoryGB: float64(base.MemoryMB) / 1024}
+	switch fits := sameSize(cfg, has); {
+	case !fits && d.needed == takeFitting:
+		d.needed = takeDerived
+		d.reason += fmt.Sprintf(", and the template %q has %s", d.Template, describeSize(has.CPU, has.MemoryGB))
+	case d.needed == takeFitting:
+		d.needed = takeBase
+	}
+	if d.CPU == 0 {
+		d.CPU = base.CPU
+	}
+	if d.MemoryMB == 0 {
+		d.MemoryMB = base.MemoryMB
+	}
+}
+
+// taggedBuild returns which build of a template has a tag; empty when none has,
+// which whoever takes it will hear.
+func (a *E2BTransparentProxy) taggedBuild(ctx context.Context, id, tag string) (string, error) {
+	tags, err := a.client.TemplateTags(ctx, id)
+	for _, t := range tags {
+		if t.Name == tag {
+			return t.BuildID, nil
+		}
+	}
+	return "", err
+}
+
+func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template, error) {
+	var own []e2b.Template
+	for t, err := range a.client.Templates(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		own = append(own, t)
+	}
+	return own, nil
+}
+
+// findTemplate finds a template by its ID or a name, which may lack the account's
+// namespace.
+func findTemplate(own []e2b.Template, ref string) *e2b.Template {
+	for i, t := range own {
+		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
+			return &own[i]
+		}
+	}
+	return nil
+}
+
+// templates is what an adapter remembers of them.
+type templates struct {
+	mu      sync.Mutex
+	known   map[string]*derivation // by key: those that were found as they are, and do not change
+	waiting map[string]mutex       // by name: held by the run that has it built
+}
+
+// recall returns a derivation that was remembered; nil when none was.
+func (t *templates) recall(key string) *derivation {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.known[key]
+}
+
+// remember keeps a derivation: its template is there, or is not needed. Nobody
+// changes it any more.
+func (t *templates) remember(d *derivation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil {
+		t.known = make(map[string]*derivation)
+	}
+	t.known[d.key] = d
+}
+
+// forget drops one whose template is gone.
+func (t *templates) forget(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.known, key)
+}
+
+// turn is what runs of this adapter that want the same template wait for.
+func (t *templates) turn(name string) mutex {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, ok := t.waiting[name]
+	if !ok {
+		if t.waiting == nil {
+			t.waiting = make(map[string]mutex)
+		}
+		m = make(mutex, 1)
+		t.waiting[name] = m
+	}
+	return m
+}
