@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -205,26 +204,8 @@ func startCost(r *Receipt, pl *place) *StartCost {
 	if c.Way == "" {
 		c.Way = StartAsIs
 	}
-	if _, derived := derivedName([]string{c.Template}); derived && c.Way == StartAsIs {
+	if _, derived := derivedAlias([]string{c.Template}); derived && c.Way == StartAsIs {
 		c.Way = StartDerived
 	}
 	return c
-}
-
-var derivedPattern = regexp.MustCompile(`^osiris-[0-9a-f]{32}$`)
-
-// derivedName returns the name of a template that this library has made: it has
-// no others, but for the same in the account's namespace.
-func derivedName(names []string) (name string, ours bool) {
-	for _, full := range names {
-		_, alias, namespaced := strings.Cut(full, "/")
-		if !namespaced {
-			alias = full
-		}
-		if !derivedPattern.MatchString(alias) || name != "" && name != alias {
-			return "", false
-		}
-		name = alias
-	}
-	return name, name != ""
 }

@@ -41,9 +41,16 @@ func TestStartBook(t *testing.T) {
 	note("a", cost(StartAsIs, 4))
 	want("a", cost(StartAsIs, 4), cost(StartDerived, 2))
 	want("b", cost(StartAsIs, 3))
-	for i := range maxStarts - 2 { // one less than all of them
-		note(fmt.Sprint("other ", i), cost(StartAsIs, i))
+	full := startsDocument{}
+	for i := range maxStarts - 3 {
+		full.Starts = append(full.Starts, keptStart{fmt.Sprint("other ", i), cost(StartAsIs, i%60)})
 	}
+	full.Starts = append(full.Starts, b.load()...)
+	if err := writeJSON(b.file, full); err != nil {
+		t.Fatal(err)
+	}
+	want("a", cost(StartAsIs, 4), cost(StartDerived, 2))
+	note("c", cost(StartAsIs, 5))
 	want("a", cost(StartAsIs, 4)) // the oldest is forgotten
 	want("b", cost(StartAsIs, 3))
 	if n := len(b.load()); n != maxStarts {
