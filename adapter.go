@@ -138,7 +138,8 @@ type E2BTransparentProxy struct {
 	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
 
-	templates templates // that its runs have derived
+	templates     templates     // that its runs have derived
+	startPatience time.Duration // with builds that others have asked for; zero is the usual one, tests have less
 }
 
 var _ ExecutionAdapter = (*E2BTransparentProxy)(nil)
@@ -202,8 +203,11 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 		sb     Sandbox
 		inputs []input
 	)
-	var held *lease
-	var network *networkWatch
+	var (
+		held    *lease
+		network *networkWatch
+		derived *derivation // nil where the sandbox is made from the run's template as it is
+	)
 	group, groupCtx := errgroup.WithContext(ctx)
 	cfg, err := s.intend(p.SandboxConfig, dir, base)
 	if err != nil {
@@ -211,8 +215,8 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	}
 	group.Go(func() (err error) {
 		start := time.Now()
-		if sb, err = a.open(groupCtx, cfg, plan); err != nil {
-			return createError(err)
+		if sb, derived, err = a.openFitting(groupCtx, cfg, plan, p, s); err != nil {
+			return err
 		}
 		held = newLease(sb, p.SandboxConfig.lease())
 		held.hold(ctx, s)
@@ -254,6 +258,9 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	if err != nil {
 		return pl, err
 	}
+	if derived != nil && len(derived.Packages) > 0 {
+		pl.cache = derivedCache
+	}
 	for _, in := range inputs {
 		pl.files[in.name] = in.sum.Path
 		pl.sent = append(pl.sent, in.sum)
@@ -261,10 +268,13 @@ func (a *E2BTransparentProxy) settle(ctx context.Context, p *PreparedRun, s *ses
 	for _, in := range sources {
 		pl.sent = append(pl.sent, in.sum)
 	}
-	if err := a.send(ctx, pl, append(inputs, sources...), p, s); err != nil {
+	if err := a.send(ctx, pl, append(inputs, sources...), p, s, derived); err != nil {
 		return pl, err
 	}
-	return pl, s.save(func(c *checkpoint) { c.last().Program, c.last().Inputs = pl.program, pl.files })
+	return pl, s.save(func(c *checkpoint) {
+		rec := c.last()
+		rec.Program, rec.Inputs, rec.Cache = pl.program, pl.files, pl.cache
+	})
 }
 
 // intend writes down that a sandbox will be asked for, and returns what to ask
@@ -297,9 +307,9 @@ type limitedLife interface {
 	checkLife(ctx context.Context, cfg SandboxConfig) error
 }
 
-// send uploads the worker and the input files. Meanwhile it is asked whether
-// the account allows the run its time.
-func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, p *PreparedRun, s *session) error {
+// send uploads the worker, unless it is in the template, and the input files.
+// Meanwhile it is asked whether the account allows the run its time.
+func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []input, p *PreparedRun, s *session, d *derivation) error {
 	start := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	if sb, ok := pl.sandbox.(limitedLife); ok {
@@ -307,7 +317,7 @@ func (a *E2BTransparentProxy) send(ctx context.Context, pl *place, inputs []inpu
 	}
 	if pl.program = pl.sandbox.Info().WorkerPath; pl.program == "" {
 		group.Go(func() error {
-			sum, err := a.sendWorker(ctx, pl.sandbox)
+			sum, err := a.sendWorker(ctx, pl.sandbox, d)
 			pl.program = sum.Path
 			if err != nil {
 				return fmt.Errorf("remote: upload worker: %w", err)
@@ -345,9 +355,15 @@ func (e *engine) contextOf(p *PreparedRun) *ExecutionContext {
 	return e.runs[p.RunParams.SessionID].ec
 }
 
-// sendWorker sends the worker program, if it suits the sandbox, and returns
-// what must be there then.
-func (a *E2BTransparentProxy) sendWorker(ctx context.Context, sb Sandbox) (rpc.FileSum, error) {
+// sendWorker sends the worker program, if it suits the sandbox and is not there,
+// and returns what must be there then.
+func (a *E2BTransparentProxy) sendWorker(ctx context.Context, sb Sandbox, d *derivation) (rpc.FileSum, error) {
+	if d != nil {
+		to := d.program()
+		if size, err := sb.Size(ctx, to); err == nil && size == d.worker.size {
+			return rpc.FileSum{Path: to, Size: size, XXH3: d.worker.xxh3}, nil
+		}
+	}
 	name, err := a.cfg.workerPath()
 	if err != nil {
 		return rpc.FileSum{}, err

@@ -239,8 +239,12 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	} else {
 		answers, err = s.rewind(c)
 	}
+	built := time.Duration(0) // which the run's time stood still for
 	if err == nil {
 		c.Epoch++
+		if c.Meter != nil {
+			built = max(0, c.Meter.Phases.Build)
+		}
 		c.IdleSeconds += max(0, time.Since(c.SavedAt).Seconds())
 		s.meter = a.resumeMeter(c, p, found.gone)
 		err = s.useCheckpoint(c) // before the worker hears of it
@@ -250,7 +254,7 @@ func (a *E2BTransparentProxy) rejoin(ctx context.Context, p *PreparedRun, ec *Ex
 	}
 	return a.launch(ctx, p, ec, launch{
 		started: c.StartedAt,
-		idle:    time.Duration(c.IdleSeconds * float64(time.Second)),
+		idle:    time.Duration(c.IdleSeconds*float64(time.Second)) + built,
 		meter:   s.meter,
 		secrets: known,
 		session: s,
@@ -360,7 +364,7 @@ func (a *E2BTransparentProxy) find(ctx context.Context, c *checkpoint, cfg Sandb
 	box := newE2BSandbox(sb, cfg.lease(), isNear(a.cfg.sandboxURL()))
 	box.info.Template = rec.Template
 	return &place{
-		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, started: rec.PID != 0,
+		sandbox: box, lease: newLease(box, cfg.lease()), program: rec.Program, dir: rec.Dir, base: rec.Base, files: rec.Inputs, cache: rec.Cache, started: rec.PID != 0,
 	}, nil
 }
 

@@ -85,6 +85,7 @@ type sandboxRecord struct {
 	Dir      string    `json:"dir"`               // the run's folder there
 	Base     string    `json:"base"`              // where relative input paths start there
 	Program  string    `json:"program,omitempty"` // the worker's path there
+	Cache    string    `json:"cache,omitempty"`   // what a derived template has for it
 
 	// Inputs are input paths as configs give them, to where they are there.
 	Inputs map[string]string `json:"inputs,omitempty"`

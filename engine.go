@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -70,12 +71,14 @@ type place struct {
 	way     StartWay          // how packages came there; empty where none had to
 
 	tables map[string]rpc.TableRef // the host's, where they are
+	cache  string                  // what a worker may keep for other runs; empty: where it usually does
 }
 
 // run is one session of an adapter.
 type run struct {
 	cancel   context.CancelCauseFunc
 	executed chan struct{} // closed when Execute is done
+	timer    *timer        // of Config.Timeout, where that can stand still; else nil
 
 	stopCollect context.CancelCauseFunc // of a Collect that is running; guarded by the engine's lock
 
@@ -364,9 +367,16 @@ func (e *engine) launch(ctx context.Context, p *PreparedRun, ec *ExecutionContex
 	defer r.kept.end() // wherever it ends
 	if timeout := p.Constraints.TimeoutSeconds; timeout > 0 {
 		d := time.Duration(timeout * float64(time.Second))
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadlineCause(ctx, how.started.Add(how.idle+d), fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d))
-		defer stop()
+		end := how.started.Add(how.idle + d)
+		why := fmt.Errorf("remote: %w: the run took longer than %s (Config.Timeout)", ErrTimeout, d)
+		if e.mayDerive(p) { // what a template takes is not the run's time
+			r.timer = startTimer(time.Until(end), func() { cancel(why) })
+			defer r.timer.stop()
+		} else {
+			var stop context.CancelFunc
+			ctx, stop = context.WithDeadlineCause(ctx, end, why)
+			defer stop()
+		}
 	}
 
 	_ = r.mu.lock(context.Background()) // nobody else has it yet
@@ -771,7 +781,7 @@ func (e *engine) handshake(ctx context.Context, l *link, p *PreparedRun, pl *pla
 		Owner:       l.owner,
 		Declared:    p.declared(pl.dir),
 		Python:      e.interpreter(),
-		CacheDir:    e.cacheDir(),
+		CacheDir:    cmp.Or(pl.cache, e.cacheDir()),
 
 		MemoryBudget: e.cfg.MemoryBudget,
 	}, &hello)

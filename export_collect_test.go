@@ -47,7 +47,7 @@ func RunIn(ctx context.Context, sb Sandbox, name string, args ...string) error {
 
 // InstallWorker uploads a worker program, and makes it executable.
 func InstallWorker(ctx context.Context, a *E2BTransparentProxy, sb Sandbox) (string, error) {
-	sum, err := a.sendWorker(ctx, sb)
+	sum, err := a.sendWorker(ctx, sb, nil)
 	if err != nil {
 		return "", err
 	}

@@ -19,6 +19,7 @@ type phaseOf int
 
 const (
 	phasePrepare phaseOf = iota
+	phaseBuild
 	phaseCreate
 	phaseUpload
 	phaseWorkerStart
@@ -35,7 +36,7 @@ const (
 
 // String is the phase's name in spans.
 func (p phaseOf) String() string {
-	return [phaseCount]string{"prepare", "create", "upload", "worker_start", "dependencies", "steps", "transfer", "finish", "collect", "kill", "idle"}[p]
+	return [phaseCount]string{"prepare", "build", "create", "upload", "worker_start", "dependencies", "steps", "transfer", "finish", "collect", "kill", "idle"}[p]
 }
 
 // meter takes a run's time, bytes and money. It is told what goes on, and makes

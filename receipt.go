@@ -48,6 +48,7 @@ type Receipt struct {
 // add up to [Receipt].Wall, to the nanosecond.
 type Phases struct {
 	Prepare      time.Duration `json:"prepare_ns"`      // session files, connections, network rules
+	Build        time.Duration `json:"build_ns"`        // a template of its own is built, or was by another run; Config.Timeout stands still
 	Create       time.Duration `json:"create_ns"`       // waiting for the sandbox, and for its turn
 	Upload       time.Duration `json:"upload_ns"`       // worker program and input files: read, sent, verified there
 	WorkerStart  time.Duration `json:"worker_start_ns"` // until it has answered, also where it is started again
@@ -71,7 +72,7 @@ func (p Phases) Total() (total time.Duration) {
 // each has the phases in their order.
 func (p Phases) each() [phaseCount]time.Duration {
 	return [phaseCount]time.Duration{
-		phasePrepare: p.Prepare, phaseCreate: p.Create, phaseUpload: p.Upload, phaseWorkerStart: p.WorkerStart,
+		phasePrepare: p.Prepare, phaseBuild: p.Build, phaseCreate: p.Create, phaseUpload: p.Upload, phaseWorkerStart: p.WorkerStart,
 		phaseDependencies: p.Dependencies, phaseSteps: p.Steps, phaseTransfer: p.Transfer, phaseFinish: p.Finish,
 		phaseCollect: p.Collect, phaseKill: p.Kill, phaseIdle: p.Idle,
 	}
@@ -80,7 +81,7 @@ func (p Phases) each() [phaseCount]time.Duration {
 // phases is the inverse of each.
 func phases(d [phaseCount]time.Duration) Phases {
 	return Phases{
-		Prepare: d[phasePrepare], Create: d[phaseCreate], Upload: d[phaseUpload], WorkerStart: d[phaseWorkerStart],
+		Prepare: d[phasePrepare], Build: d[phaseBuild], Create: d[phaseCreate], Upload: d[phaseUpload], WorkerStart: d[phaseWorkerStart],
 		Dependencies: d[phaseDependencies], Steps: d[phaseSteps], Transfer: d[phaseTransfer], Finish: d[phaseFinish],
 		Collect: d[phaseCollect], Kill: d[phaseKill], Idle: d[phaseIdle],
 	}

@@ -3,6 +3,7 @@ package e2b
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,6 +42,26 @@ func refuse(op string, resp *http.Response) *APIError {
 		e.fix = "connect to the sandbox again"
 	}
 	return e
+}
+
+// byStorage makes it one of a storage, which knows neither keys nor sandboxes.
+func (e *APIError) byStorage() {
+	e.Op, e.fix = e.Op+": storage", ""
+	switch {
+	case e.Status/100 == 3:
+		e.fix = "it redirects, which is not followed"
+	case e.Status == http.StatusUnauthorized, e.Status == http.StatusForbidden, e.Status == http.StatusNotFound:
+		e.about, e.fix = nil, "the place that E2B named for it is good for 30 minutes; try again"
+	case errors.Is(e.about, ErrUnsupported):
+		e.about = nil
+	}
+}
+
+// unquote leaves the server's words out where they may quote what is secret.
+func (e *APIError) unquote() {
+	if !e.notWaiting() {
+		e.Message, e.fix = "", "the server's words are left out, as they may quote the registry's password"
+	}
 }
 
 // redirected says what to do about an answer that leads elsewhere. It is not

@@ -77,8 +77,11 @@ type BuildStep struct {
 // RunStep runs a command, by bash -l -c.
 func RunStep(command string) BuildStep { return BuildStep{kind: "RUN", args: []string{command}} }
 
-// RunStepAs is [RunStep] as another user.
+// RunStepAs is [RunStep] as another user; empty means that of the step.
 func RunStepAs(user, command string) BuildStep {
+	if user == "" {
+		return RunStep(command)
+	}
 	return BuildStep{kind: "RUN", args: []string{command, user}}
 }
 
@@ -140,7 +143,7 @@ func (c *Client) RequestBuild(ctx context.Context, o BuildOptions) (*Build, erro
 	b := &Build{}
 	_, err := c.send(ctx, apiCall{op: op, method: http.MethodPost, path: "/v3/templates", in: in, out: b, safe: true})
 	if err != nil {
-		return nil, aboutBuilds(err, op)
+		return nil, aboutBuilds(err)
 	}
 	if !isID(b.TemplateID) || !isID(b.ID) {
 		return nil, fmt.Errorf("%s: the answer has no usable IDs", op)
@@ -149,7 +152,7 @@ func (c *Client) RequestBuild(ctx context.Context, o BuildOptions) (*Build, erro
 }
 
 // aboutBuilds finds what a refusal of a route of builds is about.
-func aboutBuilds(err error, op string) error {
+func aboutBuilds(err error) error {
 	e := (*APIError)(nil)
 	if !errors.As(err, &e) {
 		return err
@@ -160,14 +163,20 @@ func aboutBuilds(err error, op string) error {
 			e.about, e.fix = ErrQuota, "wait for another build of the account to end, or ask E2B for more"
 		}
 	case http.StatusNotFound:
-		if e.object && strings.Contains(strings.ToLower(e.Message), "template '") {
-			return err // that one was deleted
+		if !e.object || isNoRoute(e.Message) {
+			return fmt.Errorf("%w: %w", ErrBuildUnsupported, err)
 		}
-		return fmt.Errorf("%w: %w", ErrBuildUnsupported, err)
 	case http.StatusMethodNotAllowed, http.StatusGone, http.StatusNotImplemented:
 		return fmt.Errorf("%w: %w", ErrBuildUnsupported, err)
 	}
 	return err
+}
+
+// isNoRoute says whether the words of a 404 are about the route, and not about
+// a template.
+func isNoRoute(message string) bool {
+	m := strings.ToLower(message)
+	return m == "not found" || strings.Contains(m, "no matching operation") || strings.Contains(m, "route") || strings.Contains(m, "page not found")
 }
 
 func (o *BuildOptions) check() error {
@@ -205,8 +214,8 @@ func (s *BuildStep) check() error {
 		return fmt.Errorf("%w: %s without an argument", ErrInvalid, s.kind)
 	case s.kind != "COPY":
 		return nil
-	case s.layer == nil:
-		return fmt.Errorf("%w: COPY without a layer", ErrInvalid)
+	case s.layer == nil || s.layer.hash == "":
+		return fmt.Errorf("%w: COPY without a layer, which NewLayer makes", ErrInvalid)
 	case s.args[1] == "":
 		return fmt.Errorf("%w: COPY without a directory", ErrInvalid)
 	}
@@ -271,7 +280,93 @@ func (c *Client) Builds(ctx context.Context, templateID string) iter.Seq2[BuildI
 //
 // Source: infra, packages/api/internal/handlers/template_start_build_v2.go.
 func (c *Client) StartBuild(ctx context.Context, b *Build, o BuildOptions) error {
-	return fmt.Errorf("start build: %w", ErrUnsupported)
+	const op = "start build"
+	if err := o.check(); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if b == nil || !isID(b.TemplateID) || !isID(b.ID) {
+		return fmt.Errorf("%s: %w: there is no build", op, ErrInvalid)
+	}
+	if err := c.uploadLayers(ctx, b.TemplateID, o.Steps); err != nil {
+		return aboutBuilds(err)
+	}
+	call := apiCall{
+		op: op, method: http.MethodPost, path: "/v2/templates/" + b.TemplateID + "/builds/" + b.ID,
+		in: o.start(), secret: o.Registry != nil,
+	}
+	var lost error // of a start that may have been carried out
+	for try := 0; ; try++ {
+		s, err := c.buildStatus(ctx, op, b.TemplateID, b.ID, 0)
+		switch {
+		case lost != nil && (err != nil || s.Status == BuildWaiting && (try > c.cfg.Retries || !mayRepeat(lost, true))):
+			return lost
+		case err != nil:
+			return err
+		case lost != nil && s.Status != BuildWaiting:
+			return nil
+		case s.Status != BuildWaiting:
+			return fmt.Errorf("%s: %w: %w", op, ErrBuildNotWaiting, s.instead(b.TemplateID, b.ID))
+		}
+		_, err = c.send(ctx, call)
+		if e := (*APIError)(nil); errors.As(err, &e) && e.Status/100 == 4 && e.Status != http.StatusRequestTimeout {
+			if e.notWaiting() {
+				err = fmt.Errorf("%w: %w", ErrBuildNotWaiting, err)
+			}
+			return aboutBuilds(err)
+		}
+		if err == nil || !c.pause(ctx, op, try, err) {
+			return err
+		}
+		lost = err
+	}
+}
+
+// uploadLayers uploads each layer once.
+func (c *Client) uploadLayers(ctx context.Context, templateID string, steps []BuildStep) error {
+	done := make(map[string]bool)
+	for _, s := range steps {
+		if s.layer == nil || done[s.layer.hash] {
+			continue
+		}
+		if err := c.uploadLayer(ctx, templateID, s.layer); err != nil {
+			return err
+		}
+		done[s.layer.hash] = true
+	}
+	return nil
+}
+
+// buildStart is what a start sends.
+type buildStart struct {
+	FromImage    string            `json:"fromImage,omitempty"`
+	Registry     map[string]string `json:"fromImageRegistry,omitempty"`
+	FromTemplate string            `json:"fromTemplate,omitempty"`
+	Steps        []stepBody        `json:"steps"`
+	StartCommand string            `json:"startCmd,omitempty"`
+	ReadyCommand string            `json:"readyCmd,omitempty"`
+	Force        bool              `json:"force,omitempty"`
+}
+
+type stepBody struct {
+	Kind string   `json:"type"`
+	Args []string `json:"args"`
+	Hash string   `json:"filesHash,omitempty"`
+}
+
+func (o *BuildOptions) start() buildStart {
+	b := buildStart{
+		FromImage: o.FromImage, Registry: o.Registry.body(), FromTemplate: o.FromTemplate,
+		Steps:        []stepBody{},
+		StartCommand: o.StartCommand, ReadyCommand: o.ReadyCommand, Force: o.Force,
+	}
+	for _, s := range o.Steps {
+		step := stepBody{Kind: s.kind, Args: s.args}
+		if s.layer != nil {
+			step.Hash = s.layer.hash
+		}
+		b.Steps = append(b.Steps, step)
+	}
+	return b
 }
 
 // WaitBuild waits for a build to be ready. onLog, unless nil, is told what the
@@ -282,7 +377,7 @@ func (c *Client) StartBuild(ctx context.Context, b *Build, o BuildOptions) error
 // does not: it goes on for up to an hour, and cannot be stopped but by another
 // one of its template. A build that was never started is waited for, too.
 func (c *Client) WaitBuild(ctx context.Context, templateID, buildID string, onLog func(BuildLog)) error {
-	return fmt.Errorf("wait for build: %w", ErrUnsupported)
+	return c.waitBuild(ctx, templateID, buildID, onLog)
 }
 
 // BuildTemplate builds a template and waits until it is ready:

@@ -183,3 +183,22 @@ func urlFault(value string) string {
 	}
 	return ""
 }
+
+// storageFault says what is wrong with a URL that a server has named, or
+// nothing. It has a query, its signature, which is not quoted.
+func storageFault(value string) string {
+	u, err := url.Parse(value)
+	switch {
+	case value == "":
+		return "is missing"
+	case err != nil:
+		return "is not a URL"
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "is not one for HTTP"
+	case u.Host == "":
+		return "has no host"
+	case u.User != nil:
+		return "has a user"
+	}
+	return ""
+}

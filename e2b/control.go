@@ -74,6 +74,7 @@ type apiCall struct {
 	in     any // sent as JSON; nil for no body
 	out    any // filled from JSON; nil when the answer says nothing
 	safe   bool
+	secret bool // in has secrets that an answer may quote
 	ok     []int
 }
 
@@ -101,13 +102,14 @@ func (c *Client) limit(ctx context.Context) (context.Context, context.CancelFunc
 
 func (c *Client) apiRequest(call apiCall) (*request, error) {
 	req := &request{
-		op:     call.op,
-		method: call.method,
-		url:    c.cfg.APIURL + call.path,
-		header: http.Header{"X-Api-Key": {c.cfg.APIKey}, "Accept": {"application/json"}},
-		safe:   call.safe,
-		ok:     call.ok,
-		whole:  maxAnswerBytes,
+		op:      call.op,
+		method:  call.method,
+		url:     c.cfg.APIURL + call.path,
+		header:  http.Header{"X-Api-Key": {c.cfg.APIKey}, "Accept": {"application/json"}},
+		safe:    call.safe,
+		private: call.secret,
+		ok:      call.ok,
+		whole:   maxAnswerBytes,
 	}
 	if len(call.query) > 0 {
 		req.url += "?" + call.query.Encode()

@@ -39,7 +39,9 @@ type request struct {
 	url    string      // absolute, with query
 	header http.Header // may be nil
 
-	inside bool // it is for a sandbox, not for the control plane
+	inside  bool // it is for a sandbox, not for the control plane
+	storage bool // it is for neither, but for where the control plane said
+	private bool // an answer that says no may quote what was sent, and is not quoted
 
 	// target, unless nil, changes the URL for one try.
 	target func(*url.URL)
@@ -115,11 +117,12 @@ func (c *Client) userAgent() string {
 
 // sendError is a request that got no answer.
 type sendError struct {
-	op     string
-	err    error
-	inside bool  // it was for a sandbox
-	sent   bool  // it may have reached the server
-	last   error // what the try before had met, if anything
+	op      string
+	err     error
+	inside  bool  // it was for a sandbox
+	storage bool  // it was for a storage
+	sent    bool  // it may have reached the server
+	last    error // what the try before had met, if anything
 }
 
 func (e *sendError) Error() string {
@@ -128,12 +131,19 @@ func (e *sendError) Error() string {
 		text += "; before that: " + e.last.Error()
 	}
 	if !e.sent && errors.As(e.err, new(net.Error)) {
-		text += networkHint(e.inside)
+		text += e.hint()
 	}
 	return text
 }
 
-// networkHint is what to look at when there is no connection.
+// hint is what to look at when there is no connection.
+func (e *sendError) hint() string {
+	if e.storage {
+		return "; check the network: the server has named this host"
+	}
+	return networkHint(e.inside)
+}
+
 func networkHint(inside bool) string {
 	if inside {
 		return "; check the network, E2B_DOMAIN and E2B_SANDBOX_URL"
@@ -194,6 +204,12 @@ func (x *exchange) RoundTrip(hr *http.Request) (*http.Response, error) {
 	case !x.req.answered(resp.StatusCode):
 		x.stopBody()
 		x.refusal = refuse(x.req.op, resp)
+		switch {
+		case x.req.storage:
+			x.refusal.byStorage()
+		case x.req.private:
+			x.refusal.unquote()
+		}
 		resp.Body = http.NoBody
 	case x.req.whole > 0:
 		resp, err = readWhole(resp, x.req.whole)
@@ -317,7 +333,7 @@ func (x *exchange) backoff(shortest, longest time.Duration, try int, _ *http.Res
 }
 
 func (x *exchange) failure(ctx context.Context, err error) error {
-	e := &sendError{op: x.req.op, err: unwrapURL(err), inside: x.req.inside, sent: x.sent}
+	e := &sendError{op: x.req.op, err: unwrapURL(err), inside: x.req.inside, storage: x.req.storage, sent: x.sent}
 	if ctx.Err() != nil {
 		e.err = context.Cause(ctx)
 		if x.last != nil && !errors.Is(x.last, ctx.Err()) {

@@ -315,19 +315,14 @@ func isWord(s, others string) bool {
 	})
 }
 
+// isUUID takes every form that the server takes for one.
 func isUUID(s string) bool {
-	const form = "00000000-0000-0000-0000-000000000000"
-	if len(s) != len(form) {
+	s = strings.ToLower(s)
+	digits := strings.ReplaceAll(s, "-", "")
+	if len(digits) != 32 || strings.ContainsFunc(digits, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') }) {
 		return false
 	}
-	for i := range len(s) {
-		b := s[i] | 0x20 // a small letter
-		hex := s[i] >= '0' && s[i] <= '9' || b >= 'a' && b <= 'f'
-		if (form[i] == '-') != (s[i] == '-') || form[i] != '-' && !hex {
-			return false
-		}
-	}
-	return true
+	return len(s) == 32 || len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-'
 }
 
 // templatePath is the path of a call about a whole template.

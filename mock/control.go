@@ -60,6 +60,7 @@ func newControl(s *Server) *control {
 		}
 	}
 	handle("GET /health", http.HandlerFunc(healthy))
+	handle("PUT /layers/{hash}", http.HandlerFunc(c.putLayer))
 	for pattern, a := range c.actions() {
 		handle(pattern, c.guard(a))
 	}
@@ -96,6 +97,16 @@ func (c *control) actions() map[string]action {
 		"GET /templates/{templateID}":            c.getTemplate,
 		"DELETE /templates/{templateID}":         c.deleteTemplate,
 		"GET /templates/aliases/{alias}":         c.getAlias,
+		"PATCH /v2/templates/{templateID}":       c.updateTemplate,
+		"POST /v3/templates":                     c.requestBuild,
+		"GET /templates/{templateID}/{rest}":     c.templateRest,
+		"POST /templates/tags":                   c.addTags,
+		"DELETE /templates/tags":                 c.removeTags,
+
+		"GET /templates/{templateID}/files/{hash}":            c.layerURL,
+		"POST /v2/templates/{templateID}/builds/{buildID}":    c.startBuild,
+		"GET /templates/{templateID}/builds/{buildID}/status": c.buildStatus,
+		"GET /templates/{templateID}/builds/{buildID}/logs":   c.buildLogs,
 	}
 }
 
@@ -103,18 +114,9 @@ func (c *control) actions() map[string]action {
 var absent = [...]string{
 	"POST /templates",
 	"POST /v2/templates",
-	"POST /v3/templates",
 	"PATCH /templates/{templateID}",
-	"PATCH /v2/templates/{templateID}",
 	"POST /templates/{templateID}",
-	"GET /templates/{templateID}/files/{hash}",
 	"POST /templates/{templateID}/builds/{buildID}",
-	"POST /v2/templates/{templateID}/builds/{buildID}",
-	"GET /templates/{templateID}/builds/{buildID}/status",
-	"GET /templates/{templateID}/builds/{buildID}/logs",
-	"POST /templates/tags",
-	"DELETE /templates/tags",
-	"GET /templates/{templateID}/{rest}",
 	"GET /teams",
 	"GET /volumes",
 	"POST /volumes",
@@ -128,7 +130,7 @@ var absent = [...]string{
 }
 
 func notBuilt(_ http.ResponseWriter, r *http.Request) (int, any, error) {
-	return 0, nil, fail(http.StatusNotImplemented, "the mock server does not have %s: it builds no templates, and has no teams, volumes or secrets", r.Pattern)
+	return 0, nil, fail(http.StatusNotImplemented, "the mock server does not have %s: it has no builds of the first version, teams, volumes or secrets", r.Pattern)
 }
 
 func healthy(w http.ResponseWriter, _ *http.Request) {
@@ -139,6 +141,9 @@ func healthy(w http.ResponseWriter, _ *http.Request) {
 func (c *control) procedure(r *http.Request) (pattern, sandbox string) {
 	if _, pattern = c.routes.Handler(r); pattern == "" {
 		return "", ""
+	}
+	if rest, ok := strings.CutSuffix(pattern, "{rest}"); ok {
+		return rest + path.Base(r.URL.Path), ""
 	}
 	_, rest, _ := strings.Cut(pattern, "/sandboxes/{sandboxID}")
 	if rest == "" && !strings.HasSuffix(pattern, "{sandboxID}") {

@@ -142,11 +142,11 @@ type sandboxAnswer struct {
 
 func (s *Server) sandboxAnswer(i *instance) sandboxAnswer {
 	a := sandboxAnswer{
-		TemplateID:  i.template.ID,
+		TemplateID:  i.template.id,
 		SandboxID:   i.id,
 		Alias:       i.template.alias(),
 		ClientID:    clientID,
-		EnvdVersion: i.template.EnvdVersion,
+		EnvdVersion: i.size.envdVersion,
 	}
 	if i.config.secure {
 		a.EnvdAccessToken = s.token(i.id)
@@ -218,7 +218,9 @@ func (c *control) launch(req *newSandboxRequest) (launch, error) {
 	}
 	return launch{
 		template: t,
-		image:    b.image,
+		build:    b,
+		size:     b.size,
+		setup:    b.setup,
 		network:  req.Network,
 		allow:    req.AllowEgress,
 		config: instanceConfig{

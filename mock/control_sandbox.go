@@ -40,18 +40,18 @@ type lifecycle struct {
 
 func (i *instance) listed() listedSandbox {
 	return listedSandbox{
-		TemplateID:   i.template.ID,
+		TemplateID:   i.template.id,
 		Alias:        i.template.alias(),
 		SandboxID:    i.id,
 		ClientID:     clientID,
 		StartedAt:    i.startedAt.UTC(),
 		EndAt:        i.endAt.UTC(),
-		CPUCount:     i.template.CPU,
-		MemoryMB:     i.template.MemoryMB,
-		DiskSizeMB:   i.template.DiskMB,
+		CPUCount:     i.size.cpu,
+		MemoryMB:     i.size.memoryMB,
+		DiskSizeMB:   i.size.diskMB,
 		Metadata:     i.config.metadata,
 		State:        i.publicState(),
-		EnvdVersion:  i.template.EnvdVersion,
+		EnvdVersion:  i.size.envdVersion,
 		VolumeMounts: []struct{}{},
 	}
 }

@@ -185,7 +185,7 @@ func TestControlErrors(t *testing.T) {
 		{"unknown route, no key", "GET", "/nothing", "", []string{"X-API-Key", ""}, 404, "no matching operation was found"},
 		{"unclean path", "GET", "/sandboxes//x", "", nil, 404, "no matching operation was found"},
 		{"wrong method", "PATCH", "/sandboxes", "", nil, 400, "method not allowed"},
-		{"not built", "POST", "/v3/templates", "{}", nil, 501, "builds no templates"},
+		{"not built", "POST", "/v2/templates", "{}", nil, 501, "it has no"},
 
 		{"create: no body", "POST", "/sandboxes", "", nil, 400, "value is required"},
 		{"create: no JSON", "POST", "/sandboxes", "{", nil, 400, "validation error"},

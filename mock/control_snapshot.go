@@ -15,12 +15,12 @@ type snapshotAnswer struct {
 	Names      []string `json:"names"`
 }
 
-func describeSnapshot(t *template, b *build) snapshotAnswer {
-	name := t.ID
-	if len(t.Names) > 0 {
-		name = t.Names[0]
+func describeSnapshot(t *template, tag string) snapshotAnswer {
+	name := t.id
+	if len(t.names) > 0 {
+		name = t.names[0]
 	}
-	return snapshotAnswer{SnapshotID: name + ":" + b.tag, Names: append([]string{}, t.Names...)}
+	return snapshotAnswer{SnapshotID: name + ":" + tag, Names: append([]string{}, t.names...)}
 }
 
 func (c *control) snapshot(_ http.ResponseWriter, r *http.Request) (int, any, error) {
@@ -41,11 +41,9 @@ func (c *control) snapshot(_ http.ResponseWriter, r *http.Request) (int, any, er
 	if err != nil {
 		return 0, nil, err
 	}
-	t, b, replaced := c.keep(i, image, name, cmp.Or(tag, defaultTag))
-	if replaced != nil {
-		replaced.Close()
-	}
-	return http.StatusCreated, describeSnapshot(t, b), nil
+	answer, replaced := c.keep(i, image, name, cmp.Or(tag, defaultTag))
+	c.closeImages(replaced...)
+	return http.StatusCreated, answer, nil
 }
 
 // ownName reads the name of something that belongs to the team, and returns it
@@ -87,7 +85,7 @@ func (c *control) copy(r *http.Request, what string) (*instance, envd.Machine, e
 
 // keep makes a template of an image, or a new build of the one of that name.
 // It returns the image that was in its place, too.
-func (c *control) keep(i *instance, image envd.Machine, name, tag string) (*template, *build, envd.Machine) {
+func (c *control) keep(i *instance, image envd.Machine, name, tag string) (snapshotAnswer, []envd.Machine) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,24 +95,23 @@ func (c *control) keep(i *instance, image envd.Machine, name, tag string) (*temp
 		t = s.templateLocked(name)
 	}
 	if t == nil {
-		spec := i.template.Template
-		spec.ID, spec.Names = "", nil
+		t = &template{id: newID(), snapshot: true, createdAt: now}
 		if name != "" {
-			spec.Names = []string{name}
+			t.names = []string{name}
 		}
-		t = newTemplate(spec, now)
-		t.snapshot, t.builds = true, nil
 		s.templates = append(s.templates, t)
 	}
-	t.updatedAt = now
-	b := &build{id: newUUID(), tag: tag, image: image, sandbox: i.id, createdAt: now}
-	var replaced envd.Machine
-	if old := t.build(tag); old != nil {
-		replaced = old.image
-		t.builds = slices.DeleteFunc(t.builds, func(o *build) bool { return o == old })
+	var replaced []envd.Machine
+	if old := t.tagged(tag, true); old != nil {
+		replaced = old.discardLocked()
+		t.builds = slices.DeleteFunc(t.builds, func(b *build) bool { return b == old })
+		t.tags = slices.DeleteFunc(t.tags, func(a assignment) bool { return a.build == old })
 	}
-	t.builds = append(t.builds, b)
-	return t, b, replaced
+	b := newBuild(i.size, now)
+	b.image, b.sandbox, b.setup = image, i.id, i.setup.still()
+	b.finishLocked(buildReady, now)
+	t.addLocked(b, now, tag)
+	return describeSnapshot(t, tag), replaced
 }
 
 func (c *control) listSnapshots(w http.ResponseWriter, r *http.Request) (int, any, error) {
@@ -146,9 +143,9 @@ func (c *control) listSnapshots(w http.ResponseWriter, r *http.Request) (int, an
 		if !t.snapshot || t.deleted || name != "" && t != c.server.templateLocked(name) {
 			continue
 		}
-		for _, b := range t.builds {
-			if (sandbox == "" || b.sandbox == sandbox) && (tag == "" || b.tag == tag) {
-				found = append(found, entry{describeSnapshot(t, b), position{b.createdAt, b.id}})
+		for _, a := range t.tags {
+			if (sandbox == "" || a.build.sandbox == sandbox) && (tag == "" || a.tag == tag) {
+				found = append(found, entry{describeSnapshot(t, a.tag), position{a.build.createdAt, a.build.id}})
 			}
 		}
 	}
@@ -201,7 +198,10 @@ func (c *control) fork(_ http.ResponseWriter, r *http.Request) (int, any, error)
 	}
 	defer image.Close()
 	c.server.mu.Lock()
-	l := launch{template: i.template, image: image, config: i.config, network: i.network, allow: i.allowEgress, timeout: timeout}
+	l := launch{
+		template: i.template, image: image, size: i.size, setup: i.setup.still(),
+		config: i.config, network: i.network, allow: i.allowEgress, timeout: timeout,
+	}
 	c.server.mu.Unlock()
 	results := make([]forkAnswer, count)
 	for k := range results {

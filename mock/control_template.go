@@ -11,41 +11,51 @@ import (
 
 // templateAnswer describes a template in a list.
 type templateAnswer struct {
-	TemplateID    string     `json:"templateID"`
-	BuildID       string     `json:"buildID"`
-	CPUCount      int        `json:"cpuCount"`
-	MemoryMB      int        `json:"memoryMB"`
-	DiskSizeMB    int        `json:"diskSizeMB"`
-	Public        bool       `json:"public"`
-	Aliases       []string   `json:"aliases"`
-	Names         []string   `json:"names"`
-	CreatedAt     time.Time  `json:"createdAt"`
-	UpdatedAt     time.Time  `json:"updatedAt"`
-	CreatedBy     *struct{}  `json:"createdBy"`
-	LastSpawnedAt *time.Time `json:"lastSpawnedAt"`
-	SpawnCount    int        `json:"spawnCount"`
-	BuildCount    int        `json:"buildCount"`
-	EnvdVersion   string     `json:"envdVersion"`
-	BuildStatus   string     `json:"buildStatus"`
+	TemplateID    string      `json:"templateID"`
+	BuildID       string      `json:"buildID"`
+	CPUCount      int         `json:"cpuCount"`
+	MemoryMB      int         `json:"memoryMB"`
+	DiskSizeMB    int         `json:"diskSizeMB"`
+	Public        bool        `json:"public"`
+	Aliases       []string    `json:"aliases"`
+	Names         []string    `json:"names"`
+	CreatedAt     time.Time   `json:"createdAt"`
+	UpdatedAt     time.Time   `json:"updatedAt"`
+	CreatedBy     *struct{}   `json:"createdBy"`
+	LastSpawnedAt *time.Time  `json:"lastSpawnedAt"`
+	SpawnCount    int         `json:"spawnCount"`
+	BuildCount    int         `json:"buildCount"`
+	EnvdVersion   string      `json:"envdVersion"`
+	BuildStatus   buildStatus `json:"buildStatus"`
 }
 
+// noBuild is the ID of a template's build where none is ready.
+const noBuild = "00000000-0000-0000-0000-000000000000"
+
+// describe tells of the newest build of the default tag that is ready, but the
+// status of the newest.
 func (t *template) describe() templateAnswer {
-	return templateAnswer{
-		TemplateID:    t.ID,
-		BuildID:       t.builds[len(t.builds)-1].id,
-		CPUCount:      t.CPU,
-		MemoryMB:      t.MemoryMB,
-		DiskSizeMB:    t.DiskMB,
+	a := templateAnswer{
+		TemplateID:    t.id,
+		BuildID:       noBuild,
+		Public:        t.public,
 		Aliases:       t.aliases(),
-		Names:         append([]string{}, t.Names...),
+		Names:         append([]string{}, t.names...),
 		CreatedAt:     t.createdAt.UTC(),
 		UpdatedAt:     t.updatedAt.UTC(),
 		LastSpawnedAt: t.spawnTime(),
 		SpawnCount:    t.spawnCount,
-		BuildCount:    len(t.builds),
-		EnvdVersion:   t.EnvdVersion,
-		BuildStatus:   "ready",
+		BuildCount:    t.buildCount,
+		BuildStatus:   buildWaiting,
 	}
+	if b := t.tagged(defaultTag, true); b != nil {
+		a.BuildID = b.id
+		a.CPUCount, a.MemoryMB, a.DiskSizeMB, a.EnvdVersion = b.size.cpu, b.size.memoryMB, b.size.diskMB, b.size.envdVersion
+	}
+	if b := t.tagged(defaultTag, false); b != nil {
+		a.BuildStatus = b.status
+	}
+	return a
 }
 
 func (t *template) spawnTime() *time.Time {
@@ -76,7 +86,7 @@ func (c *control) listTemplatesV2(w http.ResponseWriter, r *http.Request) (int, 
 }
 
 func (t *template) position() position {
-	return position{t.createdAt.Truncate(time.Microsecond), t.ID}
+	return position{t.createdAt.Truncate(time.Microsecond), t.id}
 }
 
 // ownTemplatesLocked lists the templates that are no snapshots, the newest
@@ -84,7 +94,7 @@ func (t *template) position() position {
 func (s *Server) ownTemplatesLocked() []*template {
 	var list []*template
 	for _, t := range s.templates {
-		if !t.snapshot && !t.deleted {
+		if !t.snapshot && !t.deleted && !t.foreign {
 			list = append(list, t)
 		}
 	}
@@ -102,15 +112,34 @@ func describeTemplates(templates []*template) []templateAnswer {
 
 // buildAnswer describes a build.
 type buildAnswer struct {
-	BuildID     string    `json:"buildID"`
-	Status      string    `json:"status"`
-	CreatedAt   time.Time `json:"createdAt"`
-	UpdatedAt   time.Time `json:"updatedAt"`
-	FinishedAt  time.Time `json:"finishedAt"`
-	CPUCount    int       `json:"cpuCount"`
-	MemoryMB    int       `json:"memoryMB"`
-	DiskSizeMB  int       `json:"diskSizeMB"`
-	EnvdVersion string    `json:"envdVersion"`
+	BuildID     string      `json:"buildID"`
+	Status      buildStatus `json:"status"`
+	CreatedAt   time.Time   `json:"createdAt"`
+	UpdatedAt   time.Time   `json:"updatedAt"`
+	FinishedAt  *time.Time  `json:"finishedAt,omitempty"`
+	CPUCount    int         `json:"cpuCount"`
+	MemoryMB    int         `json:"memoryMB"`
+	DiskSizeMB  int         `json:"diskSizeMB,omitempty"`  // of one that is ready
+	EnvdVersion string      `json:"envdVersion,omitempty"` // the same
+}
+
+func (b *build) describe() buildAnswer {
+	a := buildAnswer{
+		BuildID:   b.id,
+		Status:    b.status,
+		CreatedAt: b.createdAt.UTC(),
+		UpdatedAt: b.updatedAt.UTC(),
+		CPUCount:  b.size.cpu,
+		MemoryMB:  b.size.memoryMB,
+	}
+	if !b.finishedAt.IsZero() {
+		at := b.finishedAt.UTC()
+		a.FinishedAt = &at
+	}
+	if b.status == buildReady {
+		a.DiskSizeMB, a.EnvdVersion = b.size.diskMB, b.size.envdVersion
+	}
+	return a
 }
 
 // templateDetail describes a template by itself.
@@ -136,13 +165,17 @@ func (c *control) getTemplate(w http.ResponseWriter, r *http.Request) (int, any,
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
 	t := c.server.templateLocked(id)
-	if t == nil || t.ID != id {
+	if t == nil || t.id != id {
 		return 0, nil, fail(http.StatusNotFound, "Template %s not found", id)
 	}
+	if t.foreign {
+		return 0, nil, fail(http.StatusForbidden, "You don't have access to this sandbox template (%s)", id)
+	}
 	d := templateDetail{
-		TemplateID:    t.ID,
+		TemplateID:    t.id,
+		Public:        t.public,
 		Aliases:       t.aliases(),
-		Names:         append([]string{}, t.Names...),
+		Names:         append([]string{}, t.names...),
 		CreatedAt:     t.createdAt.UTC(),
 		UpdatedAt:     t.updatedAt.UTC(),
 		LastSpawnedAt: t.spawnTime(),
@@ -153,8 +186,7 @@ func (c *control) getTemplate(w http.ResponseWriter, r *http.Request) (int, any,
 	at := func(b *build) position { return position{b.createdAt, b.id} }
 	slices.SortFunc(builds, func(a, b *build) int { return newestFirst(at(a), at(b)) })
 	for _, b := range cut(p, w, builds, at) {
-		created := b.createdAt.UTC()
-		d.Builds = append(d.Builds, buildAnswer{b.id, "ready", created, created, created, t.CPU, t.MemoryMB, t.DiskMB, t.EnvdVersion})
+		d.Builds = append(d.Builds, b.describe())
 	}
 	return http.StatusOK, d, nil
 }
@@ -173,13 +205,16 @@ func (c *control) getAlias(_ http.ResponseWriter, r *http.Request) (int, any, er
 	if t == nil {
 		return 0, nil, fail(http.StatusNotFound, "template '%s' not found", identifier)
 	}
+	if t.foreign {
+		return 0, nil, fail(http.StatusForbidden, "You don't have access to this template alias")
+	}
 	if tag != "" && t.build(tag) == nil {
 		return 0, nil, fail(http.StatusNotFound, "tag '%s' does not exist for template '%s'", tag, identifier)
 	}
 	return http.StatusOK, struct {
 		TemplateID string `json:"templateID"`
 		Public     bool   `json:"public"`
-	}{TemplateID: t.ID}, nil
+	}{t.id, t.public}, nil
 }
 
 func (c *control) deleteTemplate(_ http.ResponseWriter, r *http.Request) (int, any, error) {
@@ -187,26 +222,44 @@ func (c *control) deleteTemplate(_ http.ResponseWriter, r *http.Request) (int, a
 	if err != nil {
 		return 0, nil, fail(http.StatusBadRequest, "Invalid template ID: %v", err)
 	}
-	t, images, err := c.forget(identifier)
+	images, err := c.forget(identifier)
 	if err != nil {
 		return 0, nil, err
 	}
-	for _, image := range images {
-		if err := image.Close(); err != nil {
-			c.server.log.Debug("image cannot be removed", "template", t.ID, "error", err)
-		}
-	}
+	c.closeImages(images...)
 	return http.StatusNoContent, nil, nil
 }
 
-// forget deletes a template that is not in use, and returns its images.
-func (c *control) forget(identifier string) (*template, []envd.Machine, error) {
+// closeImages removes images that nobody uses any more.
+func (c *control) closeImages(images ...envd.Machine) {
+	for _, image := range images {
+		if err := image.Close(); err != nil {
+			c.server.log.Debug("image cannot be removed", "error", err)
+		}
+	}
+}
+
+// ownLocked finds a template that is the team's.
+func (s *Server) ownLocked(identifier string) (*template, error) {
+	t := s.templateLocked(identifier)
+	switch {
+	case t == nil:
+		return nil, fail(http.StatusNotFound, "template '%s' not found", identifier)
+	case t.foreign:
+		return nil, fail(http.StatusForbidden, "You don't have access to template '%s'", identifier)
+	}
+	return t, nil
+}
+
+// forget deletes a template that is not in use, and returns its images. Its
+// builds are cancelled.
+func (c *control) forget(identifier string) ([]envd.Machine, error) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.templateLocked(identifier)
-	if t == nil {
-		return nil, nil, fail(http.StatusNotFound, "template '%s' not found", identifier)
+	t, err := s.ownLocked(identifier)
+	if err != nil {
+		return nil, err
 	}
 	for _, i := range s.order {
 		if i.template != t || i.state.gone() {
@@ -216,17 +269,42 @@ func (c *control) forget(identifier string) (*template, []envd.Machine, error) {
 		if i.publicState() == StatePaused {
 			use = "paused"
 		}
-		return nil, nil, fail(http.StatusBadRequest, "cannot delete template '%s' because there are %s sandboxes using it", t.ID, use)
+		return nil, fail(http.StatusBadRequest, "cannot delete template '%s' because there are %s sandboxes using it", t.id, use)
 	}
 	t.deleted = true
 	var images []envd.Machine
 	for _, b := range t.builds {
-		if b.image != nil {
-			images = append(images, b.image)
-			b.image = nil
-		}
+		b.cancelLocked(s.now())
+		images = append(images, b.discardLocked()...)
 	}
-	return t, images, nil
+	return images, nil
+}
+
+// updateTemplate changes who may use a template.
+func (c *control) updateTemplate(_ http.ResponseWriter, r *http.Request) (int, any, error) {
+	var req struct {
+		Public *bool `json:"public"`
+	}
+	if err := decode(r, true, &req); err != nil {
+		return 0, nil, err
+	}
+	identifier, _, err := parseName(r.PathValue("templateID"))
+	if err != nil {
+		return 0, nil, fail(http.StatusBadRequest, "Invalid template ID: %v", err)
+	}
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	t, err := c.server.ownLocked(identifier)
+	if err != nil {
+		return 0, nil, err
+	}
+	if req.Public != nil {
+		t.public = *req.Public
+		t.updatedAt = c.server.now()
+	}
+	return http.StatusOK, struct {
+		Names []string `json:"names"`
+	}{append([]string{}, t.names...)}, nil
 }
 
 // metric is what a sandbox used at some time.

@@ -16,13 +16,20 @@ type backend interface {
 	isolation() string
 	isolated() bool
 	boot(ctx context.Context, c bootConfig) (guest, error)
+	// workshop opens a machine to build a template in, with a copy of the files
+	// of an image where there is one. The error matches errNoBuilds where there
+	// cannot be any.
+	workshop(image envd.Machine) (*workshop, error)
+	builds() error // why there cannot be any
 	close() error
 }
 
 // bootConfig is what a machine starts with.
 type bootConfig struct {
 	id       string
-	template Template
+	template string // its ID
+	size     size
+	setup    setup
 	image    envd.Machine // to be copied; nil means an empty one
 	env      map[string]string
 	token    string // empty means that its daemon asks for none
@@ -39,6 +46,9 @@ type guest interface {
 	image() (envd.Machine, error)
 	usage() (u envd.Usage, known bool)
 	memory() *Sandbox // nil where the machine is not in memory
+	// inside is for commands that are run as those of builds are. It must not be
+	// closed.
+	inside() *workshop
 	close() error
 }
 
@@ -65,7 +75,7 @@ func newMemoryBackend(s *Server) (backend, error) {
 		apart:  "each sandbox is in memory; its programs are Go functions of this process",
 		own:    true,
 		open: func(c bootConfig) (envd.Machine, error) {
-			return newMemoryMachine(&opts, c.id, c.template), nil
+			return newMemoryMachine(&opts, c), nil
 		},
 	}, nil
 }
@@ -94,6 +104,7 @@ func (b *machines) boot(_ context.Context, c bootConfig) (guest, error) {
 func (b *machines) start(m envd.Machine, c bootConfig) (guest, error) {
 	if m, ok := m.(*memoryMachine); ok {
 		m.sandbox.info.ID = c.id
+		m.resize(c.size)
 	}
 	env := maps.Clone(b.env)
 	if env == nil {
@@ -110,9 +121,10 @@ func (b *machines) start(m envd.Machine, c bootConfig) (guest, error) {
 	daemon := envd.New(m, envd.Options{
 		Token:   c.token,
 		Env:     env,
-		User:    "user",
+		User:    c.setup.defaultUser(),
+		Workdir: c.setup.workdir,
 		Now:     b.server.opts.now,
-		Version: c.template.EnvdVersion,
+		Version: c.size.envdVersion,
 		Logger:  b.server.log,
 	})
 	return &machineGuest{Daemon: daemon, back: b, machine: m, outlets: out}, nil
@@ -150,6 +162,10 @@ func (g *machineGuest) memory() *Sandbox {
 		return m.sandbox
 	}
 	return nil
+}
+
+func (g *machineGuest) inside() *workshop {
+	return &workshop{machine: g.machine, env: g.back.env}
 }
 
 func (g *machineGuest) close() error {

@@ -32,22 +32,29 @@ type memoryMachine struct {
 }
 
 var (
-	_ envd.Machine = (*memoryMachine)(nil)
-	_ envd.Labeler = (*memoryMachine)(nil)
+	_ envd.Machine       = (*memoryMachine)(nil)
+	_ envd.Labeler       = (*memoryMachine)(nil)
+	_ envd.Administrator = (*memoryMachine)(nil)
 )
 
-func newMemoryMachine(opts *Options, id string, t Template) *memoryMachine {
-	s := newSandbox(opts, id, remote.SandboxConfig{
-		Template: t.ID,
-		CPU:      t.CPU,
-		MemoryGB: float64(t.MemoryMB) / 1024,
+func newMemoryMachine(opts *Options, c bootConfig) *memoryMachine {
+	s := newSandbox(opts, c.id, remote.SandboxConfig{
+		Template: c.template,
+		CPU:      c.size.cpu,
+		MemoryGB: float64(c.size.memoryMB) / 1024,
 	}, &callLog{})
 	s.disk.mkdirAll(rootHome)
-	usage := envd.Usage{CPUs: t.CPU, MemTotal: int64(t.MemoryMB) << 20, DiskTotal: s.opts.DiskBytes}
-	if usage.DiskTotal == 0 {
-		usage.DiskTotal = int64(t.DiskMB) << 20
+	m := &memoryMachine{sandbox: s}
+	m.resize(c.size)
+	return m
+}
+
+// resize sets what the machine has.
+func (m *memoryMachine) resize(z size) {
+	m.usage = envd.Usage{CPUs: z.cpu, MemTotal: int64(z.memoryMB) << 20, DiskTotal: m.sandbox.opts.DiskBytes}
+	if m.usage.DiskTotal == 0 {
+		m.usage.DiskTotal = int64(z.diskMB) << 20
 	}
-	return &memoryMachine{sandbox: s, usage: usage}
 }
 
 // User implements [envd.Machine].
@@ -102,6 +109,19 @@ func (m *memoryMachine) Create(name string, _ envd.User) (io.WriteCloser, error)
 func (m *memoryMachine) Mkdir(name string, _ envd.User) error {
 	return pathError("mkdir", name, m.sandbox.host.use(func() error { return m.sandbox.disk.mkdir(name) }))
 }
+
+// Symlink implements [envd.Administrator]: there are no links.
+func (m *memoryMachine) Symlink(_, name string, _ envd.User) error {
+	return pathError("symlink", name, errors.ErrUnsupported)
+}
+
+// Chmod implements [envd.Administrator].
+func (m *memoryMachine) Chmod(name string, mode fs.FileMode) error {
+	return pathError("chmod", name, m.sandbox.host.use(func() error { return m.sandbox.disk.chmod(name, mode.Perm()) }))
+}
+
+// Chown implements [envd.Administrator]: there are no owners.
+func (m *memoryMachine) Chown(string, envd.User) error { return nil }
 
 // Rename implements [envd.Machine].
 func (m *memoryMachine) Rename(from, to string) error { return m.sandbox.host.Rename(from, to) }

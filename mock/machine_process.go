@@ -51,7 +51,7 @@ type daemons struct {
 	server *Server
 	apart  string
 	own    bool // files
-	start  func(context.Context) (*proxyGuest, error)
+	start  func(ctx context.Context, image *machine.Machine) (*proxyGuest, error)
 }
 
 func newEnvdBackend(s *Server, path string) (backend, error) {
@@ -59,8 +59,10 @@ func newEnvdBackend(s *Server, path string) (backend, error) {
 		return newSharedBackend(s, path)
 	}
 	b := &daemons{server: s, own: true, apart: "each sandbox is a machine with files, processes and a network of its own, in Linux namespaces"}
-	b.start = func(ctx context.Context) (*proxyGuest, error) {
-		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{Binary: path, DiskBytes: s.opts.memory.DiskBytes, Hosts: machineHosts(s.opts.hosts)})
+	b.start = func(ctx context.Context, image *machine.Machine) (*proxyGuest, error) {
+		d, err := machine.StartEnvd(ctx, machine.EnvdOptions{
+			Binary: path, DiskBytes: s.opts.memory.DiskBytes, Hosts: machineHosts(s.opts.hosts), Image: image,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +91,7 @@ func newSharedBackend(s *Server, address string) (backend, error) {
 		server: s,
 		apart: "none: all sandboxes share the files and processes of one daemon, at " + target.Host +
 			"; its access token is not set, and pausing or killing a sandbox ends its connections alone",
-		start: func(context.Context) (*proxyGuest, error) {
+		start: func(context.Context, *machine.Machine) (*proxyGuest, error) {
 			return &proxyGuest{shared: target, transport: &http.Transport{DisableCompression: true}}, nil
 		},
 	}, nil
@@ -102,17 +104,18 @@ func (b *daemons) isolated() bool { return b.own }
 func (b *daemons) close() error { return nil }
 
 func (b *daemons) boot(ctx context.Context, c bootConfig) (guest, error) {
-	if c.image != nil {
+	image, ok := c.image.(*machine.Machine)
+	if c.image != nil && !ok {
 		return nil, errNotCopied
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	g, err := b.start(ctx)
+	g, err := b.start(ctx, image)
 	if err != nil {
 		return nil, err
 	}
 	if g.daemon != nil {
-		if err := g.daemon.Init(ctx, c.token, c.env, "user"); err != nil {
+		if err := g.daemon.Init(ctx, c.token, c.env, c.setup.defaultUser(), c.setup.workdir); err != nil {
 			return nil, errors.Join(err, g.close())
 		}
 		if g.outlets, err = b.server.openOutlets(c.id, g.daemon.Listen); err != nil {
@@ -169,7 +172,7 @@ func (g *proxyGuest) restart(ctx context.Context) error {
 		return err
 	}
 	g.transport.CloseIdleConnections()
-	return g.daemon.Init(ctx, g.config.token, g.config.env, "user")
+	return g.daemon.Init(ctx, g.config.token, g.config.env, g.config.setup.defaultUser(), g.config.setup.workdir)
 }
 
 func (g *proxyGuest) cut() { g.transport.CloseIdleConnections() }
@@ -193,6 +196,10 @@ func (g *proxyGuest) usage() (envd.Usage, bool) {
 }
 
 func (g *proxyGuest) memory() *Sandbox { return nil }
+
+func (g *proxyGuest) inside() *workshop {
+	return &workshop{machine: g.daemon.Machine(), env: toolVariables()}
+}
 
 func (g *proxyGuest) close() error {
 	g.transport.CloseIdleConnections()

@@ -43,6 +43,7 @@ type Server struct {
 	secret   []byte // of the access tokens
 	log      *slog.Logger
 	requests requestLog
+	layers   layers
 
 	ctx    context.Context // until Close
 	cancel context.CancelFunc
@@ -143,7 +144,7 @@ func (s *Server) Close() error {
 	for _, t := range templates {
 		errs = append(errs, t.close())
 	}
-	errs = append(errs, s.back.close())
+	errs = append(errs, s.layers.close(), s.back.close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mock: close server: %w", err)
 	}
@@ -241,7 +242,7 @@ func (s *Server) Sandboxes() []SandboxState {
 	for _, i := range s.order {
 		list = append(list, SandboxState{
 			ID:        i.id,
-			Template:  i.template.ID,
+			Template:  i.template.id,
 			State:     i.publicState(),
 			Metadata:  maps.Clone(i.config.metadata),
 			EnvVars:   slices.Sorted(maps.Keys(i.config.env)),

@@ -35,6 +35,8 @@ func (p phase) transient() bool {
 type instance struct {
 	id       string
 	template *template
+	size     size
+	setup    setup
 	config   instanceConfig
 
 	network     *networkConfig
@@ -49,6 +51,7 @@ type instance struct {
 	filesOnly   bool          // it was paused without its memory
 	guest       guest
 	memory      *Sandbox // behind guest; nil where it is not in memory
+	started     *started // the start command of the template's build
 	flights     map[*flight]struct{}
 	logs        []logEntry
 }
@@ -122,7 +125,10 @@ func (s *Server) settleLocked(ctx context.Context, i *instance) error {
 // launch is what it takes to make a sandbox.
 type launch struct {
 	template *template
-	image    envd.Machine // nil means an empty machine
+	build    *build       // it is made from, with its image, or
+	image    envd.Machine // without a build
+	size     size
+	setup    setup
 	config   instanceConfig
 	network  *networkConfig
 	allow    *bool
@@ -136,12 +142,24 @@ func (s *Server) create(ctx context.Context, l launch) (*instance, error) {
 		s.mu.Unlock()
 		return nil, errLimit
 	}
+	image := l.image
+	if l.build != nil {
+		if l.build.discarded {
+			s.mu.Unlock()
+			return nil, errors.New("the template was deleted")
+		}
+		image = l.build.image
+		l.build.holds++
+		defer s.release(l.build)
+	}
 	s.starting++
 	s.mu.Unlock()
 
 	i := &instance{
 		id:          "i" + newID(),
 		template:    l.template,
+		size:        l.size,
+		setup:       l.setup,
 		config:      l.config,
 		network:     l.network,
 		allowEgress: l.allow,
@@ -150,10 +168,17 @@ func (s *Server) create(ctx context.Context, l launch) (*instance, error) {
 		changed:     make(chan struct{}),
 		flights:     make(map[*flight]struct{}),
 	}
-	guest, err := s.back.boot(ctx, s.bootConfig(i, l.image, l.config.env))
+	guest, err := s.back.boot(ctx, s.bootConfig(i, image, l.config.env))
+	if err == nil && i.setup.start != nil {
+		say := func(_, message string) { s.log.Debug("start command", "sandbox", i.id, "message", message) }
+		if i.started, err = guest.inside().begin(ctx, i.setup.start, say); err != nil {
+			err, guest = errors.Join(err, guest.close()), nil
+		}
+	}
 
 	if added := s.add(i, guest); err == nil && !added {
 		err = errors.Join(errors.New("the server is closed"), guest.close())
+		i.started.stop()
 	}
 	if err != nil {
 		return nil, err
@@ -180,13 +205,13 @@ func (s *Server) add(i *instance, g guest) bool {
 }
 
 func (s *Server) bootConfig(i *instance, image envd.Machine, env map[string]string) bootConfig {
-	c := bootConfig{id: i.id, template: i.template.Template, image: image, env: maps.Clone(env)}
+	c := bootConfig{id: i.id, template: i.template.id, size: i.size, setup: i.setup, image: image, env: maps.Clone(env)}
 	if c.env == nil {
 		c.env = make(map[string]string)
 	}
 	c.env["E2B_SANDBOX"] = "true"
 	c.env["E2B_SANDBOX_ID"] = i.id
-	c.env["E2B_TEMPLATE_ID"] = i.template.ID
+	c.env["E2B_TEMPLATE_ID"] = i.template.id
 	if i.config.secure {
 		c.token = s.token(i.id)
 	}
@@ -229,6 +254,7 @@ func (s *Server) beginEndLocked(i *instance, final State) {
 func (s *Server) finishEnd(i *instance) error {
 	s.cut(i)
 	err := i.guest.close()
+	i.started.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.enterLocked(dead, s.now())

@@ -18,6 +18,7 @@ type serverOptions struct {
 	apiKey         string
 	maxTimeout     time.Duration
 	maxConcurrency int
+	maxBuilds      int
 	createRate     float64 // a second; zero means no limit
 	createBurst    int
 	now            func() time.Time
@@ -98,6 +99,12 @@ func WithMaxTimeout(d time.Duration) ServerOption {
 // with status 429. Zero means no limit.
 func WithConcurrency(n int) ServerOption {
 	return func(o *serverOptions) { o.maxConcurrency = n }
+}
+
+// WithBuildConcurrency sets how many builds of templates may wait or run at once:
+// a request for one more is refused with status 429. Zero means no limit.
+func WithBuildConcurrency(n int) ServerOption {
+	return func(o *serverOptions) { o.maxBuilds = n }
 }
 
 // WithClock sets the server's clock, by which sandboxes end. It is looked at

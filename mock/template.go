@@ -12,7 +12,8 @@ import (
 	"github.com/osiris-pipelines/remote/mock/internal/envd"
 )
 
-// Template is what sandboxes of a [Server] are made from.
+// Template is what sandboxes of a [Server] are made from. Others are built, by
+// requests to the server.
 type Template struct {
 	ID          string   // empty means a random one
 	Names       []string // by which it is found as well, the first is its alias
@@ -20,6 +21,11 @@ type Template struct {
 	MemoryMB    int      // MiB; zero means 512
 	DiskMB      int      // MiB, for show: see Options.DiskBytes; zero means 10240
 	EnvdVersion string   // of the daemon; empty means 0.6.13
+
+	// OtherTeam says that it is public and belongs to another team, as E2B's own
+	// "base" does: sandboxes and templates can be made from it, but it is in no
+	// list, and whoever asks about it is refused.
+	OtherTeam bool
 }
 
 // baseTemplate is E2B's own, of 2 CPUs and 512 MiB.
@@ -30,41 +36,68 @@ func baseTemplate() Template {
 // teamSlug is the namespace of the team that owns everything.
 const teamSlug = "mock-team"
 
-// template is a template or, with images, a snapshot. What comes after names is
-// guarded by the server's lock.
+// template is a template or, with images, a snapshot. All but its ID is guarded
+// by the server's lock.
 type template struct {
-	Template
+	id        string
+	names     []string
+	foreign   bool // another team's
+	public    bool
 	snapshot  bool
 	createdAt time.Time
 
 	updatedAt   time.Time
 	lastSpawned time.Time
 	spawnCount  int
+	buildCount  int
 	deleted     bool
-	builds      []*build
+	builds      []*build     // as they were requested
+	tags        []assignment // as they were made
 }
 
-// build is a version of a template.
-type build struct {
-	id        string
-	tag       string
-	image     envd.Machine // nil in a template that is no snapshot
-	sandbox   string       // of which it is a snapshot
-	createdAt time.Time
+// assignment gives a tag to a build, which an earlier one with the tag keeps
+// until the build is ready.
+type assignment struct {
+	tag   string
+	build *build
+	at    time.Time
+}
+
+// size is what a build's sandboxes have.
+type size struct {
+	cpu, memoryMB, diskMB int
+	envdVersion           string
 }
 
 func newTemplate(t Template, now time.Time) *template {
-	t.ID = cmp.Or(t.ID, newID())
-	t.Names = slices.Clone(t.Names)
-	t.CPU = cmp.Or(t.CPU, 2)
-	t.MemoryMB = cmp.Or(t.MemoryMB, 512)
-	t.DiskMB = cmp.Or(t.DiskMB, 10240)
-	t.EnvdVersion = cmp.Or(t.EnvdVersion, envd.DefaultVersion)
-	return &template{
-		Template:  t,
+	made := &template{
+		id:        cmp.Or(t.ID, newID()),
+		names:     slices.Clone(t.Names),
+		foreign:   t.OtherTeam,
+		public:    t.OtherTeam,
 		createdAt: now,
 		updatedAt: now,
-		builds:    []*build{{id: newUUID(), tag: defaultTag, createdAt: now}},
+	}
+	b := newBuild(size{
+		cpu:         cmp.Or(t.CPU, 2),
+		memoryMB:    cmp.Or(t.MemoryMB, 512),
+		diskMB:      cmp.Or(t.DiskMB, defaultDiskMB),
+		envdVersion: cmp.Or(t.EnvdVersion, envd.DefaultVersion),
+	}, now)
+	b.finishLocked(buildReady, now)
+	made.addLocked(b, now, defaultTag)
+	return made
+}
+
+const defaultDiskMB = 10240
+
+// addLocked adds a build, with its tags.
+func (t *template) addLocked(b *build, now time.Time, tags ...string) {
+	t.builds = append(t.builds, b)
+	t.buildCount++
+	t.updatedAt = now
+	for _, tag := range tags {
+		t.tags = append(t.tags, assignment{tag, b, now})
 	}
 }
 
@@ -83,27 +116,49 @@ func (t *template) spawned(now time.Time) {
 
 // alias is the template's first name without its namespace.
 func (t *template) alias() string {
-	if len(t.Names) == 0 {
+	if len(t.names) == 0 {
 		return ""
 	}
-	_, alias := splitName(t.Names[0])
+	_, alias := splitName(t.names[0])
 	return alias
 }
 
 // aliases are the names without their namespaces.
 func (t *template) aliases() []string {
-	list := make([]string, 0, len(t.Names))
-	for _, name := range t.Names {
+	list := make([]string, 0, len(t.names))
+	for _, name := range t.names {
 		_, alias := splitName(name)
 		list = append(list, alias)
 	}
 	return list
 }
 
-// build returns the build of a tag, or nil.
+// tagged returns the build that was given a tag last, of those that are ready
+// if that is asked for, or nil.
+func (t *template) tagged(tag string, ready bool) *build {
+	for _, a := range slices.Backward(t.tags) {
+		if a.tag == tag && (!ready || a.build.status == buildReady) {
+			return a.build
+		}
+	}
+	return nil
+}
+
+// build returns what sandboxes of a tag are made from, or nil. The ID of a build
+// does as a tag.
 func (t *template) build(tag string) *build {
+	if b := t.tagged(tag, true); b != nil {
+		return b
+	}
+	if b := t.buildByID(tag); b != nil && b.status == buildReady {
+		return b
+	}
+	return nil
+}
+
+func (t *template) buildByID(id string) *build {
 	for _, b := range t.builds {
-		if b.tag == tag {
+		if b.id == id {
 			return b
 		}
 	}
@@ -168,16 +223,32 @@ func clean(value, what, punctuation string) (string, error) {
 }
 
 // templateLocked finds a template by its ID or one of its names. A name
-// without a namespace may be one of the team's.
+// without a namespace is one of the team's before it is anybody's.
 func (s *Server) templateLocked(identifier string) *template {
 	namespace, alias := splitName(identifier)
-	for _, t := range s.templates {
-		if t.deleted {
-			continue
+	names := []string{identifier}
+	switch namespace {
+	case "":
+		names = []string{teamSlug + "/" + identifier, identifier}
+	case teamSlug:
+		names = []string{identifier, alias}
+	}
+	find := func(is func(*template) bool) *template {
+		for _, t := range s.templates {
+			if !t.deleted && is(t) {
+				return t
+			}
 		}
-		if t.ID == identifier || slices.Contains(t.Names, identifier) ||
-			namespace == "" && slices.Contains(t.Names, teamSlug+"/"+identifier) ||
-			namespace == teamSlug && slices.Contains(t.Names, alias) {
+		return nil
+	}
+	if t := find(func(t *template) bool { return t.id == identifier }); t != nil {
+		return t
+	}
+	for k, name := range names {
+		t := find(func(t *template) bool {
+			return slices.Contains(t.names, name) && !(k > 0 && namespace != "" && t.foreign)
+		})
+		if t != nil {
 			return t
 		}
 	}

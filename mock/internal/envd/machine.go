@@ -53,6 +53,15 @@ type Machine interface {
 	Close() error
 }
 
+// Administrator is a machine whose files can be made as somebody else has them,
+// for the building of templates. Links in the last element of a name are not
+// followed.
+type Administrator interface {
+	Symlink(target, name string, owner User) error
+	Chmod(name string, mode fs.FileMode) error
+	Chown(name string, owner User) error
+}
+
 // User is a user of a machine.
 type User struct {
 	Name string

@@ -35,6 +35,10 @@ type EnvdOptions struct {
 	DiskBytes int64
 	ReadOnly  []string
 	Hosts     []Host
+
+	// Image is a machine whose files the daemon's machine gets a copy of, as
+	// [Machine.Clone] does. Nil means none.
+	Image *Machine
 }
 
 // Envd is E2B's own daemon in an isolated machine with a network of its own,
@@ -69,6 +73,11 @@ func StartEnvd(ctx context.Context, opts EnvdOptions) (*Envd, error) {
 	m, dial, err := newNetworked(opts, dir)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start envd: %w", err), os.Remove(dir))
+	}
+	if opts.Image != nil {
+		if err := opts.Image.copyTo(m); err != nil {
+			return nil, errors.Join(fmt.Errorf("start envd: copy an image: %w", err), m.Close())
+		}
 	}
 	e := &Envd{machine: m, dial: dial}
 	e.client = &http.Client{Transport: e.Transport()}
@@ -153,14 +162,15 @@ func (e *Envd) awaitHealth(ctx context.Context) error {
 }
 
 // Init does what the control plane does when a sandbox has started: it sets
-// the access token, the global variables and the default user. Nothing that is
-// empty is set. A token can be set once only.
-func (e *Envd) Init(ctx context.Context, token string, envs map[string]string, user string) error {
+// the access token, the global variables, and the user and working directory of
+// who names none. Nothing that is empty is set. A token can be set once only.
+func (e *Envd) Init(ctx context.Context, token string, envs map[string]string, user, workdir string) error {
 	body, err := json.Marshal(struct {
 		AccessToken string            `json:"accessToken,omitempty"`
 		EnvVars     map[string]string `json:"envVars,omitempty"`
 		DefaultUser string            `json:"defaultUser,omitempty"`
-	}{token, envs, user})
+		Workdir     string            `json:"defaultWorkdir,omitempty"`
+	}{token, envs, user, workdir})
 	if err != nil {
 		return fmt.Errorf("init envd: %w", err)
 	}

@@ -57,10 +57,10 @@ func TestEnvd(t *testing.T) {
 	var daemons sync.WaitGroup
 	for _, token := range []string{"one", "two"} { // at the same port
 		e := startEnvd(t, binary)
-		if err := e.Init(t.Context(), token, map[string]string{"A": "1"}, "user"); err != nil {
+		if err := e.Init(t.Context(), token, map[string]string{"A": "1"}, "user", ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.Init(t.Context(), "other", nil, ""); err == nil {
+		if err := e.Init(t.Context(), "other", nil, "", ""); err == nil {
 			t.Error("a second token was taken")
 		}
 		daemons.Go(func() {
@@ -130,7 +130,7 @@ func TestRealEnvd(t *testing.T) {
 		t.Skip("ENVD_BINARY does not name E2B's daemon")
 	}
 	e := startEnvd(t, binary)
-	if err := e.Init(t.Context(), "token", map[string]string{"GREETING": "hello"}, "user"); err != nil {
+	if err := e.Init(t.Context(), "token", map[string]string{"GREETING": "hello"}, "user", ""); err != nil {
 		t.Fatal(err)
 	}
 	transport := e.Transport()

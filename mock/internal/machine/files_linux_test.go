@@ -179,7 +179,7 @@ func TestIsolation(t *testing.T) {
 			"temp file":  "cat " + secret,
 			"system":     ": >/usr/machine-test",
 			"etc":        ": >>/etc/hosts",
-			"opt":        "mkdir /opt/machine-test",
+			"opt":        `for d in /opt/*/; do : >"$d/machine-test" && exit; done; exit 1`,
 			"first root": "ls /proc/1/root/usr && cat /proc/1/root" + secret,
 			"variables":  "cat /proc/*/environ | tr '\\0' '\\n' | grep MACHINE_TEST",
 			"others":     "grep -a [m]achine.test /proc/*/cmdline",
@@ -193,6 +193,10 @@ func TestIsolation(t *testing.T) {
 					t.Errorf("%s by %s: %+v", name, u, got)
 				}
 			}
+		}
+		// /opt itself is the machine's.
+		if err := m.Mkdir("/opt/machine-test", user(t, m, "root")); err != nil || exists("/opt/machine-test") {
+			t.Errorf("a directory in /opt: %v, on the host: %v", err, exists("/opt/machine-test"))
 		}
 		if _, err := m.Create("/usr/machine-test", user(t, m, "root")); err == nil {
 			t.Error("a file in /usr was created")

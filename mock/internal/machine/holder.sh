@@ -24,13 +24,22 @@ here=$REPLY
 
 # The system, and what else was asked for.
 links=() files=() fstab=
-dirs=(.old dev/pts dev/shm home/user proc root run tmp var/tmp)
-for dir in /usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc /opt; do
+dirs=(.old dev/pts dev/shm home/user opt proc root run tmp var/tmp)
+for dir in /usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc; do
 	if [[ -L $dir ]]; then
 		links+=("$dir")
 	elif [[ -d $dir ]]; then
 		dirs+=(".$dir")
 		fstab+="$dir $here$dir none rbind 0 0"$'\n'
+	fi
+done
+# /opt is the tree's own, with what the host has there.
+own=()
+for name in /opt/*; do
+	if [[ -L $name ]]; then
+		own+=("$name")
+	elif [[ -e $name ]]; then
+		set -- "$@" "$name" "$name"
 	fi
 done
 while [[ $# -gt 1 ]]; do
@@ -48,6 +57,7 @@ while [[ $# -gt 1 ]]; do
 done
 mkdir -p "${dirs[@]}"
 [[ ${#links[@]} == 0 ]] || cp -P "${links[@]}" .
+[[ ${#own[@]} == 0 ]] || cp -P "${own[@]}" opt
 for file in ${files[@]+"${files[@]}"}; do
 	: >"$file"
 done

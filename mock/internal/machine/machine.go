@@ -87,8 +87,9 @@ type Machine struct {
 }
 
 var (
-	_ envd.Machine = (*Machine)(nil)
-	_ envd.Labeler = (*Machine)(nil)
+	_ envd.Machine       = (*Machine)(nil)
+	_ envd.Labeler       = (*Machine)(nil)
+	_ envd.Administrator = (*Machine)(nil)
 )
 
 // box is the kind of a machine: where its files are, and how its processes are
@@ -241,6 +242,29 @@ func (m *Machine) Clone() (envd.Machine, error) {
 		return nil, errors.Join(fmt.Errorf("clone a machine: %w", err), c.Close())
 	}
 	return c, nil
+}
+
+// Symlink is that of [envd.Administrator], for machines that are isolated.
+func (m *Machine) Symlink(target, name string, owner envd.User) error {
+	return m.administer("symlink", name, func(a envd.Administrator) error { return a.Symlink(target, name, owner) })
+}
+
+// Chmod is that of [envd.Administrator], for machines that are isolated.
+func (m *Machine) Chmod(name string, mode fs.FileMode) error {
+	return m.administer("chmod", name, func(a envd.Administrator) error { return a.Chmod(name, mode) })
+}
+
+// Chown is that of [envd.Administrator], for machines that are isolated.
+func (m *Machine) Chown(name string, owner envd.User) error {
+	return m.administer("chown", name, func(a envd.Administrator) error { return a.Chown(name, owner) })
+}
+
+func (m *Machine) administer(op, name string, f func(envd.Administrator) error) error {
+	a, ok := m.box.(envd.Administrator)
+	if !ok {
+		return pathError(op, name, errors.ErrUnsupported)
+	}
+	return f(a)
 }
 
 // Listen listens within the network of a machine that has one of its own, on an

@@ -241,6 +241,32 @@ func (t *tree) Mkdir(name string, owner envd.User) error {
 	})
 }
 
+// Symlink, Chmod and Chown are those of [envd.Administrator].
+func (t *tree) Symlink(target, name string, owner envd.User) error {
+	if err := t.symlink(target, name); err != nil {
+		return err
+	}
+	return t.Chown(name, owner)
+}
+
+func (t *tree) Chmod(name string, mode fs.FileMode) error {
+	f, err := t.openat("chmod", name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer closeAll(f)
+	return pathError("chmod", name, f.Chmod(mode))
+}
+
+func (t *tree) Chown(name string, owner envd.User) error {
+	if !t.chown {
+		return nil
+	}
+	return t.inParent("chown", name, func(dir *os.File, base string) error {
+		return unix.Fchownat(int(dir.Fd()), base, owner.UID, owner.GID, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
 func (t *tree) symlink(target, name string) error {
 	return t.inParent("symlink", name, func(dir *os.File, base string) error {
 		return unix.Symlinkat(target, int(dir.Fd()), base)
