@@ -199,7 +199,7 @@ func startCost(r *Receipt, pl *place) *StartCost {
 	}
 	c := &StartCost{
 		Way: pl.way, At: time.Now().UTC().Truncate(time.Second), Template: pl.sandbox.Info().Template,
-		UntilFirstStep: r.Wall, Dependencies: r.Phases.Dependencies, BytesSent: r.BytesSent, CostUSD: r.CostUSD,
+		UntilFirstStep: r.Wall, Build: r.Phases.Build, Dependencies: r.Phases.Dependencies, BytesSent: r.BytesSent, CostUSD: r.CostUSD,
 	}
 	if c.Way == "" {
 		c.Way = StartAsIs
