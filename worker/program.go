@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -133,7 +135,11 @@ func (p Program) Run(ctx context.Context, args []string, stdin io.Reader, stdout
 		return 0
 	}
 	if args[0] == "install" && filepath.IsAbs(packages.cache) && flags.NArg() == 0 {
-		if err := p.install(ctx, packages, stdout); err != nil {
+		err := errors.New("it takes a machine: this sandbox is only in memory")
+		if _, ok := cmp.Or[FS](p.FS, OSFS{}).(OSFS); ok {
+			err = p.install(ctx, packages, stdout)
+		}
+		if err != nil {
 			fmt.Fprintln(stderr, "worker: install:", err)
 			return 1
 		}
