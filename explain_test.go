@@ -1,0 +1,286 @@
+package remote_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/e2b"
+	"github.com/osiris-pipelines/remote/mock"
+)
+
+// asked counts what a server was asked.
+type asked struct {
+	mu   sync.Mutex
+	what []string // method and path of calls of the control plane
+}
+
+func (a *asked) fault(r mock.HTTPRequest) *mock.HTTPFault {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.Plane == mock.ControlPlane {
+		a.what = append(a.what, r.Method+" "+r.Path)
+	}
+	return nil
+}
+
+func (a *asked) calls() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]string(nil), a.what...)
+}
+
+// withPython is a manifest with a driver in Python that needs packages.
+func withPython() *remote.Manifest {
+	return &remote.Manifest{
+		Steps:         []remote.Step{{ID: "a", Driver: "shop.extractor"}},
+		PythonDrivers: []remote.PythonDriver{{Name: "shop.extractor", Module: "shop", Class: "Shop", Requirements: []string{"Pandas >= 2"}}},
+	}
+}
+
+func notOwn(r mock.HTTPRequest) *mock.HTTPFault {
+	if r.Path == "/v2/templates" {
+		return &mock.HTTPFault{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: "[]"}
+	}
+	return nil
+}
+
+func explain(t *testing.T, cfg remote.Config, m *remote.Manifest, o remote.ExplainOptions) *remote.StartPlan {
+	t.Helper()
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	p, err := a.Prepare(t.Context(), m, newContext(t, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := a.Explain(t.Context(), p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// A plan says which way a run starts, and why not, and asks E2B without making
+// anything.
+func TestExplain(t *testing.T) {
+	t.Setenv("OSIRIS_E2B_INSTALL_DEPS", "")
+	for _, test := range []struct {
+		name   string
+		config remote.Config
+		python bool
+		fault  func(mock.HTTPRequest) *mock.HTTPFault
+		o      remote.ExplainOptions
+
+		way     remote.StartWay
+		status  remote.TemplateStatus
+		derived remote.TemplateStatus // empty for none
+		builds  bool
+		text    []string // of what is printed
+	}{
+		{name: "as it is", way: remote.StartAsIs, status: remote.TemplateReady, text: []string{`start: from the template "base" (ready), as it is`, "not known yet"}},
+		{name: "the same size", config: remote.Config{CPU: 2, MemoryGB: 0.5}, way: remote.StartAsIs, status: remote.TemplateReady},
+		{name: "no template", config: remote.Config{Template: "nowhere"}, way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: there is no template "nowhere"`, "--e2b-template"}},
+		{name: "another size", config: remote.Config{CPU: 4, MemoryGB: 8}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing,
+			text: []string{"refused: it asks for 4 CPUs and 8 GiB of memory", `from the template "base" with 4 CPUs and 8 GiB of memory and the worker program`, "--e2b-allow-template-build"}},
+		{name: "another size, allowed", config: remote.Config{CPU: 4, MemoryGB: 8, AllowTemplateBuild: true}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
+			text: []string{"would build osiris-", "allowed by Config.AllowTemplateBuild"}},
+		{name: "an image", config: remote.Config{Image: "python:3.12"}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, text: []string{"refused: the run asks for an image", `from the image "python:3.12"`}},
+		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, builds: true},
+		{name: "packages", python: true, way: remote.StartAsIs, status: remote.TemplateReady, text: []string{"need pandas, pandas>=2, pyarrow:", "--e2b-install-deps", "--e2b-allow-template-build"}},
+		{name: "packages that may be installed", config: remote.Config{InstallDeps: true}, python: true, way: remote.StartWheelhouse, status: remote.TemplateReady, text: []string{"from the wheelhouse, or from an index"}},
+		{name: "no wheelhouse", config: remote.Config{InstallDeps: true, Wheelhouse: "off"}, python: true, way: remote.StartIndex, status: remote.TemplateReady},
+		{name: "packages in a template", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, python: true, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
+			text: []string{"the packages pandas, pandas>=2, polars, pyarrow and the worker program", "which has all that it takes"}},
+		{name: "packages without Python", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, way: remote.StartAsIs, status: remote.TemplateReady},
+		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
+			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
+		{name: "not the account's", config: remote.Config{CPU: 4}, fault: notOwn, way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size", "the run is refused"}},
+		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: notOwn, way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size"}},
+		{name: "offline", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, o: remote.ExplainOptions{Offline: true}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B was not asked", "its name is another"}},
+		{name: "offline with an image", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, o: remote.ExplainOptions{Offline: true}, way: remote.StartDerived, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"would build osiris-"}},
+		{name: "a wrong key", config: remote.Config{APIKey: "e2b_00000000", CPU: 4}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B did not say", "401"}},
+		{name: "no list", config: remote.Config{CPU: 4}, fault: func(r mock.HTTPRequest) *mock.HTTPFault {
+			if r.Path == "/v2/templates" {
+				return &mock.HTTPFault{Status: http.StatusForbidden, Body: `{"code":403,"message":"not for you"}`}
+			}
+			return nil
+		}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B did not say", "not for you"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			record := new(asked)
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				record.fault(r)
+				if test.fault != nil {
+					return test.fault(r)
+				}
+				return nil
+			}))
+			key := test.config.APIKey
+			cfg := connect(test.config, server)
+			if key != "" {
+				cfg.APIKey = key
+			}
+			if cfg.Wheelhouse == "" {
+				cfg.Wheelhouse = t.TempDir()
+			}
+			m := join()
+			if test.python {
+				m = withPython()
+			}
+			plan := explain(t, cfg, m, test.o)
+			derived := remote.TemplateStatus("")
+			if plan.Derived != nil {
+				derived = plan.Derived.Status
+			}
+			text := plan.String()
+			if plan.Way != test.way || plan.Status != test.status || derived != test.derived || plan.Builds() != test.builds {
+				t.Errorf("got %s, %s, %s, builds %t\n%s", plan.Way, plan.Status, derived, plan.Builds(), text)
+			}
+			contains(t, text, test.text...)
+			if strings.Contains(text, "secret@") {
+				t.Errorf("it tells a secret: %s", text)
+			}
+			if want := strings.Contains(strings.Join(test.text, "\n"), "refused:"); want != (plan.Refused != "") {
+				t.Errorf("refused: %q", plan.Refused)
+			}
+			for _, call := range record.calls() {
+				if !strings.HasPrefix(call, "GET ") || test.o.Offline {
+					t.Errorf("it has called %s", call)
+				}
+			}
+			if _, err := json.Marshal(plan); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What is refused, and that a context ends.
+func TestExplainRefused(t *testing.T) {
+	a, _ := newAdapter(t, "proxy", remote.Config{}, nil)
+	p, err := a.Prepare(t.Context(), join(), newContext(t, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.(*remote.E2BTransparentProxy).Explain(t.Context(), p, remote.ExplainOptions{}); !errors.Is(err, remote.ErrUnsupported) {
+		t.Errorf("got %v, want ErrUnsupported", err)
+	}
+	b, _ := newAdapter(t, "served", remote.Config{}, nil)
+	proxy := b.(*remote.E2BTransparentProxy)
+	if _, err := proxy.Explain(t.Context(), nil, remote.ExplainOptions{}); !errors.Is(err, remote.ErrInvalid) {
+		t.Errorf("got %v, want ErrInvalid", err)
+	}
+}
+
+// A derived template is found while it is being built, and when it is ready.
+func TestExplainFindsTemplate(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	cfg := connect(remote.Config{CPU: 4, MemoryGB: 8, Wheelhouse: t.TempDir()}, server)
+	name := explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
+	client, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	o := e2b.BuildOptions{Name: name, CPU: 4, MemoryMB: 8192, FromTemplate: "base"}
+	b, err := client.RequestBuild(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := explain(t, cfg, join(), remote.ExplainOptions{})
+	if plan.Derived.Name != name || plan.Derived.Status != remote.TemplateBuilding || plan.Way != remote.StartDerived || !plan.Builds() {
+		t.Errorf("while it waits:\n%s", plan)
+	}
+	contains(t, plan.String(), "would wait for the build of "+name)
+	if err := client.StartBuild(t.Context(), b, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.WaitBuild(t.Context(), b.TemplateID, b.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	plan = explain(t, cfg, join(), remote.ExplainOptions{})
+	if plan.Template != name || plan.Status != remote.TemplateReady || plan.Way != remote.StartDerived || plan.Builds() || plan.Refused != "" {
+		t.Errorf("when it is ready:\n%s", plan)
+	}
+	cfg.CPU = 6
+	if plan := explain(t, cfg, join(), remote.ExplainOptions{}); plan.Derived.Name == name || plan.Refused == "" {
+		t.Errorf("of another size:\n%s", plan)
+	}
+}
+
+// What a start has taken is known to the next, on this machine.
+func TestStartsAreKept(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	house := t.TempDir()
+	cfg := connect(remote.Config{Drivers: testDrivers(), Wheelhouse: house, Env: map[string]string{"TOKEN": "canary-5ec7e7"}}, server)
+	run := func(cfg remote.Config, id string, m *remote.Manifest) error {
+		t.Helper()
+		a, err := remote.NewE2BTransparentProxy(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		_, _, err = remote.Run(t.Context(), a, m, newContext(t, id))
+		return err
+	}
+	if err := run(cfg, "first", join()); err != nil {
+		t.Fatal(err)
+	}
+	plan := explain(t, cfg, join(), remote.ExplainOptions{Offline: true})
+	if len(plan.Last) != 1 {
+		t.Fatalf("got %+v", plan.Last)
+	}
+	c := plan.Last[0]
+	if c.Way != remote.StartAsIs || c.Template != "base" || c.UntilFirstStep <= 0 || c.UntilFirstStep < c.Dependencies || c.BytesSent <= 0 || c.CostUSD <= 0 || time.Since(c.At) > time.Hour {
+		t.Errorf("got %+v", c)
+	}
+	contains(t, plan.String(), "the last time as_is: ")
+
+	// A run whose step fails has started, and takes the place of the first.
+	if err := run(cfg, "second", &remote.Manifest{Steps: []remote.Step{{ID: "f", Driver: "test.fail"}}}); !errors.Is(err, remote.ErrStepFailed) {
+		t.Fatal(err)
+	}
+	if plan := explain(t, cfg, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 1 || plan.Last[0].BytesSent == c.BytesSent && plan.Last[0].UntilFirstStep == c.UntilFirstStep {
+		t.Errorf("got %+v", plan.Last)
+	}
+	other := cfg
+	other.Template = "other"
+	if plan := explain(t, other, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 0 {
+		t.Errorf("of another template: %+v", plan.Last)
+	}
+	b, err := os.ReadFile(filepath.Join(house, "starts.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"canary", "TOKEN", server.APIKey(), server.URL(), "session"} {
+		if strings.Contains(string(b), secret) {
+			t.Errorf("the file has %q:\n%s", secret, b)
+		}
+	}
+
+	// Where it cannot be kept, no run fails.
+	blocked := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, dir := range []string{"off", blocked} {
+		cfg.Wheelhouse = dir
+		if err := run(cfg, fmt.Sprint("third-", i), join()); err != nil {
+			t.Error(err)
+		}
+		if plan := explain(t, cfg, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 0 {
+			t.Errorf("%s: %+v", dir, plan.Last)
+		}
+	}
+}
