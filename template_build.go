@@ -236,6 +236,7 @@ type builds struct {
 	ready    string // its newest build that is; or empty
 	running  string
 	waiting  string
+	count    int
 }
 
 // run returns when there is a build that is ready.
@@ -309,6 +310,7 @@ func (b *building) lookAt(ctx context.Context, id string) (builds, error) {
 		case err != nil:
 			return now, err
 		}
+		now.count++
 		switch info.Status {
 		case e2b.BuildReady:
 			now.ready = cmp.Or(now.ready, info.ID)
@@ -399,8 +401,23 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Buil
 			*pause *= 2
 			return nil, builds{}, nil
 		default:
+			if !errors.As(err, new(*e2b.APIError)) { // else it was refused
+				b.discardUnanswered(ctx)
+			}
 			return nil, builds{}, err
 		}
+	}
+}
+
+// discardUnanswered deletes what a request has made whose answer did not come: a
+// template with that build alone. Where it is another host's after all, that
+// host asks again.
+func (b *building) discardUnanswered(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+	defer cancel()
+	now, err := b.look(ctx)
+	if err == nil && now.waiting != "" && now.count == 1 {
+		b.discard(ctx, now.template, now.waiting)
 	}
 }
 
