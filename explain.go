@@ -249,10 +249,19 @@ func someOf(texts []string) string {
 // String is for people, a line for each thing to know.
 func (p *StartPlan) String() string {
 	var b strings.Builder
+	for _, line := range p.lines() {
+		fmt.Fprintln(&b, "start:", line)
+	}
+	return b.String()
+}
+
+func (p *StartPlan) lines() []string {
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	if p.Refused != "" {
-		fmt.Fprintf(&b, "start: refused: %s\n", p.Refused)
+		add("refused: %s", p.Refused)
 	} else {
-		fmt.Fprintf(&b, "start: from the template %q (%s), %s\n", p.Template, p.Status, p.Way.explain())
+		add("from the template %q (%s), %s", p.Template, p.Status, p.Way.explain())
 	}
 	if d := p.Derived; d != nil && p.Refused == "" {
 		what := "its template is"
@@ -264,25 +273,23 @@ func (p *StartPlan) String() string {
 		case d.Status != TemplateReady:
 			what = "would build"
 		}
-		fmt.Fprintf(&b, "start: %s %s (%s), since %s\n", what, d.parts, d.Status, d.Reason)
+		add("%s %s (%s), since %s", what, d.parts, d.Status, d.Reason)
 		if d.Status != TemplateReady {
 			verb := "is not allowed; allow it by"
 			if d.Allowed {
 				verb = "is allowed by"
 			}
-			fmt.Fprintf(&b, "start: building it %s %s\n", verb, allowBuild)
+			add("building it %s %s", verb, allowBuild)
 		}
 	}
-	for _, note := range p.Notes {
-		fmt.Fprintf(&b, "start: %s\n", note)
-	}
+	lines = append(lines, p.Notes...)
 	for _, c := range p.Last {
-		fmt.Fprintf(&b, "start: the last time %s\n", c)
+		add("the last time %s", c)
 	}
 	if len(p.Last) == 0 {
-		b.WriteString("start: what it takes is not known yet\n")
+		add("what it takes is not known yet")
 	}
-	return b.String()
+	return lines
 }
 
 // explain is the way for people.

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,27 +16,6 @@ import (
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 )
-
-// asked counts what a server was asked.
-type asked struct {
-	mu   sync.Mutex
-	what []string // method and path of calls of the control plane
-}
-
-func (a *asked) fault(r mock.HTTPRequest) *mock.HTTPFault {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r.Plane == mock.ControlPlane {
-		a.what = append(a.what, r.Method+" "+r.Path)
-	}
-	return nil
-}
-
-func (a *asked) calls() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return append([]string(nil), a.what...)
-}
 
 // withPython is a manifest with a driver in Python that needs packages.
 func withPython() *remote.Manifest {
@@ -118,14 +97,7 @@ func TestExplain(t *testing.T) {
 		}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B did not say", "not for you"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			record := new(asked)
-			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-				record.fault(r)
-				if test.fault != nil {
-					return test.fault(r)
-				}
-				return nil
-			}))
+			server := newServer(t, "served", testDrivers(), mock.WithFault(test.fault))
 			key := test.config.APIKey
 			cfg := connect(test.config, server)
 			if key != "" {
@@ -154,9 +126,9 @@ func TestExplain(t *testing.T) {
 			if want := strings.Contains(strings.Join(test.text, "\n"), "refused:"); want != (plan.Refused != "") {
 				t.Errorf("refused: %q", plan.Refused)
 			}
-			for _, call := range record.calls() {
-				if !strings.HasPrefix(call, "GET ") || test.o.Offline {
-					t.Errorf("it has called %s", call)
+			for _, r := range server.Requests() {
+				if r.Method != http.MethodGet || test.o.Offline {
+					t.Errorf("it has asked for %s %s", r.Method, r.Path)
 				}
 			}
 			if _, err := json.Marshal(plan); err != nil {
@@ -282,5 +254,93 @@ func TestStartsAreKept(t *testing.T) {
 		if plan := explain(t, cfg, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 0 {
 			t.Errorf("%s: %+v", dir, plan.Last)
 		}
+	}
+}
+
+// Doctor says how runs start, and looks at what their sandboxes are made from. It
+// builds nothing.
+func TestDoctorStart(t *testing.T) {
+	t.Setenv("OSIRIS_E2B_INSTALL_DEPS", "")
+	const ok, warning, failed = remote.CheckOK, remote.CheckWarning, remote.CheckFailed
+	for _, test := range []struct {
+		name       string
+		config     remote.Config
+		ready      bool // there is the derived template
+		notOwn     bool // the account has no other
+		start      remote.CheckStatus
+		size       remote.CheckStatus
+		text       []string // of the check "start"
+		fix        string
+		template   string // part of that check
+		sizeDetail string
+	}{
+		{name: "another size", config: remote.Config{CPU: 4}, start: failed, size: failed, text: []string{"it asks for 4 CPUs", "from the template \"base\""}, fix: "--e2b-allow-template-build", template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
+		{name: "another size, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "2 CPUs"},
+		{name: "another size, there", config: remote.Config{CPU: 4, MemoryGB: 8}, ready: true, start: ok, size: ok, text: []string{"(ready)", "which has all that it takes"}, template: `"osiris-`, sizeDetail: "4 CPUs and 8 GiB"},
+		{name: "an image", config: remote.Config{Image: "python:3.12"}, start: failed, size: ok, text: []string{`from the image "python:3.12"`}, fix: "--e2b-allow-template-build", template: `"base"`},
+		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{`from the image "python:3.12" with 4 CPUs`}, fix: "first run", template: `"base"`},
+		{name: "packages", config: remote.Config{Packages: []string{"polars"}}, start: ok, size: ok, text: []string{"need pandas, polars, pyarrow"}, template: `"base"`},
+		{name: "packages, allowed", config: remote.Config{Packages: []string{"polars"}, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"the packages pandas, polars, pyarrow"}, fix: "first run", template: `"base"`},
+		{name: "not the account's", config: remote.Config{CPU: 4}, notOwn: true, start: ok, size: failed, text: []string{"the run is refused"}, template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
+		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, notOwn: true, start: ok, size: warning, text: []string{"if a sandbox of that has another size"}, template: `"base"`, sizeDetail: "osiris-"},
+		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"base"`, sizeDetail: "runs take the template osiris-"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var listed atomic.Pointer[string]
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				if list := listed.Load(); list != nil && r.Path == "/v2/templates" {
+					return &mock.HTTPFault{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: *list}
+				}
+				return nil
+			}))
+			if test.notOwn {
+				empty := "[]"
+				listed.Store(&empty)
+			}
+			cfg := connect(test.config, server)
+			cfg.Drivers, cfg.Wheelhouse = testDrivers(), t.TempDir()
+			name := ""
+			if test.ready {
+				name = explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
+			}
+			switch {
+			case name != "" && test.notOwn:
+				one := fmt.Sprintf(`[{"templateID":"abc","buildID":"5f0c5f5b-0000-4000-8000-000000000000","buildStatus":"ready","names":[%q],"cpuCount":4,"memoryMB":512}]`, name)
+				listed.Store(&one)
+			case name != "":
+				buildEmpty(t, server, e2b.BuildOptions{Name: name, CPU: 4, MemoryMB: 8192, FromTemplate: "base"})
+			}
+			before := len(server.Requests())
+			d, err := remote.Doctor(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start, size := check(t, d, "start"), check(t, d, "size")
+			if start.Status != test.start || size.Status != test.size || d.Healthy() != (test.start != failed && test.size != failed) {
+				t.Errorf("%+v", d.Checks)
+			}
+			contains(t, start.Detail, test.text...)
+			contains(t, start.Fix, test.fix)
+			contains(t, size.Detail, test.sizeDetail)
+			contains(t, check(t, d, "template").Detail, test.template)
+			for _, r := range server.Requests()[before:] {
+				if r.Method == http.MethodPost && strings.Contains(r.Path, "/templates") {
+					t.Errorf("it has asked for %s %s", r.Method, r.Path)
+				}
+			}
+		})
+	}
+}
+
+// buildEmpty builds a template.
+func buildEmpty(t *testing.T, server *mock.Server, o e2b.BuildOptions) {
+	t.Helper()
+	client, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.BuildTemplate(t.Context(), o, nil); err != nil {
+		t.Fatal(err)
 	}
 }
