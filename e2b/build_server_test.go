@@ -3,6 +3,7 @@ package e2b_test
 import (
 	"errors"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,18 +30,27 @@ func buildClient(t *testing.T, opts ...mock.ServerOption) (*mock.Server, *e2b.Cl
 	return server, client
 }
 
-// isolatedClient is buildClient with real machines, which have files of their
-// own, or skips.
-func isolatedClient(t *testing.T) (*mock.Server, *e2b.Client) {
-	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("mock.WithProcesses does not work on Windows")
+// onMachines runs a test with the kinds of machines that run the steps of
+// builds, and have files of their own.
+func onMachines(t *testing.T, test func(*testing.T, *mock.Server, *e2b.Client)) {
+	for name, option := range map[string]mock.ServerOption{
+		"processes": mock.WithProcesses(),
+		"envd":      mock.WithEnvd(os.Getenv("E2B_ENVD_BIN")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			switch {
+			case runtime.GOOS == "windows":
+				t.Skip("mock.WithProcesses does not work on Windows")
+			case name == "envd" && os.Getenv("E2B_ENVD_BIN") == "":
+				t.Skip("E2B_ENVD_BIN does not name a daemon of E2B to test against")
+			}
+			server, client := buildClient(t, option)
+			if !server.Isolated() {
+				t.Skip("needs sandboxes with files of their own:", server.Isolation())
+			}
+			test(t, server, client)
+		})
 	}
-	server, client := buildClient(t, mock.WithProcesses())
-	if !server.Isolated() {
-		t.Skip("needs sandboxes with files of their own:", server.Isolation())
-	}
-	return server, client
 }
 
 func textLayer(t *testing.T, name, text string) *e2b.Layer {
@@ -56,8 +66,9 @@ func textLayer(t *testing.T, name, text string) *e2b.Layer {
 
 // TestBuildLife builds a template, makes a sandbox from it, builds it again
 // from itself, and deletes it.
-func TestBuildLife(t *testing.T) {
-	server, client := isolatedClient(t)
+func TestBuildLife(t *testing.T) { onMachines(t, testBuildLife) }
+
+func testBuildLife(t *testing.T, server *mock.Server, client *e2b.Client) {
 	ctx := t.Context()
 	options := e2b.BuildOptions{
 		Name: "mine", Tags: []string{"v1", "default"}, CPU: 4, MemoryMB: 4096, FromTemplate: "base",
@@ -154,8 +165,9 @@ func TestBuildLife(t *testing.T) {
 }
 
 // TestBuildFails has a step that fails, and shows its own last lines.
-func TestBuildFails(t *testing.T) {
-	_, client := isolatedClient(t)
+func TestBuildFails(t *testing.T) { onMachines(t, testBuildFails) }
+
+func testBuildFails(t *testing.T, _ *mock.Server, client *e2b.Client) {
 	built, err := client.BuildTemplate(t.Context(), e2b.BuildOptions{
 		Name: "mine", FromTemplate: "base",
 		Steps: []e2b.BuildStep{e2b.RunStep("echo first"), e2b.RunStep("echo one; echo two >&2; exit 3"), e2b.RunStep("echo never")},
