@@ -847,8 +847,7 @@ func TestStartCommand(t *testing.T) {
 	for name, test := range map[string]struct {
 		start, ready, want string
 	}{
-		"fails":             {"echo oh; exit 3", "", `error at "finalize": start command failed: error running start command: exit status 3`},
-		"fails when tried":  {"exit 3", "false", `error at "finalize": start command failed: error running start command: exit status 3`},
+		"fails":             {"exit 3", "false", `error at "finalize": start command failed: error running start command: exit status 3`},
 		"ends":              {"true", "", "ready"},
 		"ready by itself":   {"", "true", "ready"},
 		"ready after a try": {"true", "test -e /srv/tried || { touch /srv/tried; false; }", "ready"},
@@ -892,4 +891,20 @@ func TestBuildInMemory(t *testing.T) {
 	// The others are as they were.
 	id = b.sandbox()
 	b.expect("a file of the template in base", b.edge(id, "GET", "/files?path=/opt/noted", ""), 404, "")
+}
+
+// TestBuildNetwork reaches the hosts that there are for sandboxes.
+func TestBuildNetwork(t *testing.T) {
+	needUsers(t) // and networks
+	b := isolatedServer(t, mock.WithHosts(host("db.example", "203.0.113.1", 3306, greet("db"))))
+	_, status := b.build("t", step("RUN", "cat < /dev/tcp/db.example/3306"))
+	if status["status"] != "ready" || !slices.Contains(messages(status), "info 1 [builder 1/1] [stdout]: db") {
+		t.Error(status)
+	}
+}
+
+// TestNoBuilds is a server whose sandboxes have no files of their own.
+func TestNoBuilds(t *testing.T) {
+	b := builder{newAPI(t, mock.WithEnvd("http://127.0.0.1:1"))}
+	b.expect("request", b.do("POST", "/v3/templates", `{"name":"t"}`), 501, "the mock server cannot build templates here")
 }
