@@ -55,16 +55,19 @@ type BuildOptions struct {
 
 	// StartCommand is run at the end of the build and goes on in every sandbox
 	// made from the template. ReadyCommand is repeated until it succeeds,
-	// which ends the build, for at most 10 minutes. Empty means none; with a
-	// StartCommand alone the build ends 20 s later.
+	// which ends the build, for at most 10 minutes; without one the build ends
+	// 20 s after the start of a StartCommand. Where both are empty, they are
+	// those of FromTemplate.
 	StartCommand, ReadyCommand string
 
 	Force bool // do all steps, also those that E2B has the result of
 }
 
-// BuildStep is one step of a build. Steps run as the user "user", in his home
-// directory, until [UserStep] and [WorkdirStep] say otherwise. What is in /tmp
-// at the end of a build is not in the template.
+// BuildStep is one step of a build. Steps run as the user "user", who is made
+// where there is none and may use sudo, whatever user the template had that the
+// build begins with. They run in the directory of that template, else in his
+// home. [UserStep] and [WorkdirStep] change that. What is in /tmp at the end of
+// a build is not in the template.
 //
 // E2B keeps the steps of a template, and shows their output to whoever may see
 // the build: they are no place for secrets.

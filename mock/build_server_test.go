@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -181,7 +182,16 @@ func TestBuild(t *testing.T) {
 	})
 }
 
+// needUsers skips where all users of a sandbox are one.
+func needUsers(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes sandboxes with several users")
+	}
+}
+
 func testBuild(t *testing.T, b builder) {
+	needUsers(t)
 	template, build := b.request(`{"name":"tools","cpuCount":4,"memoryMB":2048}`)
 	hash := b.put(template, pack(t, true,
 		file{name: "app/", mode: 0o755}, file{name: "app/run.sh", text: "echo $0 runs", mode: 0o755},
@@ -674,4 +684,227 @@ func TestBuildLog(t *testing.T) {
 	if got := logs("?cursor=" + fmt.Sprint(time.Now().Add(time.Hour).UnixMilli())); len(got) != 0 {
 		t.Errorf("of the future: %v", got)
 	}
+}
+
+// TestCopy puts files where E2B does, in one build.
+func TestCopy(t *testing.T) {
+	b := isolatedServer(t)
+	needUsers(t)
+	template, build := b.request(`{"name":"copies"}`)
+	app := []file{
+		{name: "app/", mode: 0o700}, {name: "app/a", text: "a", mode: 0o640}, {name: "app/sub/b", text: "b"},
+		{name: "app/link", link: "sub/b"}, {name: "application", text: "not it"},
+	}
+	var steps []object
+	add := func(setup string, args []string, files ...file) {
+		if setup != "" {
+			steps = append(steps, step("RUN", setup, "root"))
+		}
+		steps = append(steps, copyStep(b.put(template, pack(t, len(steps)%2 == 0, files...)), args...))
+	}
+	one := file{name: "dir/one", text: "one", mode: 0o4755}
+	add("", []string{"dir/one", "/t/1/new"}, one)                                                   // renamed
+	add("", []string{"dir/one", "/t/2/new/"}, one)                                                  // into a directory that is made
+	add("install -d /t/3/there", []string{"./dir/../dir/one", "/t/3/there"}, one)                   // into one that is there
+	add("install -d /t/4; ln -s /etc/passwd /t/4/x", []string{"dir/one", "/t/4/x", "", "600"}, one) // in place of a link
+	add("", []string{"app", "/t/5", "root"}, app...)                                                // what is in it
+	add("install -d -m 775 /t/6/sub; echo old > /t/6/a; ln -s /t/6/sub /t/6/other", []string{"app/", "/t/6/other/..//", "user:root", "0750"}, app...)
+	add("", []string{"*/a*", "/t/7"}, file{name: "x/a1", text: "1"}, file{name: "y/a2", text: "2"}) // a pattern: all that came
+	add("", []string{"x/*.txt", "/t/8", "0:0"}, file{name: "x/a.txt", text: "1"}, file{name: "y/b.txt", text: "2"})
+	add("", []string{".", "/t/9"}, file{name: "../../up", text: "up"}, file{name: "/abs", text: "abs"})
+	steps = append(steps, step("WORKDIR", "/t/10"), step("WORKDIR", "in"))
+	add("", []string{"app/link", "rel"}, app[3])
+	add("", []string{"dir/one", "../beside"}, one)
+	if r := b.start(template, build, object{"fromImage": "scratch", "steps": steps}); r.Status != 202 {
+		t.Fatal(r)
+	}
+	if status := b.await(template, build); status["status"] != "ready" {
+		t.Fatal(status)
+	}
+	id := b.create(`{"templateID":"copies","timeout":300}`)["sandboxID"].(string)
+	got := b.run(id, "/bin/sh", "-c", `find /t -mindepth 2 -exec stat -c '%N %a %U:%G' {} + | LC_ALL=C sort; cat /t/4/x /t/6/a`)
+	want := `'/t/1/new' 4755 user:user
+'/t/10/beside' 4755 user:user
+'/t/10/in' 755 user:user
+'/t/10/in/rel' -> 'sub/b' 777 user:user
+'/t/2/new' 755 root:root
+'/t/2/new/one' 4755 user:user
+'/t/3/there' 755 root:root
+'/t/3/there/one' 4755 user:user
+'/t/4/x' 600 user:user
+'/t/5/a' 640 root:root
+'/t/5/link' -> 'sub/b' 777 root:root
+'/t/5/sub' 755 root:root
+'/t/5/sub/b' 644 root:root
+'/t/6/a' 750 user:root
+'/t/6/link' -> 'sub/b' 777 user:root
+'/t/6/other' -> '/t/6/sub' 777 root:root
+'/t/6/sub' 775 root:root
+'/t/6/sub/b' 750 user:root
+'/t/7/x' 755 user:user
+'/t/7/x/a1' 644 user:user
+'/t/7/y' 755 user:user
+'/t/7/y/a2' 644 user:user
+'/t/8/a.txt' 644 root:root
+'/t/9/abs' 644 user:user
+'/t/9/up' 644 user:user
+onea`
+	if diff := cmp.Diff(want, got.Stdout); diff != "" || got.Stderr != "" {
+		t.Errorf("(-want +got):\n%s%s", diff, got.Stderr)
+	}
+}
+
+// TestFailedBuildLeavesNothing looks for its machines, layers and processes.
+func TestFailedBuildLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	mark := fmt.Sprint(time.Now().UnixNano() % 1e9) // seconds to sleep, unlike others
+	entries := func() (names []string) {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	sleeps := func() bool {
+		list, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list, func(name string) bool {
+			text, _ := os.ReadFile(name)
+			return string(text) == "sleep\x00"+mark+"\x00"
+		})
+	}
+	t.Run("build", func(t *testing.T) {
+		b := isolatedServer(t)
+		// What is left in the background ends with the build.
+		background := step("RUN", "sleep "+mark+" >/dev/null 2>&1 & echo started")
+		_, status := b.build("failing", background, step("RUN", "echo last words >&2; exit 3"))
+		if got := reason(status); got != `error at "2": failed to run command 'echo last words >&2; exit 3': exit status 3` {
+			t.Error(got)
+		}
+		if want := "info 2 [builder 2/2] [stderr]: last words"; !slices.Contains(messages(status), want) {
+			t.Errorf("no %q in %q", want, messages(status))
+		}
+		if left := entries(); len(left) > 0 || sleeps() {
+			t.Errorf("left behind: %q, a process: %t", left, sleeps())
+		}
+		template, status := b.build("fine", background)
+		if status["status"] != "ready" || sleeps() {
+			t.Errorf("%v, a process: %t", status, sleeps())
+		}
+		b.expect("delete", b.do("DELETE", "/templates/fine", ""), 204, "")
+		if left := entries(); len(left) > 0 {
+			t.Errorf("left behind by %s: %q", template, left)
+		}
+		template, build := b.request(`{"name":"cancelled"}`)
+		steps := []object{copyStep(b.put(template, pack(t, true, file{name: "a"})), "a", "/a"), step("RUN", "sleep "+mark)}
+		b.expect("start", b.start(template, build, object{"fromTemplate": "base", "steps": steps}), 202, "")
+		eventually(t, "it sleeps", sleeps)
+		b.expect("delete", b.do("DELETE", "/templates/cancelled", ""), 204, "")
+		eventually(t, "it is gone", func() bool { return !sleeps() })
+		b.build("kept", background) // the server is closed with it
+		template, build = b.request(`{"name":"running"}`)
+		b.expect("start", b.start(template, build, object{"fromTemplate": "base", "steps": []object{step("RUN", "sleep "+mark)}}), 202, "")
+		eventually(t, "it sleeps", sleeps)
+	})
+	if left := entries(); len(left) > 0 || sleeps() {
+		t.Errorf("left behind by the server: %q, a process: %t", left, sleeps())
+	}
+}
+
+// TestStartCommand has a server in a template.
+func TestStartCommand(t *testing.T) {
+	b := isolatedServer(t)
+	build := func(name string, o object) object {
+		template, id := b.request(fmt.Sprintf(`{"name":%q}`, name))
+		b.expect("start", b.start(template, id, o), 202, "")
+		return b.await(template, id)
+	}
+	status := build("started", object{
+		"fromTemplate": "base",
+		"steps":        []object{step("ENV", "WHERE", "/run/user.d"), step("RUN", "install -d -o user /run/user.d", "root"), step("WORKDIR", "/srv")},
+		"startCmd":     `echo starting; sleep 0.1; echo "$PWD by $USER" >"$WHERE/it"; exec sleep 1000`,
+		"readyCmd":     "test -e /run/user.d/it",
+	})
+	if status["status"] != "ready" || !slices.Contains(messages(status), "info finalize [start] [stdout]: starting") ||
+		!slices.Contains(messages(status), "info finalize Template is ready") {
+		t.Fatal(status)
+	}
+	if status := build("derived", object{"fromTemplate": "started"}); status["status"] != "ready" {
+		t.Fatal(status)
+	}
+	for _, name := range []string{"started", "derived"} {
+		id := b.create(fmt.Sprintf(`{"templateID":%q,"timeout":300}`, name))["sandboxID"].(string)
+		if got := b.run(id, "/bin/sh", "-c", "cat /run/user.d/it"); got.Stdout != "/srv by user\n" {
+			t.Errorf("in %s: %+v", name, got)
+		}
+	}
+	for name, test := range map[string]struct {
+		start, ready, want string
+	}{
+		"fails":             {"exit 3", "false", `error at "finalize": start command failed: error running start command: exit status 3`},
+		"ends":              {"true", "", "ready"},
+		"ready by itself":   {"", "true", "ready"},
+		"ready after a try": {"true", "test -e /srv/tried || { touch /srv/tried; false; }", "ready"},
+	} {
+		steps := []object{step("RUN", "install -d -m 777 /srv", "root")}
+		if got := reason(build("t", object{"fromTemplate": "base", "steps": steps, "startCmd": test.start, "readyCmd": test.ready})); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+}
+
+// TestBuildInMemory has programs, and files without owners.
+func TestBuildInMemory(t *testing.T) {
+	b := builder{newAPI(t, mock.WithOptions(mock.Options{Programs: map[string]mock.Program{
+		"note": func(_ context.Context, p *mock.Proc) int {
+			f, err := p.FS.Create("/opt/noted")
+			if err != nil {
+				return 1
+			}
+			fmt.Fprintf(f, "%q in %s", p.Args, p.Dir)
+			f.Close()
+			return 0
+		},
+	}}))}
+	template, build := b.request(`{"name":"t"}`)
+	hash := b.put(template, pack(t, true, file{name: "d/", mode: 0o755}, file{name: "d/note", mode: 0o755}))
+	b.expect("start", b.start(template, build, object{"fromTemplate": "base", "steps": []object{
+		copyStep(hash, ".", "/opt", "root"), step("RUN", "install -d -m 1777 /opt/cache"), step("WORKDIR", "/srv"),
+		step("RUN", `/opt/d/note 'a  "b"' c''d ''`),
+	}}), 202, "")
+	if got := b.await(template, build); got["status"] != "ready" {
+		t.Fatal(got)
+	}
+	id := b.create(`{"templateID":"t","timeout":300}`)["sandboxID"].(string)
+	if got := b.edge(id, "GET", "/files?path=/opt/noted", ""); got.Body != `["a  \"b\"" "cd" ""] in /srv` {
+		t.Errorf("%+v", got)
+	}
+	if got := b.run(id, "/opt/d/note"); got.Code != 0 {
+		t.Errorf("%+v", got)
+	}
+	// The others are as they were.
+	id = b.sandbox()
+	b.expect("a file of the template in base", b.edge(id, "GET", "/files?path=/opt/noted", ""), 404, "")
+}
+
+// TestBuildNetwork reaches the hosts that there are for sandboxes.
+func TestBuildNetwork(t *testing.T) {
+	needUsers(t) // and networks
+	b := isolatedServer(t, mock.WithHosts(host("db.example", "203.0.113.1", 3306, greet("db"))))
+	_, status := b.build("t", step("RUN", "cat < /dev/tcp/db.example/3306"))
+	if status["status"] != "ready" || !slices.Contains(messages(status), "info 1 [builder 1/1] [stdout]: db") {
+		t.Error(status)
+	}
+}
+
+// TestNoBuilds is a server whose sandboxes have no files of their own.
+func TestNoBuilds(t *testing.T) {
+	b := builder{newAPI(t, mock.WithEnvd("http://127.0.0.1:1"))}
+	b.expect("request", b.do("POST", "/v3/templates", `{"name":"t"}`), 501, "the mock server cannot build templates here")
 }

@@ -45,9 +45,29 @@
 // sandbox's daemon. [Server.Requests] says what came, [Server.Alive] what would still cost
 // money.
 //
+// # Templates
+//
+// Templates are given by [WithTemplates], and built by requests: a build's
+// steps run in the file tree of a machine, as users and with variables, in
+// sandboxes in memory with the programs of these. Sandboxes of the template
+// have a copy of these files, and the size of the build. The manners of E2B's
+// builds are kept: a request takes the place of builds that were not started, a
+// start cancels those that run, and a build that fails leaves nothing but its
+// log. Where sandboxes have no files of their own a request is refused with
+// status 501.
+//
+// No images are pulled: a build from one begins with the files of any sandbox
+// here, and its log says so. Nothing is cached but the files for COPY. Where
+// processes are real, the system's directories (/usr, /etc and so on) can only
+// be read; /opt, /srv, /home and new directories of root are the template's. A
+// start command is not frozen but run again in every sandbox, which is there
+// when its ready command has succeeded; where there is none E2B waits for 20 s,
+// this server for a moment. There are no users but root and user.
+//
+// # Differences
+//
 // It differs from E2B in some things. There is one team, with all rights but
-// egress proxies, volumes and workload identities. Templates are given, not
-// built. Snapshots and forks have a sandbox's files, not its processes, and a
+// egress proxies, volumes and workload identities. Snapshots and forks have a sandbox's files, not its processes, and a
 // sandbox in memory that is paused stops at its next use of a file or stream.
 // No port but the daemon's leads into a sandbox: the others are answered as
 // closed. A sandbox's network rules are remembered, and enforced with

@@ -10,17 +10,23 @@
 //     control  a control plane; without it E2B_DEBUG=true takes the daemon alone
 //     copies   snapshots and other copies of sandboxes
 //     shell    real processes
+//     templates  real processes in files of their own, to build templates from
+//     built    a template "from-go", which holds /opt/from-go, of 1 CPU
 //
 // Every section that fails is printed with its error, and the exit code is 1.
 
 import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const {
   AuthenticationError,
+  BuildError,
   CommandExitError,
   FileNotFoundError,
   FilesystemEventType,
@@ -30,7 +36,9 @@ const {
   Sandbox,
   SandboxError,
   SandboxNotFoundError,
+  Template,
   TimeoutError,
+  waitForFile,
 } = createRequire(process.env.OSIRIS_TEST_NODE + '/')('e2b')
 
 const run = randomUUID().replaceAll('-', '') // tells the sandboxes of this run from others
@@ -354,6 +362,99 @@ async function environment() {
   const script = 'echo "$GREETING $BOTH $E2B_SANDBOX_ID $OWN"'
   const { stdout } = await sandbox.commands.run(script, { envs: { BOTH: 'command', OWN: 'x' } })
   assert.equal(stdout, `hello & ü command ${sandbox.sandboxId} x\n`)
+}
+
+async function listedTemplates() {
+  const headers = { 'X-API-Key': process.env.E2B_API_KEY }
+  const answer = await fetch(process.env.E2B_API_URL + '/v2/templates', { headers })
+  return Object.fromEntries((await answer.json()).flatMap((t) => t.aliases.map((name) => [name, t])))
+}
+
+async function templates() {
+  const name = 'javascript-' + run.slice(0, 12)
+  assert.equal(await Template.exists(name), false)
+  const context = mkdtempSync(join(tmpdir(), 'sdktest-'))
+  const logs = []
+  const onBuildLogs = (entry) => logs.push(entry.message)
+  const said = (want) => assert.ok(logs.some((line) => line.includes(want)), `${want} is not in: ${logs.join('\n')}`)
+  let built
+  try {
+    mkdirSync(join(context, 'app/data'), { recursive: true })
+    writeFileSync(join(context, 'app/run.sh'), 'echo running\n')
+    writeFileSync(join(context, 'app/data/values.txt'), text)
+    symlinkSync('data/values.txt', join(context, 'app/link'))
+    writeFileSync(join(context, 'requirements.txt'), 'pandas\n')
+    const template = Template({ fileContextPath: context })
+      .fromTemplate('base')
+      .copy('requirements.txt', '/srv/app/')
+      .copy('app', '/opt/code', { user: 'root', mode: 0o755 })
+      .copy('app/*/*.txt', 'values')
+      .setEnvs({ GREETING: 'hello' })
+      .setWorkdir('/srv/app')
+      .runCmd('echo "$GREETING from $(pwd) by $(whoami)"; echo careful >&2')
+      .runCmd('mkdir /opt/packages && cp requirements.txt /opt/packages/pandas', { user: 'root' })
+      .setUser('root')
+      .setStartCmd('touch /run/started && exec sleep 1000', waitForFile('/run/started'))
+    built = await Template.build(template, name, { cpuCount: 4, memoryMB: 2048, onBuildLogs })
+    for (const want of ['[stdout]: hello from /srv/app by user', '[stderr]: careful', "Uploaded 'app'", 'Template is ready']) said(want)
+
+    logs.length = 0
+    const other = Template({ fileContextPath: context }).fromImage('ubuntu:24.04').copy('app', '/opt/code', { user: 'root', mode: 0o755 })
+    await Template.build(other, name + '-image', { onBuildLogs })
+    said("Skipping upload of 'app'")
+  } finally {
+    rmSync(context, { recursive: true })
+  }
+
+  assert.equal(await Template.exists(name), true)
+  assert.equal(await Template.exists('mock-team/' + name), true)
+  const listed = (await listedTemplates())[name]
+  assert.deepEqual(
+    [listed.templateID, listed.cpuCount, listed.memoryMB, listed.buildStatus],
+    [built.templateId, 4, 2048, 'ready'],
+  )
+
+  const sandbox = await create({}, name)
+  const info = await sandbox.getInfo()
+  assert.deepEqual([info.cpuCount, info.memoryMB, info.name], [4, 2048, name])
+  const script = 'cat requirements.txt /opt/packages/pandas; /bin/sh /opt/code/run.sh; whoami; pwd; echo "[$GREETING]"'
+  assert.equal((await sandbox.commands.run(script)).stdout, 'pandas\npandas\nrunning\nroot\n/srv/app\n[]\n')
+  assert.equal(await sandbox.files.read('/opt/code/link'), text)
+  assert.equal(await sandbox.files.read('/home/user/values/data/values.txt'), text)
+  const stat = await sandbox.commands.run("stat -c '%U %a' /opt/code/data/values.txt requirements.txt")
+  assert.equal(stat.stdout, 'root 755\nuser 644\n')
+  assert.equal(await sandbox.files.exists('/run/started'), true)
+
+  const tags = async () => Object.fromEntries((await Template.getTags(name)).map((t) => [t.tag, t.buildId]))
+  assert.equal((await Template.assignTags(name, ['v1', 'stable'])).buildId, built.buildId)
+  assert.deepEqual(await tags(), { default: built.buildId, stable: built.buildId, v1: built.buildId })
+  await Template.removeTags(name, 'v1')
+  assert.deepEqual(Object.keys(await tags()).sort(), ['default', 'stable'])
+  await create({}, name + ':stable')
+  await rejects(create({}, name + ':v1'), SandboxError, "tag 'v1' does not exist")
+
+  // A failure says what went wrong, and where; the old build stays.
+  logs.length = 0
+  const failing = Template().fromTemplate(name).runCmd('echo first').runCmd('echo no such package >&2; exit 7')
+  await rejects(Template.build(failing, name, { onBuildLogs }), BuildError, 'exit status 7')
+  said('no such package')
+  assert.equal((await listedTemplates())[name].buildStatus, 'error')
+  await create({}, name)
+
+  const behind = Template().fromTemplate(name).runCmd('echo behind')
+  const started = await Template.buildInBackground(behind, name + '-background', { tags: ['v2'] })
+  assert.deepEqual(started.tags, ['v2'])
+  let status
+  await eventually(async () => (status = await Template.getBuildStatus(started)).status === 'ready', 'it is built')
+  assert.ok(status.logEntries.some((entry) => entry.message.includes('behind')))
+  await create({}, name + '-background:v2')
+}
+
+async function builtElsewhere() {
+  assert.equal(await Template.exists('from-go'), true)
+  const sandbox = await create({}, 'from-go')
+  assert.equal((await sandbox.getInfo()).cpuCount, 1)
+  assert.equal(await sandbox.files.read('/opt/from-go'), 'built\n')
 }
 
 // ------------------------------------------------------------ the daemon
@@ -723,6 +824,8 @@ if (has('control')) {
   )
   if (has('copies')) sections.push(pausesFilesOnly, snapshots, forks)
   if (has('shell')) sections.push(environment)
+  if (has('templates')) sections.push(templates)
+  if (has('built')) sections.push(builtElsewhere)
 }
 
 const shared = await create()

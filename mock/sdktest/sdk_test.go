@@ -14,10 +14,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 )
 
@@ -70,7 +72,8 @@ func TestJavaScript(t *testing.T) {
 func testServers(t *testing.T, program ...string) {
 	t.Run("memory", func(t *testing.T) {
 		s := newServer(t)
-		run(t, s, append(program, "control,copies")...)
+		build(t, s)
+		run(t, s, append(program, "control,copies,built")...)
 	})
 	t.Run("processes", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
@@ -79,7 +82,8 @@ func testServers(t *testing.T, program ...string) {
 		s := newServer(t, mock.WithProcesses())
 		features := "control,shell"
 		if strings.HasPrefix(s.Isolation(), "isolated") {
-			features += ",copies,templates"
+			features += ",copies,templates,built"
+			build(t, s)
 		}
 		run(t, s, append(program, features)...)
 	})
@@ -89,7 +93,8 @@ func testServers(t *testing.T, program ...string) {
 			t.Skipf("set %s to E2B's daemon to see that the real one passes these tests too", envdEnv)
 		}
 		s := newServer(t, mock.WithEnvd(daemon))
-		run(t, s, append(program, "control,shell,templates")...)
+		build(t, s)
+		run(t, s, append(program, "control,shell,templates,built")...)
 	})
 }
 
@@ -108,6 +113,28 @@ func newServer(t *testing.T, options ...mock.ServerOption) *mock.Server {
 	})
 	t.Logf("isolation: %s", s.Isolation())
 	return s
+}
+
+// build builds the template "from-go" by our own client.
+func build(t *testing.T, s *mock.Server) {
+	client, err := e2b.NewClient(e2b.Config{APIKey: s.APIKey(), APIURL: s.URL(), SandboxURL: s.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	layer, err := e2b.NewLayerFS(fstest.MapFS{"from-go": {Data: []byte("built\n"), Mode: 0o644}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.BuildTemplate(t.Context(), e2b.BuildOptions{
+		Name:         "from-go",
+		CPU:          1,
+		FromTemplate: "base",
+		Steps:        []e2b.BuildStep{e2b.CopyStep(layer, "/opt", "root"), e2b.RunStep("cat /opt/from-go")},
+	}, func(l e2b.BuildLog) { t.Log(l.Message) })
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // run runs a program that uses a server.
