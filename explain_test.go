@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,12 +100,10 @@ func TestExplain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := newServer(t, "served", testDrivers(), mock.WithFault(test.fault))
 			key := test.config.APIKey
+			test.config.Wheelhouse = cmp.Or(test.config.Wheelhouse, t.TempDir())
 			cfg := connect(test.config, server)
 			if key != "" {
 				cfg.APIKey = key
-			}
-			if cfg.Wheelhouse == "" {
-				cfg.Wheelhouse = t.TempDir()
 			}
 			m := join()
 			if test.python {
