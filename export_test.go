@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/rpc"
@@ -130,4 +131,22 @@ func Unprotect(a ExecutionAdapter) {
 // SetLookup has hosts of runs looked up by a function of the test's.
 func (a *E2BTransparentProxy) SetLookup(f func(ctx context.Context, name string) ([]netip.Addr, error)) {
 	a.lookup = f
+}
+
+// SetStartPatience sets how long a build may wait for the host that has asked for
+// it.
+func (a *E2BTransparentProxy) SetStartPatience(d time.Duration) { a.startPatience = d }
+
+// DerivedName is the name of the template that a run would have of its own.
+func (a *E2BTransparentProxy) DerivedName(t testing.TB, m *Manifest) string {
+	t.Helper()
+	p, err := a.Prepare(t.Context(), m, &ExecutionContext{SessionID: "s", LogsDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := a.derivation(t.Context(), p, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.name()
 }

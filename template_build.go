@@ -223,6 +223,7 @@ type building struct {
 	d        *derivation
 	session  *session
 	patience time.Duration
+	options  e2b.BuildOptions // zero until they are needed
 
 	own     bool // this run has started the build that it followed last
 	lines   int  // of that, which became events
@@ -235,6 +236,7 @@ type builds struct {
 	ready    string // its newest build that is; or empty
 	running  string
 	waiting  string
+	count    int
 }
 
 // run returns when there is a build that is ready.
@@ -308,6 +310,7 @@ func (b *building) lookAt(ctx context.Context, id string) (builds, error) {
 		case err != nil:
 			return now, err
 		}
+		now.count++
 		switch info.Status {
 		case e2b.BuildReady:
 			now.ready = cmp.Or(now.ready, info.ID)
@@ -366,13 +369,12 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Buil
 	if err := b.d.worker.mayRunAtE2B(); err != nil {
 		return nil, builds{}, err
 	}
-	o, err := b.options()
-	if err != nil {
+	if err := b.makeOptions(); err != nil {
 		return nil, builds{}, err
 	}
 	told := false
 	for {
-		requested, err := b.client.RequestBuild(ctx, o)
+		requested, err := b.client.RequestBuild(ctx, b.options)
 		switch {
 		case err == nil:
 			now, err := b.lookAt(ctx, requested.TemplateID)
@@ -399,29 +401,48 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Buil
 			*pause *= 2
 			return nil, builds{}, nil
 		default:
+			if !errors.As(err, new(*e2b.APIError)) { // else it was refused
+				b.discardUnanswered(ctx)
+			}
 			return nil, builds{}, err
 		}
 	}
 }
 
-// options are those of the build.
-func (b *building) options() (e2b.BuildOptions, error) {
+// discardUnanswered deletes what a request has made whose answer did not come: a
+// template with that build alone. Where it is another host's after all, that
+// host asks again.
+func (b *building) discardUnanswered(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
+	defer cancel()
+	now, err := b.look(ctx)
+	if err == nil && now.waiting != "" && now.count == 1 {
+		b.discard(ctx, now.template, now.waiting)
+	}
+}
+
+// makeOptions makes the options of the build, which takes a look at all of the
+// worker program.
+func (b *building) makeOptions() error {
+	if b.options.Name != "" {
+		return nil
+	}
 	w := b.d.worker
 	layer, err := e2b.NewLayer(e2b.LayerFile{
 		Name: path.Base(b.d.program()), Mode: 0o755, Size: w.size,
 		Open: func() (io.ReadCloser, error) { return os.Open(w.path) },
 	})
 	if err != nil {
-		return e2b.BuildOptions{}, fmt.Errorf("the worker program: %w", err)
+		return fmt.Errorf("the worker program: %w", err)
 	}
-	o := e2b.BuildOptions{
-		Name: b.d.name(), CPU: b.d.CPU, MemoryMB: b.d.MemoryMB, FromImage: b.d.Image, FromTemplate: b.d.Template,
-		Steps: []e2b.BuildStep{e2b.CopyStep(layer, derivedBin, "root")},
+	steps := []e2b.BuildStep{e2b.CopyStep(layer, derivedBin, "root")}
+	for _, c := range b.d.commands() {
+		steps = append(steps, c.step)
 	}
-	for _, step := range b.d.commands() {
-		o.Steps = append(o.Steps, step.step)
+	b.options = e2b.BuildOptions{
+		Name: b.d.name(), CPU: b.d.CPU, MemoryMB: b.d.MemoryMB, FromImage: b.d.Image, FromTemplate: b.d.Template, Steps: steps,
 	}
-	return o, nil
+	return nil
 }
 
 // buildCommand is a step of a build that runs something.
@@ -504,10 +525,7 @@ func (w *workerProgram) mayRunAtE2B() error {
 
 // start starts the build that was requested, and follows it.
 func (b *building) start(ctx context.Context, requested *e2b.Build) error {
-	o, err := b.options()
-	if err == nil {
-		err = b.client.StartBuild(ctx, requested, o)
-	}
+	err := b.client.StartBuild(ctx, requested, b.options)
 	if errors.Is(err, e2b.ErrBuildNotWaiting) {
 		return err
 	}

@@ -8,18 +8,19 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
+	"time"
 
 	"github.com/osiris-pipelines/remote"
+	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
 )
 
@@ -247,21 +248,19 @@ func TestDerivedTemplateHoldsPackages(t *testing.T) {
 				t.Errorf("the build does not say what it installs: %s", said)
 			}
 			before, requests := index.asked.Load(), len(server.Requests())
-			for range 2 {
-				ec, _, err := runOn(t, server, cfg, one("test.counting_extractor"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if again, derived, wasBuilt := templateUsed(t, ec); again != name || !derived || wasBuilt {
-					t.Errorf("it used %q, built %t", again, wasBuilt)
-				}
-				check := events(t, ec, "dependency_check")
-				if len(check) != 1 || len(check[0]["missing"].([]any)) != 0 || len(check[0]["present"].([]any)) != 5 {
-					t.Errorf("%v", check)
-				}
-				if n := len(events(t, ec, "dependency_installed")) + len(events(t, ec, "dependency_install_complete")); n != 0 {
-					t.Errorf("%d packages were installed", n)
-				}
+			ec, _, err := runOn(t, server, cfg, one("test.counting_extractor"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, derived, wasBuilt := templateUsed(t, ec); again != name || !derived || wasBuilt {
+				t.Errorf("it used %q, built %t", again, wasBuilt)
+			}
+			check := events(t, ec, "dependency_check")
+			if len(check) != 1 || len(check[0]["missing"].([]any)) != 0 || len(check[0]["present"].([]any)) != 3 {
+				t.Errorf("%v", check)
+			}
+			if n := len(events(t, ec, "dependency_installed")) + len(events(t, ec, "dependency_install_complete")); n != 0 {
+				t.Errorf("%d packages were installed", n)
 			}
 			for _, r := range server.Requests()[requests:] {
 				if r.Method == http.MethodPost && (r.Path == "/files" || strings.Contains(r.Path, "templates")) {
@@ -272,23 +271,6 @@ func TestDerivedTemplateHoldsPackages(t *testing.T) {
 				t.Errorf("the index was asked %d times more", n-before)
 			}
 
-			// Another list of packages is another template.
-			cfg.Packages = append(slices.Clip(cfg.Packages), index.requirement("counting", "1.0"))
-			same, _, err := runOn(t, server, cfg, one("test.counting_extractor"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if again, _, _ := templateUsed(t, same); again != name {
-				t.Errorf("what was required already has made it %q", again)
-			}
-			cfg.Packages = append(cfg.Packages, index.requirement("more", "1.0"))
-			other, _, err := runOn(t, server, cfg, one("test.counting_extractor"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if again, _, wasBuilt := templateUsed(t, other); again == name || !wasBuilt {
-				t.Errorf("with another package it used %q, built %t", again, wasBuilt)
-			}
 		})
 	}
 }
@@ -451,5 +433,333 @@ func deleteTemplate(t *testing.T, server *mock.Server, name string) {
 	}
 }
 
-var _ = context.Background
-var _ = cmp.Diff
+// ofTemplates reports whether a request is about templates.
+func ofTemplates(r mock.HTTPRequest) bool {
+	return strings.Contains(r.Path, "/templates") || strings.HasPrefix(r.Path, "/layers/")
+}
+
+// ownTemplates lists what the server has of derived templates.
+func ownTemplates(t *testing.T, server *mock.Server) []e2b.Template {
+	t.Helper()
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var all []e2b.Template
+	for own, err := range c.Templates(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprint(own.Names), "osiris-") {
+			all = append(all, own)
+		}
+	}
+	return all
+}
+
+// atEachTemplateRequest runs f for each request about templates that a first run
+// makes, with a server that calls happen when it comes.
+func atEachTemplateRequest(t *testing.T, f func(t *testing.T, n int, newServer func(happen func() *mock.HTTPFault) *mock.Server)) {
+	plain := newServer(t, "served", testDrivers())
+	cfg := remote.Config{CPU: 4, AllowTemplateBuild: true}
+	if _, _, err := runOn(t, plain, cfg, one("test.noop")); err != nil {
+		t.Fatal(err)
+	}
+	count, last := 0, false
+	for _, r := range plain.Requests() {
+		status := strings.HasSuffix(r.Path, "/status") && asked(plain, http.MethodGet, r.Path) > 0
+		if ofTemplates(r) && !(status && last) { // of those that only wait, one
+			count++
+		}
+		last = status
+	}
+	for n := range count {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			f(t, n, func(happen func() *mock.HTTPFault) *mock.Server {
+				var seen atomic.Int64
+				return newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+					if ofTemplates(r) && seen.Add(1) == int64(n+1) {
+						return happen()
+					}
+					return nil
+				}))
+			})
+		})
+	}
+}
+
+// Whatever request of a build is cut, the run has its template, and there is one
+// of it.
+func TestTemplateBuildCut(t *testing.T) {
+	t.Parallel()
+	zero, first := int64(0), int64(1)
+	for name, fault := range map[string]*mock.HTTPFault{
+		"never arrived": {CutRequest: &zero}, "lost answer": {LoseAnswer: true}, "cut in the answer": {CutResponse: &first},
+	} {
+		t.Run(name, func(t *testing.T) {
+			atEachTemplateRequest(t, func(t *testing.T, n int, newServer func(func() *mock.HTTPFault) *mock.Server) {
+				server := newServer(func() *mock.HTTPFault { return fault })
+				ec, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				name, derived, _ := templateUsed(t, ec)
+				own := ownTemplates(t, server)
+				if !derived || len(own) != 1 || own[0].BuildID == "" || !strings.Contains(fmt.Sprint(own[0].Names), name) {
+					t.Errorf("used %q; there is %+v", name, own)
+				}
+			})
+		})
+	}
+}
+
+// A run that is stopped at whatever request of a build leaves nothing that is
+// half built: no template, or one whose build goes on at E2B and serves the next.
+func TestTemplateBuildCancelled(t *testing.T) {
+	t.Parallel()
+	atEachTemplateRequest(t, func(t *testing.T, n int, newServer func(func() *mock.HTTPFault) *mock.Server) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		server := newServer(func() *mock.HTTPFault { cancel(); return nil })
+		cfg := remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}
+		a := newProxy(t, connect(cfg, server), nil)
+		ec := newContext(t, "s")
+		result, _, err := remote.Run(ctx, a, one("test.noop"), ec)
+		agree(t, ec, result, err)
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if errors.Is(err, remote.ErrTemplateBuild) && len(events(t, ec, "template_build_started")) > 0 && !strings.Contains(err.Error(), "goes on at E2B") {
+			t.Errorf("%v does not say what goes on", err)
+		}
+		for _, own := range ownTemplates(t, server) {
+			if own.BuildStatus != e2b.BuildRunning && own.BuildStatus != e2b.BuildReady {
+				t.Errorf("left behind: %+v", own)
+			}
+		}
+		if _, _, err := runOn(t, server, cfg, one("test.noop")); err != nil {
+			t.Errorf("the next run: %v", err)
+		}
+		if own := ownTemplates(t, server); len(own) != 1 || own[0].BuildID == "" {
+			t.Errorf("after the next run there is %+v", own)
+		}
+	})
+}
+
+// A step that fails is said with its own last lines, and leaves no template.
+func TestTemplateBuildFails(t *testing.T) {
+	server := newServer(t, "served", testDrivers()) // where no packages can be installed: it is in memory
+	cfg := connect(remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}, server)
+	var group sync.WaitGroup
+	for i := range 4 {
+		a := newProxy(t, cfg, nil)
+		ec := newContext(t, fmt.Sprint("s", i))
+		group.Go(func() {
+			result, _, err := remote.Run(t.Context(), a, one("test.counting"), ec)
+			if result == nil || result.Success {
+				t.Errorf("%+v", result)
+			}
+			var failed *remote.TemplateBuildError
+			if !errors.As(err, &failed) || !errors.Is(err, remote.ErrTemplateBuild) {
+				t.Errorf("%v", err)
+				return
+			}
+			if failed.Step != "the installation of packages" || !strings.Contains(strings.Join(failed.Log, "\n"), "only in memory") {
+				t.Errorf("%+v", failed)
+			}
+			for _, want := range []string{failed.Template, "only in memory", "pandas, pyarrow", `the template "base"`} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v does not say %q", err, want)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if own := ownTemplates(t, server); len(own) != 0 {
+		t.Errorf("left behind: %+v", own)
+	}
+}
+
+// A build whose host has died before it was started is taken over.
+func TestTemplateBuildTakenOver(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	cfg := remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}
+	a := newProxy(t, connect(cfg, server), nil)
+	a.SetStartPatience(time.Millisecond)
+	name := a.DerivedName(t, one("test.noop"))
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	dead, err := c.RequestBuild(t.Context(), e2b.BuildOptions{Name: name, FromTemplate: "base"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec := newContext(t, "s")
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), ec); err != nil {
+		t.Fatal(err)
+	}
+	if used, _, built := templateUsed(t, ec); used != name || !built {
+		t.Errorf("used %q, built %t", used, built)
+	}
+	if own := ownTemplates(t, server); len(own) != 1 || own[0].ID != dead.TemplateID || own[0].BuildID == dead.ID {
+		t.Errorf("there is %+v", own)
+	}
+}
+
+// A server without builds says so, and what to do.
+func TestTemplateBuildUnsupported(t *testing.T) {
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		if r.Path == "/v3/templates" {
+			return &mock.HTTPFault{Status: http.StatusNotFound, Body: "404 page not found"}
+		}
+		return nil
+	}))
+	_, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+	if !errors.Is(err, remote.ErrTemplateBuildUnsupported) || !errors.Is(err, remote.ErrTemplateBuild) || !strings.Contains(err.Error(), "Config.Template") {
+		t.Error(err)
+	}
+	for _, cfg := range []remote.Config{{Image: "python:3.12"}, {AllowTemplateBuild: true}} {
+		cfg.OpenSandbox = mock.NewProvider(nil).OpenSandbox
+		if _, err := remote.NewE2BTransparentProxy(cfg); !errors.Is(err, remote.ErrTemplateBuildUnsupported) || !errors.Is(err, remote.ErrInvalid) {
+			t.Errorf("%v: %v", cfg, err)
+		}
+	}
+}
+
+// The name is that of all that makes a template another one.
+func TestDerivedName(t *testing.T) {
+	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"base"}, OtherTeam: true}, mock.Template{Names: []string{"mine"}}))
+	driver := []remote.PythonDriver{{Name: "p", Module: "m", Class: "C", Requirements: []string{"orders>=1"}}}
+	other := []remote.PythonDriver{{Name: "p", Module: "other", Class: "Other", Requirements: []string{"Orders >= 1", "pandas"}}}
+	worker := filepath.Join(t.TempDir(), "worker")
+	if err := os.WriteFile(worker, []byte("another"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := func(cfg remote.Config) string {
+		t.Helper()
+		cfg.AllowTemplateBuild, cfg.Drivers = true, testDrivers()
+		return newProxy(t, connect(cfg, server), nil).DerivedName(t, steps(step("p", "", nil), step("test.noop", "", nil)))
+	}
+	for why, pair := range map[string][2]remote.Config{
+		"order and spelling":             {{PythonDrivers: driver, Packages: []string{"b", "A_x<2,>=1"}}, {PythonDrivers: driver, Packages: []string{"a-x >= 1, < 2", "b", "b"}}},
+		"another class":                  {{PythonDrivers: driver}, {PythonDrivers: other}},
+		"values of variables":            {{PythonDrivers: driver, Env: map[string]string{"A": "1"}}, {PythonDrivers: driver, Env: map[string]string{"A": "2"}}},
+		"the size that its template has": {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "mine", CPU: 2}},
+		"time":                           {{PythonDrivers: driver}, {PythonDrivers: driver, Timeout: time.Minute}},
+	} {
+		if a, b := name(pair[0]), name(pair[1]); a != b || a == "" {
+			t.Errorf("%s: %q and %q", why, a, b)
+		}
+	}
+	seen := make(map[string]string)
+	for why, cfg := range map[string]remote.Config{
+		"base": {PythonDrivers: driver}, "cpu": {PythonDrivers: driver, CPU: 4}, "memory": {PythonDrivers: driver, MemoryGB: 4},
+		"packages": {PythonDrivers: driver, Packages: []string{"more"}}, "version": {PythonDrivers: driver, Packages: []string{"more>1"}},
+		"template": {PythonDrivers: driver, Template: "mine"}, "image": {PythonDrivers: driver, Image: "python:3.12"}, "another image": {PythonDrivers: driver, Image: "python:3.13"},
+		"python": {PythonDrivers: driver, Python: "python3.12"}, "worker": {PythonDrivers: driver, WorkerPath: worker},
+		"where packages come from": {PythonDrivers: driver, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://index.example.com"}},
+	} {
+		n := name(cfg)
+		if old, taken := seen[n]; taken || n == "" {
+			t.Errorf("%s and %s are both %q", why, old, n)
+		}
+		seen[n] = why
+	}
+	// A template that was built again is another base.
+	before := name(remote.Config{PythonDrivers: driver, Template: "mine"})
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.BuildTemplate(t.Context(), e2b.BuildOptions{Name: "mine", CPU: 2, MemoryMB: 512, FromImage: "debian:13"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if after := name(remote.Config{PythonDrivers: driver, Template: "mine"}); after == before {
+		t.Errorf("%q also after its template was built again", after)
+	}
+}
+
+// What decides where packages come from may be a secret: they are not baked then.
+func TestPackagesOfPrivateIndexAreNotBaked(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	cfg := remote.Config{AllowTemplateBuild: true, Env: map[string]string{"PIP_INDEX_URL": "https://me:hunter22@index.example.com/simple"},
+		PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}
+	ec, _, err := runOn(t, server, cfg, one("test.counting"))
+	if err == nil || !strings.Contains(err.Error(), "only in memory") { // where it would have been installed
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(filepath.Join(ec.LogsDir, "osiris.log"))
+	if err != nil || !strings.Contains(string(log), "PIP_INDEX_URL") || strings.Contains(string(log), "hunter22") {
+		t.Errorf("%v, %s", err, log)
+	}
+	if n := asked(server, http.MethodPost, "/v3/templates"); n != 0 {
+		t.Errorf("%d builds were requested", n)
+	}
+}
+
+// The settings say what is wrong with them.
+func TestTemplateSettings(t *testing.T) {
+	for _, test := range []struct {
+		cfg  remote.Config
+		want string // empty: nothing is
+	}{
+		{remote.Config{Image: "python:3.12", Template: "base"}, "Image"},
+		{remote.Config{Image: "python 3"}, "Image"},
+		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
+		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
+		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
+		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "x @ git+ssh://git@h/x"}}, ""},
+		{remote.Config{Packages: []string{"--index-url=https://h"}}, "Packages"},
+		{remote.Config{Packages: []string{""}}, "Packages"},
+		{remote.Config{Packages: []string{"# nothing"}}, "Packages"},
+		{remote.Config{Packages: []string{"a @ https://me:hunter22@h/a.whl"}}, "Packages"},
+	} {
+		_, err := remote.NewLocalAdapter(test.cfg)
+		if test.want == "" && err != nil || test.want != "" && (!errors.Is(err, remote.ErrInvalid) || !strings.Contains(err.Error(), "Config."+test.want)) {
+			t.Errorf("%v: %v", test.cfg, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter22") {
+			t.Error(err)
+		}
+	}
+}
+
+// docs/session.md names the events of builds, and their fields.
+func TestTemplateEventsDocumented(t *testing.T) {
+	b, err := os.ReadFile("docs/session.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := newServer(t, "served", testDrivers())
+	good, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, _, err := runOn(t, server, remote.Config{AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}, one("test.counting"))
+	if err == nil {
+		t.Fatal("packages were installed in memory")
+	}
+	seen := make(map[string]bool)
+	for _, e := range append(events(t, good, ""), events(t, bad, "")...) {
+		name := fmt.Sprint(e["event"])
+		if !strings.HasPrefix(name, "template_") {
+			continue
+		}
+		seen[name] = true
+		for field := range e {
+			for _, word := range []string{name, field} {
+				if !strings.Contains(string(b), "`"+word+"`") {
+					t.Errorf("docs/session.md does not name %s of %s", word, name)
+				}
+			}
+		}
+	}
+	if len(seen) != 5 {
+		t.Errorf("%v", seen)
+	}
+}

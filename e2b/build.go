@@ -288,7 +288,7 @@ func (c *Client) StartBuild(ctx context.Context, b *Build, o BuildOptions) error
 		return fmt.Errorf("%s: %w: there is no build", op, ErrInvalid)
 	}
 	if err := c.uploadLayers(ctx, b.TemplateID, o.Steps); err != nil {
-		return aboutBuilds(err)
+		return err
 	}
 	call := apiCall{
 		op: op, method: http.MethodPost, path: "/v2/templates/" + b.TemplateID + "/builds/" + b.ID,

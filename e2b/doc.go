@@ -29,6 +29,40 @@
 // A [Sandbox] is only a handle: it needs no closing, and to forget it changes
 // nothing about the sandbox.
 //
+// # Templates
+//
+// CPU, memory and the files that a sandbox begins with are its template's.
+// [Client.BuildTemplate] makes one, from another template or from a container
+// image, by steps that run commands and copy files, and tells what they say
+// while they run:
+//
+//	build, err := client.BuildTemplate(ctx, e2b.BuildOptions{
+//		Name:         "reports",
+//		CPU:          4,
+//		MemoryMB:     8192,
+//		FromTemplate: "base",
+//		Steps:        []e2b.BuildStep{e2b.RunStep("pip install pandas")},
+//	}, func(line e2b.BuildLog) { log.Print(line.Message) })
+//
+// A step that fails ends the build with a [*BuildError], which has the step's
+// last lines. Steps that E2B has done before, and layers that it has got, are
+// not done and not uploaded again. E2B keeps what the steps say and do, so
+// there must be no secrets in them.
+//
+// A build of a name that there is makes a new version of its template. Tags
+// name versions: sandboxes made from "reports" have the one tagged "default",
+// which is the newest unless a build is given other tags, and those made from
+// "reports:v1" the one with that tag, which [Client.AddTemplateTags] moves.
+//
+// Who shares a name with others, on other machines, builds it by the three
+// calls that BuildTemplate makes: [Client.RequestBuild], [Client.StartBuild],
+// which cancels a build of the same tags that runs, and [Client.WaitBuild],
+// which anybody may call. [Client.Builds] tells whether one is under way. (A
+// server without builds has [ErrBuildUnsupported].)
+//
+// [Client.Templates] lists the account's templates and when they were last
+// used; [Client.DeleteTemplate] deletes one.
+//
 // # What costs money
 //
 // Every second that a sandbox runs is charged, at a rate by its CPU and
@@ -57,7 +91,7 @@
 // A Retry-After is obeyed, unless it asks for more time than the call has or
 // than Config.RequestTimeout: then its error comes at once, see
 // APIError.RetryAfter. Creating a sandbox or
-// a snapshot and starting a process are never repeated where the first may
+// a snapshot, and starting a process or a build, are never repeated where the first may
 // have been carried out, but for a Command that is Repeatable. A sandbox that is
 // gone is not asked again. [WithClientTrace] tells of every retry.
 //

@@ -234,7 +234,7 @@ func (c *Client) uploadLayer(ctx context.Context, templateID string, l *Layer) e
 	}
 	call := apiCall{op: op, method: http.MethodGet, path: "/templates/" + templateID + "/files/" + l.hash, out: &to, safe: true}
 	if _, err := c.send(ctx, call); err != nil || to.Present {
-		return err
+		return aboutBuilds(err)
 	}
 	if fault := storageFault(to.URL); fault != "" {
 		return fmt.Errorf("%s: the place that the server names for it %s", op, fault)

@@ -141,6 +141,9 @@ func (s *Server) release(b *build) {
 	s.control.closeImages(images...)
 }
 
+// maxBuildWait is how long a build may wait for its start.
+const maxBuildWait = 40 * time.Minute
+
 // maxBuildLog bounds the lines that a build's log keeps, and their length in
 // bytes.
 const (

@@ -3,6 +3,7 @@ package mock
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -34,7 +35,7 @@ func (m *memoryMachine) resolveWords(cmd envd.Command, shell, name string, args 
 	case errors.Is(err, fs.ErrNotExist):
 		return run, complain(127, "%s: line 1: %s: command not found", shell, name)
 	}
-	return run, complain(126, "%s: line 1: %s: %v", shell, name, plain(err))
+	return run, complain(126, "%s: line 1: %s: %v", shell, name, bare(err))
 }
 
 // resolvePath finds a program by its path, or by its name alone.
@@ -89,19 +90,48 @@ func runsArguments(script string) (chmod, ok bool) {
 	return false, false
 }
 
+// plainWords splits a script that has nothing but words and single quotes.
+func plainWords(script string) (words []string, ok bool) {
+	var word strings.Builder
+	open, quoted := false, false // a word, a quote in it
+	for _, r := range script {
+		switch {
+		case r == '\'':
+			open, quoted = true, !quoted
+		case quoted:
+			word.WriteRune(r)
+		case r == ' ' || r == '\t':
+			if open {
+				words = append(words, word.String())
+				word.Reset()
+			}
+			open = false
+		case strings.ContainsRune("|&;<>()$`\\\"*?[]#~={}!\n", r):
+			return nil, false
+		default:
+			open = true
+			word.WriteRune(r)
+		}
+	}
+	if open {
+		words = append(words, word.String())
+	}
+	return words, !quoted
+}
+
 // resolveScript understands two kinds of scripts: those that run their
 // arguments, and plain words.
 func (m *memoryMachine) resolveScript(cmd envd.Command, script string, args []string) (remote.Command, Program) {
 	run := remote.Command{Path: cmd.Path, Args: slices.Clone(cmd.Args), Dir: cmd.Dir}
-	words := strings.Fields(script)
+	words, plain := plainWords(script)
 	if chmod, ok := runsArguments(script); ok && len(args) > 0 {
 		words = args
 		if chmod && path.IsAbs(args[0]) {
 			if err := m.sandbox.disk.chmod(args[0], 0o755); err != nil {
-				return run, complain(1, "chmod: cannot access '%s': %v", args[0], plain(err))
+				return run, complain(1, "chmod: cannot access '%s': %v", args[0], bare(err))
 			}
 		}
-	} else if strings.ContainsAny(script, "|&;<>()$`\\\"'*?[]#~={}!\n") {
+	} else if !plain {
 		return run, complain(2, "a sandbox in memory has no shell and runs plain words alone; "+
 			"a server with mock.WithProcesses has one: %s", script)
 	}
@@ -111,8 +141,8 @@ func (m *memoryMachine) resolveScript(cmd envd.Command, script string, args []st
 	return m.resolveWords(cmd, path.Base(cmd.Path), words[0], words[1:])
 }
 
-// plain takes the path off an error that names it otherwise.
-func plain(err error) error {
+// bare takes the path off an error that names it otherwise.
+func bare(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return pe.Err
@@ -144,6 +174,8 @@ func builtin(name string) Program {
 		return cat
 	case "sleep":
 		return sleep
+	case "install":
+		return install
 	}
 	return nil
 }
@@ -158,6 +190,31 @@ func exitWith(_ context.Context, p *Proc) int {
 
 func echo(_ context.Context, p *Proc) int {
 	fmt.Fprintln(p.Stdout, strings.Join(p.Args, " "))
+	return 0
+}
+
+// install makes directories, as "install -d -m 0755 NAME...".
+func install(_ context.Context, p *Proc) int {
+	flags := flag.NewFlagSet("install", flag.ContinueOnError)
+	flags.SetOutput(p.Stderr)
+	dirs := flags.Bool("d", false, "make directories")
+	flags.String("m", "", "mode, which directories do not have here")
+	if err := flags.Parse(p.Args); err != nil {
+		return 1
+	}
+	if !*dirs || flags.NArg() == 0 {
+		fmt.Fprintln(p.Stderr, "install: a sandbox in memory makes directories alone")
+		return 1
+	}
+	for _, name := range flags.Args() {
+		if !path.IsAbs(name) {
+			name = path.Join(p.Dir, name)
+		}
+		if err := p.FS.MkdirAll(name); err != nil {
+			fmt.Fprintf(p.Stderr, "install: cannot create directory '%s': %v\n", name, bare(err))
+			return 1
+		}
+	}
 	return 0
 }
 
@@ -178,7 +235,7 @@ func cat(_ context.Context, p *Proc) int {
 			f.Close()
 		}
 		if err != nil {
-			fmt.Fprintf(p.Stderr, "cat: %s: %v\n", name, plain(err))
+			fmt.Fprintf(p.Stderr, "cat: %s: %v\n", name, bare(err))
 			code = 1
 		}
 	}

@@ -332,11 +332,19 @@ func (s *Server) image(i *instance) (envd.Machine, error) {
 	return image, err
 }
 
-// endDue begins the end of those sandboxes whose time is over.
+// endDue begins the end of those sandboxes whose time is over, and ends the wait
+// of builds that nobody starts.
 func (s *Server) endDue() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
+	for _, t := range s.templates {
+		for _, b := range t.builds {
+			if b.status == buildWaiting && now.Sub(b.createdAt) > maxBuildWait {
+				b.failLocked("build is in waiting state for too long", nil, now)
+			}
+		}
+	}
 	for _, i := range s.order {
 		if s.closed || i.state != running || now.Before(i.endAt) {
 			continue

@@ -9,6 +9,8 @@ and commands of plain words:
     control  a control plane; without it E2B_DEBUG=true takes the daemon alone
     copies   snapshots and other copies of sandboxes
     shell    real processes
+    templates  real processes in files of their own, to build templates from
+    built    a template "from-go", which holds /opt/from-go, of 1 CPU
 
 Every section that fails is printed with its traceback, and the exit code is 1.
 """
@@ -18,7 +20,9 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -31,6 +35,7 @@ from datetime import datetime, timedelta, timezone
 from e2b import (
     AsyncSandbox,
     AuthenticationException,
+    BuildException,
     CommandExitException,
     FileNotFoundException,
     FilesystemEventType,
@@ -44,7 +49,9 @@ from e2b import (
     SandboxNotRunningException,
     SandboxQuery,
     SandboxState,
+    Template,
     TimeoutException,
+    wait_for_file,
 )
 
 RUN = uuid.uuid4().hex  # tells the sandboxes of this run from others
@@ -786,6 +793,94 @@ def environment(bench):
     equal(got, f"hello & ü command {sandbox.sandbox_id} x\n")
 
 
+def listed_templates():
+    key = {"X-API-Key": os.environ["E2B_API_KEY"]}
+    with urllib.request.urlopen(urllib.request.Request(os.environ["E2B_API_URL"] + "/v2/templates", headers=key)) as answer:
+        return {name: t for t in json.load(answer) for name in t["aliases"]}
+
+
+def templates(bench):
+    name = "python-" + RUN[:12]
+    equal(Template.exists(name), False)
+    with tempfile.TemporaryDirectory() as directory:
+        context = pathlib.Path(directory)
+        (context / "app" / "data").mkdir(parents=True)
+        (context / "app" / "run.sh").write_text("echo running\n")
+        (context / "app" / "data" / "values.txt").write_text(TEXT)
+        (context / "app" / "link").symlink_to("data/values.txt")
+        (context / "requirements.txt").write_text("pandas\n")
+        template = (
+            Template(file_context_path=context)
+            .from_template("base")
+            .copy("requirements.txt", "/srv/app/")
+            .copy("app", "/opt/code", user="root", mode=0o755)
+            .copy("app/*/*.txt", "values")
+            .set_envs({"GREETING": "hello"})
+            .set_workdir("/srv/app")
+            .run_cmd('echo "$GREETING from $(pwd) by $(whoami)"; echo careful >&2')
+            .run_cmd("mkdir /opt/packages && cp requirements.txt /opt/packages/pandas", user="root")
+            .set_user("root")
+            .set_start_cmd("touch /run/started && exec sleep 1000", wait_for_file("/run/started"))
+        )
+        logs = []
+        built = Template.build(template, name, cpu_count=4, memory_mb=2048, on_build_logs=logs.append)
+        lines = [entry.message for entry in logs]
+        for want in ("[stdout]: hello from /srv/app by user", "[stderr]: careful", "Uploaded 'app'", "Template is ready"):
+            assert any(want in line for line in lines), f"{want!r} is not in {lines}"
+
+        again = []
+        Template.build(Template(file_context_path=context).from_image("ubuntu:24.04").copy("app", "/opt/code", user="root", mode=0o755),
+                       name + "-image", on_build_logs=again.append)
+        assert any("Skipping upload of 'app'" in entry.message for entry in again), again
+
+    equal(Template.exists(name), True)
+    equal(Template.exists("mock-team/" + name), True)
+    listed = listed_templates()[name]
+    equal([listed["templateID"], listed["cpuCount"], listed["memoryMB"], listed["buildStatus"]], [built.template_id, 4, 2048, "ready"])
+    assert f"{name}-image" in listed_templates()
+
+    sandbox = bench.create(template=name)
+    info = sandbox.get_info()
+    equal([info.cpu_count, info.memory_mb, info.name], [4, 2048, name])
+    script = "cat requirements.txt /opt/packages/pandas; /bin/sh /opt/code/run.sh; whoami; pwd; echo [$GREETING]"
+    equal(sandbox.commands.run(script).stdout, "pandas\npandas\nrunning\nroot\n/srv/app\n[]\n")
+    equal(sandbox.files.read("/opt/code/link"), TEXT)
+    equal(sandbox.files.read("/home/user/values/data/values.txt"), TEXT)
+    equal(sandbox.commands.run("stat -c '%U %a' /opt/code/data/values.txt requirements.txt").stdout, "root 755\nuser 644\n")
+    equal(sandbox.files.exists("/run/started"), True)
+
+    # Tags are given to what is built, and taken away.
+    equal(Template.assign_tags(name, ["v1", "stable"]).build_id, built.build_id)
+    equal({tag.tag: tag.build_id for tag in Template.get_tags(name)}, dict.fromkeys(["default", "v1", "stable"], built.build_id))
+    Template.remove_tags(name, "v1")
+    equal({tag.tag for tag in Template.get_tags(built.template_id)}, {"default", "stable"})
+    bench.create(template=name + ":stable")
+    with raises(SandboxException, "tag 'v1' does not exist"):
+        bench.create(template=name + ":v1")
+
+    # A failure says what went wrong, and where; the old build stays.
+    logs = []
+    failing = Template().from_template(name).run_cmd("echo first").run_cmd("echo no such package >&2; exit 7")
+    with raises(BuildException, "exit status 7"):
+        Template.build(failing, name, on_build_logs=logs.append)
+    assert any("no such package" in entry.message for entry in logs), logs
+    equal(listed_templates()[name]["buildStatus"], "error")
+    bench.create(template=name)
+
+    info = Template.build_in_background(Template().from_template(name).run_cmd("echo behind"), name + "-background", tags=["v2"])
+    equal(info.tags, ["v2"])
+    status = eventually(lambda: (s := Template.get_build_status(info)).status.value == "ready" and s, "it is built")
+    assert any("behind" in entry.message for entry in status.log_entries), status
+    bench.create(template=name + "-background:v2")
+
+
+def built_elsewhere(bench):
+    equal(Template.exists("from-go"), True)
+    sandbox = bench.create(template="from-go")
+    equal(sandbox.get_info().cpu_count, 1)
+    equal(sandbox.files.read("/opt/from-go"), "built\n")
+
+
 CONTROL = [
     lifecycle,
     defaults,
@@ -826,6 +921,10 @@ def sections(bench, features):
         some = some + COPIES
     if "shell" in features:
         some = some + [environment]
+    if "templates" in features:
+        some = some + [templates]
+    if "built" in features:
+        some = some + [built_elsewhere]
     for section in some:
         yield section.__name__, lambda section=section: section(bench)
     yield "asynchronous", lambda: asyncio.run(asynchronous())

@@ -79,7 +79,7 @@ func testServers(t *testing.T, program ...string) {
 		s := newServer(t, mock.WithProcesses())
 		features := "control,shell"
 		if strings.HasPrefix(s.Isolation(), "isolated") {
-			features += ",copies"
+			features += ",copies,templates"
 		}
 		run(t, s, append(program, features)...)
 	})
@@ -89,7 +89,7 @@ func testServers(t *testing.T, program ...string) {
 			t.Skipf("set %s to E2B's daemon to see that the real one passes these tests too", envdEnv)
 		}
 		s := newServer(t, mock.WithEnvd(daemon))
-		run(t, s, append(program, "control,shell")...)
+		run(t, s, append(program, "control,shell,templates")...)
 	})
 }
 

@@ -64,6 +64,13 @@ func parseRequirements(lines []string) ([]requirement, error) {
 			return nil, fmt.Errorf("%w: there are more than %d", errRequirement, maxRequirements)
 		}
 	}
+	// A name alone says no more than the same name with a URL, but would have pip
+	// look for it in an index.
+	for _, r := range all {
+		if r.url != "" && r.marker == "" {
+			delete(all, r.name)
+		}
+	}
 	sorted := make([]requirement, 0, len(all))
 	for _, r := range all {
 		sorted = append(sorted, r)

@@ -16,6 +16,8 @@ func TestParseRequirements(t *testing.T) {
 	}{
 		{"none", nil, nil},
 		{"union", []string{"b", "A", "a", "  ", "# comment", "b # why"}, []string{"a", "b"}},
+		{"URL and name", []string{"a", "a @ https://h/a.whl", "b", "b @ https://h/b.whl ; os_name == 'posix'", "c>=1", "c @ https://h/c.whl"},
+			[]string{"a @ https://h/a.whl", "b", "b @ https://h/b.whl ; os_name == 'posix'", "c @ https://h/c.whl", "c>=1"}},
 		{"names", []string{"Zope.Interface", "zope_interface", "zope--interface"}, []string{"zope-interface"}},
 		{"extras", []string{"a[Y, x]", "a [x,y,x]", "a[y_y]>=1"}, []string{"a[x,y]", "a[y-y]>=1"}},
 		{"specifiers", []string{"a >= 1 , < 2", "a (<2,>=1)", "a==1.*", "a===1.0+cpu", "a~=1.0", "a!=1!2"}, []string{"a!=1!2", "a<2,>=1", "a==1.*", "a===1.0+cpu", "a~=1.0"}},
