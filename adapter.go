@@ -137,6 +137,7 @@ type E2BTransparentProxy struct {
 	client   *e2b.Client // nil with Config.OpenSandbox
 	owner    string      // names this adapter in its sandboxes' metadata
 	programs programs
+	starts   *startBook // what its runs' starts have taken; nil keeps nothing
 
 	templates     templates     // that its runs have derived
 	startPatience time.Duration // with builds that others have asked for; zero is the usual one, tests have less
@@ -171,6 +172,9 @@ func NewE2BTransparentProxy(cfg Config) (*E2BTransparentProxy, error) {
 		a.client, a.open = client, openE2B(client, a.owner, isNear(cfg.sandboxURL()))
 	}
 	a.engine = engine{cfg: cfg, name: "e2b_transparent_proxy", ships: true, attachable: a.client != nil, settle: a.settle}
+	if a.client != nil {
+		a.starts, a.noteStart = newStartBook(cfg.wheelhouseDir()), a.keepStart
+	}
 	return a, nil
 }
 

@@ -75,6 +75,9 @@ func (e *engine) settleDependencies(ctx context.Context, l *link, p *PreparedRun
 	if err := l.call(ctx, rpc.MethodInstallDeps, &install, &got); err != nil {
 		return nil, fmt.Errorf("remote: install dependencies: %w", err)
 	}
+	if l.place.way = StartIndex; len(install.Packages) > 0 {
+		l.place.way = StartWheelhouse
+	}
 	if !install.Keep || len(got.Packages) == 0 {
 		return nil, nil
 	}
@@ -126,21 +129,29 @@ type wheelhouse struct {
 // wheelhouse is nil where what is installed stays on the machine, and where it
 // is not to be kept.
 func (e *engine) wheelhouse(key string) (*wheelhouse, error) {
-	dir := e.cfg.Wheelhouse
-	if !e.ships || dir == "off" {
+	dir := e.cfg.wheelhouseDir()
+	if !e.ships || dir == "" {
 		return nil, nil
 	}
 	if !wheelSetKey.MatchString(key) {
 		return nil, &protocolError{fmt.Errorf("the key of the packages is %.80q", key)}
 	}
-	if dir == "" {
+	return &wheelhouse{dir: dir, key: key}, nil
+}
+
+// wheelhouseDir is where what sandboxes had is kept; empty where it is not.
+func (c Config) wheelhouseDir() string {
+	switch c.Wheelhouse {
+	case "off":
+		return ""
+	case "":
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return nil, nil // as for a service without a home
+			return "" // as for a service without a home
 		}
-		dir = filepath.Join(cache, cacheName, "wheelhouse")
+		return filepath.Join(cache, cacheName, "wheelhouse")
 	}
-	return &wheelhouse{dir: dir, key: key}, nil
+	return c.Wheelhouse
 }
 
 // wheelFile is a file of a set.

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,10 @@ const (
 // key, whether E2B can be reached, the template and its size, how long the
 // account lets a sandbox live, the version of its daemon, and whether the
 // worker program suits it. To see that, it makes a sandbox, which costs a few
-// seconds of its time, and removes it again.
+// seconds of its time, and removes it again. It also says how runs would start, as
+// [E2BTransparentProxy.Explain] does of one, with the drivers in Python and the
+// packages that the configuration names. It builds no template: of one that runs
+// would have built, it looks at what that is made from.
 //
 // What is wrong is in the diagnosis. The error is ctx's, or says that the
 // sandbox could not be removed.
@@ -56,7 +60,7 @@ func Doctor(ctx context.Context, cfg Config) (*Diagnosis, error) {
 	d := &doctor{cfg: cfg, found: make(map[string]Check)}
 	err := d.examine(ctx)
 	all := new(Diagnosis)
-	for _, name := range []string{checkConfig, checkKey, checkReach, checkTemplate, checkDaemon, checkSizes, checkLife, checkWorker} {
+	for _, name := range []string{checkConfig, checkKey, checkReach, checkStart, checkTemplate, checkDaemon, checkSizes, checkLife, checkWorker} {
 		c, ok := d.found[name]
 		if !ok {
 			c = Check{Name: name, Status: CheckSkipped, Detail: "not looked at"}
@@ -71,6 +75,7 @@ const (
 	checkConfig   = "configuration"
 	checkKey      = "API key"
 	checkReach    = "reachability"
+	checkStart    = "start"
 	checkTemplate = "template"
 	checkSizes    = "size"
 	checkLife     = "time limit"
@@ -82,6 +87,7 @@ type doctor struct {
 	cfg    Config
 	found  map[string]Check
 	worker *workerProgram // nil when there is none
+	plan   *StartPlan     // nil when there is none
 }
 
 func (d *doctor) add(name string, status CheckStatus, detail, fix string) {
@@ -114,8 +120,8 @@ func (d *doctor) examine(ctx context.Context) (err error) {
 	if !d.reach(ctx, client) {
 		return ctx.Err()
 	}
+	cfg := d.start(ctx, client)
 	start := time.Now()
-	cfg := d.cfg.sandboxConfig("doctor")
 	sb, err := client.CreateSandbox(ctx, e2b.CreateOptions{Template: cfg.Template, Timeout: time.Minute, Metadata: cfg.Metadata})
 	if err != nil {
 		d.template(cfg.Template, err)
@@ -149,6 +155,58 @@ func (d *doctor) reach(ctx context.Context, client *e2b.Client) bool {
 	d.add(checkKey, CheckOK, "accepted", "")
 	d.add(checkReach, CheckOK, fmt.Sprintf("answers in %d ms; sandboxes of the account: %d", time.Since(start).Milliseconds(), running), "")
 	return true
+}
+
+// start says how runs would start, and returns what to make a sandbox of, to look
+// at.
+func (d *doctor) start(ctx context.Context, client *e2b.Client) SandboxConfig {
+	const fix = "allow a template to be built (allow_template_build, --e2b-allow-template-build)"
+	cfg := d.cfg.sandboxConfig("doctor")
+	p := &PreparedRun{Plan: new(Manifest), SandboxConfig: cfg, PythonDrivers: d.cfg.PythonDrivers, RunParams: RunParams{PassEnv: d.cfg.environment()}}
+	if len(p.PythonDrivers) == 0 && len(cfg.Packages) > 0 {
+		p.PythonDrivers = make([]PythonDriver, 1) // those of manifests, whose requirements are not known
+	}
+	cfg.Template = cmp.Or(cfg.Template, defaultTemplate) // in the place of one from an image
+	if d.worker == nil {
+		return cfg
+	}
+	a := &E2BTransparentProxy{engine: engine{cfg: d.cfg, ships: true}, client: client, starts: newStartBook(d.cfg.wheelhouseDir())}
+	plan, err := a.Explain(ctx, p, ExplainOptions{})
+	if err != nil {
+		d.add(checkStart, CheckFailed, err.Error(), "see the error")
+		return cfg
+	}
+	d.plan = plan
+	detail := strings.Join(plan.lines(), "; ")
+	switch {
+	case plan.Refused != "" && plan.Status == TemplateMissing && plan.Derived == nil:
+		d.add(checkStart, CheckFailed, detail, "name a template of the account in Config.Template or --e2b-template")
+	case plan.Refused != "":
+		d.add(checkStart, CheckFailed, detail, fix+", or name no image and no size")
+	case plan.Builds():
+		d.add(checkStart, CheckWarning, detail, "the first run waits for that, for minutes; the others find it")
+		cfg.CPU, cfg.MemoryGB = 0, 0 // which it will have
+	case plan.Status == TemplateUnknown:
+		d.add(checkStart, CheckWarning, detail, "see why")
+	default:
+		d.add(checkStart, CheckOK, detail, "")
+		cfg.Template = plan.Template
+	}
+	return cfg
+}
+
+// otherSize says what becomes of a run whose template turned out to make
+// sandboxes of another size.
+func (d *doctor) otherSize(err error) {
+	const fix = "name another template, leave cpu and memory unset, or allow a template to be built (allow_template_build, --e2b-allow-template-build)"
+	switch {
+	case d.plan == nil || !d.plan.Conditional || !d.plan.Derived.usable():
+		d.add(checkSizes, CheckFailed, err.Error(), fix)
+	case d.plan.Derived.Status == TemplateReady:
+		d.add(checkSizes, CheckOK, "runs take the template "+d.plan.Derived.Name+", which has the size", "")
+	default:
+		d.add(checkSizes, CheckWarning, "runs take "+d.plan.Derived.parts.String(), "the first run has that built, which takes minutes; the others find it")
+	}
 }
 
 func (d *doctor) template(name string, err error) {
@@ -186,7 +244,7 @@ func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) 
 	}
 	size := describeSize(s.info.CPU, s.info.MemoryGB)
 	if err := checkSize(cfg, s.info); err != nil {
-		d.add(checkSizes, CheckFailed, err.Error(), "name another template, or leave cpu and memory unset")
+		d.otherSize(err)
 	} else {
 		d.add(checkSizes, CheckOK, size, "")
 	}

@@ -49,7 +49,7 @@ func TestDoctor(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !d.Healthy() || len(d.Checks) != 8 {
+			if !d.Healthy() || len(d.Checks) != 9 {
 				t.Errorf("%+v", d.Checks)
 			}
 			contains(t, check(t, d, "daemon").Detail, "envd ")

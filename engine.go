@@ -43,6 +43,9 @@ type engine struct {
 	// says. It emits the events of doing so.
 	settle func(ctx context.Context, p *PreparedRun, s *session, network *egressPlan) (*place, error)
 
+	// noteStart keeps what the start of a run has taken; nil where nobody asks.
+	noteStart func(p *PreparedRun, c *StartCost) error
+
 	partSize int // of tables on their way; zero means what is best, tests take less
 
 	unprotect func(*runSecrets) // for tests: lets secrets out, so that they can be found
@@ -65,6 +68,7 @@ type place struct {
 	lease   *lease            // the sandbox's; nil where it has no end
 	network *networkWatch     // keeps the sandbox's rules right; nil where there is none
 	started bool              // the worker answered, so that it may have left something
+	way     StartWay          // how packages came there; empty where none had to
 
 	tables map[string]rpc.TableRef // the host's, where they are
 	cache  string                  // what a worker may keep for other runs; empty: where it usually does
@@ -94,6 +98,7 @@ type run struct {
 	outputs   map[string]map[string]rpc.OutputRef // by step and key
 	stopped   []StopStage
 	meter     *meter
+	start     *StartCost // nil while no step could begin
 	receipt   *Receipt   // the last that was taken
 	removal   *StopStage // of the place, once that was tried
 	status    status     // Execute's verdict
@@ -608,6 +613,7 @@ func (e *engine) execute(ctx context.Context, r *run, s *session) error {
 	if err := l.startMarking(); err != nil {
 		return err
 	}
+	r.start = startCost(r.meter.receipt(nil), pl)
 	return e.work(ctx, r, l, hello.CPUs)
 }
 
@@ -885,6 +891,11 @@ func (e *engine) conclude(r *run, s *session, runErr error, took time.Duration) 
 	p := r.prepared
 	if r.kept.end(); r.place == nil {
 		r.kept.leave(errCollected)
+	}
+	if e.noteStart != nil && r.start != nil {
+		if err := e.noteStart(p, r.start); err != nil {
+			s.logf(slog.LevelDebug, "what the start has taken is not kept: %v", err)
+		}
 	}
 	runErr = s.redacted(runErr)
 	if r.steps == nil { // not one was started

@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -68,9 +69,11 @@ func newServer(t testing.TB, kind string, drivers *worker.Registry, opts ...mock
 }
 
 // connect points a configuration at a server. Sandboxes in memory get a small
-// worker: theirs is the real one whatever the file holds.
+// worker: theirs is the real one whatever the file holds. Nothing is kept for
+// other runs, unless the configuration says where.
 func connect(cfg remote.Config, server *mock.Server) remote.Config {
 	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+	cfg.Wheelhouse = cmp.Or(cfg.Wheelhouse, "off")
 	switch {
 	case cfg.WorkerPath != "":
 	case strings.Contains(server.Isolation(), "in memory"):

@@ -33,7 +33,25 @@ func TestMain(m *testing.M) {
 	worker.Main(testDrivers())
 	barePeer()
 	directWorker()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(ownCache()))
+}
+
+// ownCache has what runs keep for others not be kept in the user's cache
+// directory. What it returns ends the tests.
+func ownCache() func(code int) {
+	if dir, err := os.UserCacheDir(); err == nil && os.Getenv("GOCACHE") == "" {
+		os.Setenv("GOCACHE", filepath.Join(dir, "go-build")) // of tests that build programs
+	}
+	dir, err := os.MkdirTemp("", "osiris-test-cache-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "test:", err)
+		os.Exit(1)
+	}
+	os.Setenv("XDG_CACHE_HOME", dir)
+	return func(code int) {
+		os.RemoveAll(dir)
+		os.Exit(code)
+	}
 }
 
 // barePeer turns the test binary into the peers of the benchmarks, or into a

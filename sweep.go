@@ -19,11 +19,18 @@ type SweepOptions struct {
 
 	// OlderThan leaves alone what was started, or paused, less than this ago.
 	OlderThan time.Duration
+
+	// UnusedTemplates has the account's derived templates removed, too, that
+	// nobody used for so long: no sandbox was made from them, and they were not
+	// built. Zero leaves all of them alone. A run that needs one again builds it
+	// again.
+	UnusedTemplates time.Duration
 }
 
 // SweepReport says what a sweep found and did.
 type SweepReport struct {
-	Sandboxes []SweptSandbox `json:"sandboxes"` // the account's that are this library's, the newest first
+	Sandboxes []SweptSandbox  `json:"sandboxes"`           // the account's that are this library's, the newest first
+	Templates []SweptTemplate `json:"templates,omitempty"` // the account's that this library has derived, the newest first
 }
 
 // Killed counts the sandboxes that were killed.
@@ -77,8 +84,14 @@ const (
 //     (Config.OnHostLoss), or by somebody else. It would stay for ever. Use
 //     OlderThan to leave time to those who may come back for it.
 //
-// The report is there also beside an error, which is that of the list, or says
-// which sandboxes could not be killed. Sweep fails with [ErrUnsupported] on an
+// With SweepOptions.UnusedTemplates it also deletes templates, see
+// Config.AllowTemplateBuild: those with a name that this library gives, and no
+// other, whether this account's runs here or elsewhere have made them. One that
+// is being built, or has sandboxes, running or paused, is left.
+//
+// The report is there also beside an error, which is that of a list, or says
+// what could not be removed; a failure with sandboxes keeps no templates from
+// being swept, nor the other way round. Sweep fails with [ErrUnsupported] on an
 // adapter with Config.OpenSandbox. Killing needs no permission of the owner: to
 // sweep an account that others use, too, is to rely on their leases.
 func (a *E2BTransparentProxy) Sweep(ctx context.Context, o SweepOptions) (*SweepReport, error) {
@@ -88,11 +101,27 @@ func (a *E2BTransparentProxy) Sweep(ctx context.Context, o SweepOptions) (*Sweep
 	if o.OlderThan < 0 {
 		return nil, fmt.Errorf("remote: sweep: %w: SweepOptions.OlderThan is %s", ErrInvalid, o.OlderThan)
 	}
+	if o.UnusedTemplates < 0 {
+		return nil, fmt.Errorf("remote: sweep: %w: SweepOptions.UnusedTemplates is %s", ErrInvalid, o.UnusedTemplates)
+	}
+	report := new(SweepReport)
+	err := a.sweepSandboxes(ctx, o, report)
+	if o.UnusedTemplates > 0 { // after the sandboxes, which may use them
+		if templatesErr := a.sweepTemplates(ctx, o, report); templatesErr != nil {
+			err = errors.Join(err, templatesErr)
+		}
+	}
+	return report, err
+}
+
+// sweepSandboxes judges this library's sandboxes and kills the orphans, but for
+// a dry run.
+func (a *E2BTransparentProxy) sweepSandboxes(ctx context.Context, o SweepOptions, report *SweepReport) error {
 	found, err := a.findSandboxes(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("remote: sweep: %w", err)
+		return fmt.Errorf("remote: sweep: %w", err)
 	}
-	report := &SweepReport{Sandboxes: make([]SweptSandbox, len(found))}
+	report.Sandboxes = make([]SweptSandbox, len(found))
 	doubtful := make(map[string]int)
 	wait := time.Duration(0)
 	for i, info := range found {
@@ -107,13 +136,13 @@ func (a *E2BTransparentProxy) Sweep(ctx context.Context, o SweepOptions) (*Sweep
 	}
 	if wait > 0 {
 		if err := a.lookAgain(ctx, wait, found, doubtful, report); err != nil {
-			return report, fmt.Errorf("remote: sweep: %w", err)
+			return fmt.Errorf("remote: sweep: %w", err)
 		}
 	}
 	if o.DryRun {
-		return report, nil
+		return nil
 	}
-	return report, a.killOrphans(ctx, report)
+	return a.killOrphans(ctx, report)
 }
 
 // findSandboxes lists this library's sandboxes.
@@ -262,7 +291,7 @@ func (a *E2BTransparentProxy) killOrphans(ctx context.Context, report *SweepRepo
 	return errors.Join(errs...)
 }
 
-// String is a line for each sandbox.
+// String is a line for each sandbox and template.
 func (r *SweepReport) String() string {
 	var b strings.Builder
 	for _, s := range r.Sandboxes {
@@ -276,6 +305,9 @@ func (r *SweepReport) String() string {
 			verdict = "orphan"
 		}
 		fmt.Fprintf(&b, "%s (%s, %s, %s old): %s: %s\n", s.ID, s.SessionID, s.State, s.Age.Round(time.Second), verdict, s.Reason)
+	}
+	for i := range r.Templates {
+		fmt.Fprintln(&b, r.Templates[i].line())
 	}
 	return b.String()
 }

@@ -283,11 +283,14 @@ func TestWaitBuild(t *testing.T) {
 		log   int // lines
 		is    error
 		text  []string
-		count int
+		count int           // looks
+		took  time.Duration // zero means that it does not matter
 	}{
-		{name: "ready", looks: []string{"waiting", "building base/a", "building base/b base/c", "ready finalize/d", "ready"}, log: 4, count: 5},
+		{name: "ready", looks: []string{"waiting", "building base/a", "building base/b base/c", "ready finalize/d", "ready"}, log: 4, count: 5, took: 950 * time.Millisecond},
 		{name: "late lines", looks: []string{"building 1/a", "ready 1/b", "ready 1/c", "ready"}, log: 3, count: 4},
-		{name: "pages", looks: []string{many, "building", "building", "ready"}, log: 250, count: 4},
+		{name: "pages", looks: []string{many, "building", "building", "ready"}, log: 250, count: 4, took: 200 * time.Millisecond},
+		{name: "long", looks: append(slices.Repeat([]string{"building"}, 7), "ready"), count: 8, took: 4625 * time.Millisecond},
+		{name: "load balancer", looks: slices.Concat(slices.Repeat([]string{"502"}, 6), []string{"ready"}), count: 7},
 		{name: "pages at the end", looks: []string{"ready" + strings.TrimPrefix(many, "building"), "ready"}, log: 250, count: 4},
 		{name: "unknown status", looks: []string{"snoring 1/a", "ready"}, log: 1, count: 2},
 		{
@@ -296,7 +299,7 @@ func TestWaitBuild(t *testing.T) {
 		},
 		{name: "no lines of the step", looks: []string{"building 1/a", "error"}, log: 1, count: 2, is: ErrBuild, text: []string{"its last lines: | a"}},
 		{name: "no lines", looks: []string{"error"}, is: ErrBuild, count: 1, text: []string{"exit status 1"}},
-		{name: "E2B restarts", looks: slices.Concat(slices.Repeat([]string{"502"}, 8), []string{"building 1/a"}, slices.Repeat([]string{"503"}, 8), []string{"ready"}), log: 1, count: 18},
+		{name: "E2B restarts", looks: slices.Concat(lost[:20], []string{"building 1/a"}, lost[:20], []string{"ready"}), log: 1, count: 42},
 		{name: "no log service", looks: slices.Concat([]string{"building 1/a"}, lost[:10], []string{"ready"}), log: 1, count: 12},
 		{name: "no log service at the end", looks: slices.Concat([]string{"building 1/a", "ready 1/b"}, lost), log: 2, count: 7},
 		{name: "E2B is gone", looks: lost, count: len(lost), text: []string{"500"}},
@@ -307,6 +310,7 @@ func TestWaitBuild(t *testing.T) {
 				b := &scriptedBuild{t: t, looks: test.looks}
 				c := newTestClient(t, serve(t, b))
 				var got []string
+				begin := time.Now()
 				err := c.WaitBuild(t.Context(), "t1", "b1", func(l BuildLog) { got = append(got, l.Step+"/"+l.Message) })
 				if (test.is == nil) != (err == nil) && test.text == nil || !errors.Is(err, test.is) && test.is != nil {
 					t.Errorf("error %v, want %v", err, test.is)
@@ -318,6 +322,9 @@ func TestWaitBuild(t *testing.T) {
 				}
 				if diff := cmp.Diff(b.log, got); diff != "" || len(got) != test.log {
 					t.Errorf("%d lines, (-want +got):\n%s", len(got), diff)
+				}
+				if took := time.Since(begin); test.took != 0 && took != test.took {
+					t.Errorf("it took %s, want %s", took, test.took)
 				}
 				if b.at != test.count {
 					t.Errorf("%d looks, want %d", b.at, test.count)

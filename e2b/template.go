@@ -41,6 +41,9 @@ type Template struct {
 	CreatedAt, UpdatedAt time.Time // zero when not known
 	LastSpawnedAt        time.Time // when the last sandbox was made from it; zero means never, or not known
 	SpawnCount           int       // how many sandboxes were made from it
+
+	// SeenAt is the server's time when it said this, as in [SandboxInfo].
+	SeenAt time.Time
 }
 
 // listedTemplate is a template in E2B's list. Its builds are those with the
@@ -61,6 +64,15 @@ type listedTemplate struct {
 	UpdatedAt     time.Time   `json:"updatedAt"`
 	LastSpawnedAt time.Time   `json:"lastSpawnedAt"` // null for never
 	SpawnCount    int         `json:"spawnCount"`
+
+	seenAt time.Time
+}
+
+// seen takes the server's time from an answer.
+func (t *listedTemplate) seen(h http.Header) {
+	if at, err := http.ParseTime(h.Get("Date")); err == nil {
+		t.seenAt = at
+	}
 }
 
 // noBuild is the ID that a list has for none.
@@ -80,7 +92,7 @@ func (t *listedTemplate) template() *Template {
 		CPU: t.CPU, MemoryMB: t.MemoryMB, DiskMB: t.DiskMB, EnvdVersion: t.EnvdVersion,
 		BuildID: build, BuildStatus: t.BuildStatus, BuildCount: t.BuildCount,
 		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt,
-		LastSpawnedAt: t.LastSpawnedAt, SpawnCount: t.SpawnCount,
+		LastSpawnedAt: t.LastSpawnedAt, SpawnCount: t.SpawnCount, SeenAt: t.seenAt,
 	}
 }
 
@@ -96,7 +108,7 @@ func (t *listedTemplate) matches(ref string) bool {
 // does sandboxes. Snapshots are not among them: see [Client.Snapshots].
 func (c *Client) Templates(ctx context.Context) iter.Seq2[Template, error] {
 	return func(yield func(Template, error) bool) {
-		for t, err := range pages[listedTemplate](ctx, c, "list templates", "/v2/templates", url.Values{}, nil) {
+		for t, err := range pages[listedTemplate](ctx, c, "list templates", "/v2/templates", url.Values{}, (*listedTemplate).seen) {
 			if err != nil {
 				yield(Template{}, err)
 				return
@@ -142,7 +154,7 @@ func (c *Client) Template(ctx context.Context, ref string) (*Template, error) {
 // ownTemplate looks a template up in the account's list; nil means that it is
 // not there.
 func (c *Client) ownTemplate(ctx context.Context, op, ref string) (*Template, error) {
-	for t, err := range pages[listedTemplate](ctx, c, op, "/v2/templates", url.Values{}, nil) {
+	for t, err := range pages[listedTemplate](ctx, c, op, "/v2/templates", url.Values{}, (*listedTemplate).seen) {
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -130,26 +131,50 @@ func (c *construction) run(ctx context.Context) (image envd.Machine, err error) 
 	if c.workshop, err = c.server.back.workshop(from); err != nil {
 		return nil, &stepError{"base", err}
 	}
-	defer func() { err = errors.Join(err, c.workshop.close()) }()
+	defer func() {
+		if image == nil && c.workshop != nil {
+			err = errors.Join(err, c.workshop.close())
+		}
+	}()
 	c.say("info", "base", "[base] DEFAULT USER user")
 	c.setup.user = "user"
 	for k, step := range c.request.Steps {
 		if err := c.step(ctx, k+1, step); err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			return nil, &stepError{strconv.Itoa(k + 1), err}
+			return nil, failedStep(ctx, strconv.Itoa(k+1), err)
 		}
 	}
 	c.say("info", "finalize", "[finalize] Finalizing template build")
 	if err := c.finalize(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &stepError{"finalize", err}
+		return nil, failedStep(ctx, "finalize", err)
 	}
-	// The copy has no processes.
-	return c.machine.Clone()
+	c.outlets.close()
+	return c.machine, nil
+}
+
+// failedStep is why a step failed, unless the build was cancelled.
+func failedStep(ctx context.Context, step string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &stepError{step, err}
+}
+
+// restart replaces the machine by one with the same files and no processes.
+func (c *construction) restart() error {
+	old := c.workshop
+	if err := old.machine.Freeze(true); err != nil {
+		return err
+	}
+	c.workshop = nil
+	next, err := c.server.back.workshop(old.machine)
+	if err = errors.Join(err, old.close()); err != nil {
+		if next != nil {
+			err = errors.Join(err, next.close())
+		}
+		return err
+	}
+	c.workshop = next
+	return nil
 }
 
 // step does one step.
@@ -249,11 +274,15 @@ func (c *construction) envStep(kind string, args []string) error {
 	return nil
 }
 
-// finalize completes the files and sees that the start command works.
+// finalize completes the files and sees that the start command works. What ran
+// before it, and in it, is gone afterwards.
 func (c *construction) finalize(ctx context.Context) error {
-	// Its /tmp is in memory, and gone with the machine that builds.
+	if err := c.restart(); err != nil {
+		return err
+	}
+	// E2B has /tmp in memory, where it does not outlive a machine.
 	entries, err := c.machine.ReadDir("/tmp")
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
@@ -276,7 +305,7 @@ func (c *construction) finalize(ctx context.Context) error {
 		return err
 	}
 	run.stop()
-	return nil
+	return c.restart()
 }
 
 // giveHome makes the files in the user's home the user's.

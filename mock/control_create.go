@@ -284,6 +284,10 @@ func (c *control) creationError(err error) error {
 	if errors.Is(err, errLimit) {
 		return fail(http.StatusTooManyRequests, "%s", c.limitMessage())
 	}
+	var known *apiError
+	if errors.As(err, &known) {
+		return known
+	}
 	c.server.log.Debug("sandbox cannot be created", "error", err)
 	failed := fail(http.StatusInternalServerError, "Failed to create sandbox: %v", err)
 	failed.ErrorCode = "sandbox_create_failed"

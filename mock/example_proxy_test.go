@@ -48,6 +48,7 @@ func ExampleProxy() {
 	adapter, err := remote.NewE2BTransparentProxy(remote.Config{
 		Drivers: drivers, WorkerPath: filepath.Join("..", "testdata", "worker.txt"), // any file: the worker in memory is the real one
 		APIKey: server.APIKey(), APIURL: proxy.URL(), SandboxURL: proxy.URL(),
+		Wheelhouse: "off", // nothing is kept for other runs
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -146,7 +146,7 @@ func (s *Server) create(ctx context.Context, l launch) (*instance, error) {
 	if l.build != nil {
 		if l.build.discarded {
 			s.mu.Unlock()
-			return nil, errors.New("the template was deleted")
+			return nil, fail(http.StatusNotFound, "template '%s' not found", l.template.id)
 		}
 		image = l.build.image
 		l.build.holds++

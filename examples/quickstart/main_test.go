@@ -30,7 +30,7 @@ func quickstartIn(t *testing.T, temp string) (stdout, stderr string, code int) {
 	}
 	cmd := exec.CommandContext(t.Context(), exe)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+temp, "TMP="+temp, "TEMP="+temp)
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+temp, "TMP="+temp, "TEMP="+temp, "XDG_CACHE_HOME="+t.TempDir())
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	_ = cmd.Run() // the exit code tells

@@ -128,7 +128,7 @@ func run(ctx context.Context, args []string, drivers *worker.Registry, stdout, s
 		files  *remote.CollectedArtifacts
 	)
 	if opts.dryRun {
-		err = dryRun(ctx, stdout, stderr, adapter, manifest, ec)
+		err = dryRun(ctx, stdout, stderr, adapter, manifest, ec, opts.offline())
 	} else {
 		result, files, err = remote.Run(ctx, adapter, manifest, ec)
 		progress.Report(stdout, ec, result, files)
@@ -172,13 +172,10 @@ func newAdapter(opts *options, drivers *worker.Registry) (adapter, error) {
 	switch {
 	case opts.embedded:
 		return newEmbedded(cfg)
-	case opts.e2b && opts.dryRun:
-		// It connects to nothing, so it needs no account.
-		if cfg.APIKey == "" && os.Getenv("E2B_API_KEY") == "" {
+	case opts.e2b:
+		if opts.offline() { // and needs no account
 			cfg.APIKey = "e2b_0000000000000000000000000000000000000000"
 		}
-		return remote.NewE2BTransparentProxy(cfg)
-	case opts.e2b:
 		return remote.NewE2BTransparentProxy(cfg)
 	}
 	return remote.NewLocalAdapter(cfg)
@@ -219,9 +216,14 @@ func (e *embedded) Close() error {
 	return errors.Join(e.E2BTransparentProxy.Close(), e.server.Close())
 }
 
+// offline reports whether nobody can be asked: a dry run needs no account.
+func (o *options) offline() bool {
+	return o.dryRun && o.e2b && o.config.APIKey == "" && os.Getenv("E2B_API_KEY") == ""
+}
+
 // dryRun prints what Execute would get, and to stderr what the sandbox could
-// reach. It holds no values of variables.
-func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manifest, ec *remote.ExecutionContext) error {
+// reach, and how it would start. It holds no values of variables.
+func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manifest, ec *remote.ExecutionContext, offline bool) error {
 	prepared, err := a.Prepare(ctx, m, ec)
 	if err != nil {
 		return err
@@ -234,6 +236,7 @@ func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manif
 	}
 	proxy, ok := a.(interface {
 		Network(context.Context, *remote.PreparedRun) (remote.NetworkRules, error)
+		Explain(context.Context, *remote.PreparedRun, remote.ExplainOptions) (*remote.StartPlan, error)
 	})
 	if !ok {
 		return nil // it runs on this machine, with its network
@@ -244,9 +247,17 @@ func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manif
 	}
 	if err != nil { // as a variable that is not set here
 		fmt.Fprintln(stderr, "network:", err)
-		return nil
+	} else {
+		fmt.Fprint(stderr, rules)
 	}
-	fmt.Fprint(stderr, rules)
+	plan, err := proxy.Explain(ctx, prepared, remote.ExplainOptions{Offline: offline})
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(stderr, plan)
+	if plan.Refused != "" {
+		return errors.New("it could not start")
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,7 +91,8 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(t.Context(), exe, args...)
 	cmd.Dir = "testdata"
-	cmd.Env = append(os.Environ(), asProgram+"=main")
+	// Without the user's account, and his cache directory.
+	cmd.Env = append(os.Environ(), asProgram+"=main", "E2B_API_KEY=", "XDG_CACHE_HOME="+t.TempDir())
 	if os.Getenv("GORACE") == "" {
 		cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // a second at each exit otherwise
 	}
@@ -429,6 +431,31 @@ func TestNetworkShown(t *testing.T) {
 	o.want(t, 0, "network: open")
 	o = invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-allow-host", "http://x")
 	o.want(t, 2, "Config.AllowHosts")
+}
+
+// --dry-run says how the sandbox would start, and asks E2B where there is a key.
+func TestStartShown(t *testing.T) {
+	o := invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-image", "python:3.12", "--e2b-allow-template-build")
+	o.want(t, 0, "start: from the template \"osiris-", "start: would build osiris-", `from the image "python:3.12"`, "E2B was not asked")
+	o = invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b-embedded", "--e2b-cpu", "4")
+	o.want(t, 1, "start: refused: it asks for 4 CPUs", "--e2b-allow-template-build", "it could not start")
+	if o = invoke(t, "csv-copy/manifest.yaml", "--dry-run"); strings.Contains(o.stderr, "start:") {
+		t.Errorf("of a run on this machine:\n%s", o.stderr)
+	}
+
+	server, err := mock.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	cmd := command(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b")
+	cmd.Env = append(cmd.Env, server.Env()...)
+	start(t, cmd).want(t, 0, "network: ", `start: from the template "base" (ready), as it is`, "what it takes is not known yet")
+	for _, r := range server.Requests() {
+		if r.Method != http.MethodGet {
+			t.Errorf("it has asked for %s %s", r.Method, r.Path)
+		}
+	}
 }
 
 func TestUnsetVariable(t *testing.T) {

@@ -142,7 +142,7 @@ func newAdapter(t *testing.T, kind string, cfg remote.Config) remote.ExecutionAd
 		t.Fatal(err)
 	}
 	closed("server", server.Close)
-	cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+	cfg.APIKey, cfg.APIURL, cfg.SandboxURL, cfg.Wheelhouse = server.APIKey(), server.URL(), server.URL(), "off"
 	adapter, err := remote.NewE2BTransparentProxy(cfg)
 	if err != nil {
 		t.Fatal(err)

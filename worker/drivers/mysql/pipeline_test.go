@@ -93,7 +93,7 @@ func TestMoviesPipeline(t *testing.T) {
 		}
 		defer server.Close()
 		cfg := cfg
-		cfg.APIKey, cfg.APIURL, cfg.SandboxURL = server.APIKey(), server.URL(), server.URL()
+		cfg.APIKey, cfg.APIURL, cfg.SandboxURL, cfg.Wheelhouse = server.APIKey(), server.URL(), server.URL(), "off"
 		adapter, err := remote.NewE2BTransparentProxy(cfg)
 		if err != nil {
 			t.Fatal(err)
