@@ -33,6 +33,9 @@ import (
 // says when it begins.
 func attachHost(dir, marks string) error {
 	cfg := remote.Config{Drivers: testDrivers(), Concurrency: 1, Heartbeat: 100 * time.Millisecond}
+	if cfg.CPU, _ = strconv.Atoi(os.Getenv("REMOTE_TEST_CPU")); cfg.CPU > 0 {
+		cfg.AllowTemplateBuild = true
+	}
 	cfg.Restarts, _ = strconv.Atoi(os.Getenv("REMOTE_TEST_RESTARTS"))
 	if worker := os.Getenv("REMOTE_TEST_WORKER"); worker != "" {
 		cfg.WorkerPath = worker
@@ -394,10 +397,10 @@ func TestAttachAtEveryRequest(t *testing.T) {
 
 // orphan starts a run whose host is killed as soon as a step runs. It returns the
 // session directory.
-func orphan(t *testing.T, server *mock.Server, marks string) string {
+func orphan(t *testing.T, server *mock.Server, marks string, env ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "s")
-	if hostProcess(t, server, dir, marks, "REMOTE_TEST_DIE=1").Wait() == nil {
+	if hostProcess(t, server, dir, marks, append(env, "REMOTE_TEST_DIE=1")...).Wait() == nil {
 		t.Fatal("the host was not killed")
 	}
 	return dir

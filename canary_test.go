@@ -468,6 +468,9 @@ func canary(t *testing.T, kind, how string, protected bool) {
 			t.Fatal(listenErr)
 		}
 		wire = &recorder{Listener: l, wire: make(map[*recordedConn]*[2]stretch)}
+		if kind == "served" { // and what builds a template tells nothing either
+			cfg.CPU, cfg.AllowTemplateBuild = 4, true
+		}
 		cfg = connect(cfg, newServer(t, kind, cfg.Drivers, mock.WithListener(wire), mock.WithLogger(logger)))
 		a, err = remote.NewE2BTransparentProxy(cfg)
 	}
@@ -548,6 +551,9 @@ func canary(t *testing.T, kind, how string, protected bool) {
 	seen.lookAtFiles(t, "session", ec.LogsDir)
 	if wire != nil && wire.look(&seen) < 1000 {
 		t.Error("nothing was recorded")
+	}
+	if cfg.AllowTemplateBuild && !bytes.Contains(told, []byte("template_build_complete")) {
+		t.Error("no template was built")
 	}
 
 	kinds := []string{"told", "logger", "session", "sandbox", "process", "daemon", "wire"}

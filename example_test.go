@@ -404,7 +404,8 @@ func ExampleDoctor() {
 			fmt.Printf("%s: %s\n", c.Name, c.Fix)
 		}
 	}
-	// Output: size: name another template, or leave cpu and memory unset
+	// Output: start: allow a template to be built (allow_template_build, --e2b-allow-template-build), or name no image and no size
+	// size: name another template, leave cpu and memory unset, or allow a template to be built (allow_template_build, --e2b-allow-template-build)
 }
 
 // What a run's sandbox could reach, before there is one.

@@ -261,7 +261,11 @@ func (p *StartPlan) lines() []string {
 	if p.Refused != "" {
 		add("refused: %s", p.Refused)
 	} else {
-		add("from the template %q (%s), %s", p.Template, p.Status, p.Way.explain())
+		how := p.Way.explain()
+		if p.Way == StartDerived && p.Status != TemplateReady {
+			how = "which will have all that it takes"
+		}
+		add("from the template %q (%s), %s", p.Template, p.Status, how)
 	}
 	if d := p.Derived; d != nil && p.Refused == "" {
 		what := "its template is"

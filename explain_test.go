@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func TestExplain(t *testing.T) {
 		{name: "packages that may be installed", config: remote.Config{InstallDeps: true}, python: true, way: remote.StartWheelhouse, status: remote.TemplateReady, text: []string{"from the wheelhouse, or from an index"}},
 		{name: "no wheelhouse", config: remote.Config{InstallDeps: true, Wheelhouse: "off"}, python: true, way: remote.StartIndex, status: remote.TemplateReady},
 		{name: "packages in a template", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, python: true, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
-			text: []string{"the packages pandas, pandas>=2, polars, pyarrow and the worker program", "which has all that it takes"}},
+			text: []string{"the packages pandas, pandas>=2, polars, pyarrow and the worker program", "which will have all that it takes"}},
 		{name: "packages without Python", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
 			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
@@ -99,12 +100,10 @@ func TestExplain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := newServer(t, "served", testDrivers(), mock.WithFault(test.fault))
 			key := test.config.APIKey
+			test.config.Wheelhouse = cmp.Or(test.config.Wheelhouse, t.TempDir())
 			cfg := connect(test.config, server)
 			if key != "" {
 				cfg.APIKey = key
-			}
-			if cfg.Wheelhouse == "" {
-				cfg.Wheelhouse = t.TempDir()
 			}
 			m := join()
 			if test.python {
@@ -342,5 +341,36 @@ func buildEmpty(t *testing.T, server *mock.Server, o e2b.BuildOptions) {
 	defer client.Close()
 	if _, err := client.BuildTemplate(t.Context(), o, nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What the build of a template has taken is kept of the run that had it built, and
+// then what a start from it takes.
+func TestStartsOfDerivedTemplate(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	cfg := remote.Config{CPU: 4, MemoryGB: 8, Wheelhouse: t.TempDir(), Drivers: testDrivers(), AllowTemplateBuild: true}
+	last := func() remote.StartCost {
+		t.Helper()
+		if _, _, err := runOn(t, server, cfg, one("test.noop")); err != nil {
+			t.Fatal(err)
+		}
+		plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{})
+		if len(plan.Last) != 1 || plan.Way != remote.StartDerived || plan.Status != remote.TemplateReady {
+			t.Fatalf("got\n%s", plan)
+		}
+		if c := plan.Last[0]; c.Way != remote.StartDerived || c.Template != plan.Template || c.Build > c.UntilFirstStep {
+			t.Errorf("got %+v", c)
+		}
+		return plan.Last[0]
+	}
+	first, second := last(), last()
+	if first.Build <= 0 || second.Build != 0 {
+		t.Errorf("the builds took %s and %s", first.Build, second.Build)
+	}
+
+	// One that may not build finds it, and knows what the others have taken.
+	cfg.AllowTemplateBuild = false
+	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 1 {
+		t.Errorf("got\n%s", plan)
 	}
 }

@@ -168,3 +168,42 @@ func FuzzStartBook(f *testing.F) {
 		}
 	})
 }
+
+// namedSandbox is one that is made from a template.
+type namedSandbox struct {
+	Sandbox
+	template string
+}
+
+func (s namedSandbox) Info() SandboxInfo { return SandboxInfo{Template: s.template} }
+
+func TestStartCost(t *testing.T) {
+	t.Parallel()
+	derived := "osiris-" + strings.Repeat("0a", 16)
+	for name, test := range map[string]struct {
+		template string
+		way      StartWay // how packages came
+		want     StartWay
+	}{
+		"without packages":         {"base", "", StartAsIs},
+		"from the wheelhouse":      {"base", StartWheelhouse, StartWheelhouse},
+		"from an index":            {"base", StartIndex, StartIndex},
+		"derived":                  {derived, "", StartDerived},
+		"derived, in a namespace":  {"team/" + derived, "", StartDerived},
+		"derived without packages": {derived, StartWheelhouse, StartWheelhouse},
+		"of a similar name":        {derived + "0", "", StartAsIs},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &Receipt{Wall: 9, Phases: Phases{Build: 5, Dependencies: 2}, BytesSent: 7, CostUSD: 0.5}
+			got := startCost(r, &place{sandbox: namedSandbox{template: test.template}, way: test.way})
+			want := &StartCost{Way: test.want, At: got.At, Template: test.template, UntilFirstStep: 9, Build: 5, Dependencies: 2, BytesSent: 7, CostUSD: 0.5}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+	if got := startCost(nil, &place{}); got != nil {
+		t.Errorf("without a receipt: %+v", got)
+	}
+}

@@ -170,6 +170,9 @@ func templateUsed(t *testing.T, ec *remote.ExecutionContext) (name string, deriv
 // host finds it, and sends nothing.
 func TestDerivedTemplate(t *testing.T) {
 	for _, kind := range servedKinds {
+		if kind == "embedded" { // TestDerivedTemplateHoldsPackages has one
+			continue
+		}
 		t.Run(kind, func(t *testing.T) {
 			server := newServer(t, kind, testDrivers())
 			cfg := remote.Config{CPU: 4, MemoryGB: 8, AllowTemplateBuild: true}
@@ -229,7 +232,7 @@ func TestDerivedTemplateHoldsPackages(t *testing.T) {
 			index := newIndex(t)
 			cfg := remote.Config{
 				CPU: 4, MemoryGB: 8, AllowTemplateBuild: true, Packages: index.bridge(), Wheelhouse: "off",
-				PythonDrivers: []remote.PythonDriver{{
+				Drivers: testDrivers(), PythonDrivers: []remote.PythonDriver{{
 					Name: "test.counting_extractor", Module: "counting", Class: "Counter",
 					Requirements: []string{index.requirement("counting", "1.0")},
 				}},
@@ -248,8 +251,17 @@ func TestDerivedTemplateHoldsPackages(t *testing.T) {
 				t.Errorf("the build does not say what it installs: %s", said)
 			}
 			before, requests := index.asked.Load(), len(server.Requests())
-			ec, _, err := runOn(t, server, cfg, one("test.counting_extractor"))
-			if err != nil {
+			a, ec := newProxy(t, connect(cfg, server), nil), newContext(t, "second")
+			ec.OnEvent = func(_ context.Context, e remote.Event) error {
+				if e.Name == "step_start" { // another host would find the packages, too
+					b, err := os.ReadFile(filepath.Join(ec.LogsDir, "sandbox.json"))
+					if err != nil || !strings.Contains(string(b), `"cache": "/opt/osiris/cache"`) {
+						t.Errorf("%v, %s", err, b)
+					}
+				}
+				return nil
+			}
+			if _, _, err := remote.Run(t.Context(), a, one("test.counting_extractor"), ec); err != nil {
 				t.Fatal(err)
 			}
 			if again, derived, wasBuilt := templateUsed(t, ec); again != name || !derived || wasBuilt {
@@ -272,6 +284,39 @@ func TestDerivedTemplateHoldsPackages(t *testing.T) {
 			}
 
 		})
+	}
+}
+
+// The same with pandas itself, and a driver that reads and writes with it.
+func TestDerivedTemplateHoldsPandas(t *testing.T) {
+	needPip(t)
+	if !stressed() {
+		t.Skip("it installs pandas and pyarrow, and takes as long: set OSIRIS_STRESS=1")
+	}
+	reach := exec.Command("/usr/bin/env", "python3", "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", t.TempDir(), "six")
+	reach.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"} // as in a build
+	if out, err := reach.CombinedOutput(); err != nil {
+		t.Skipf("the index cannot be reached: %v: %s", err, out)
+	}
+	server := newServer(t, "embedded", testDrivers())
+	cfg := remote.Config{
+		CPU: 4, MemoryGB: 8, AllowTemplateBuild: true, Wheelhouse: "off", Packages: []string{"pandas>=2"}, Timeout: time.Minute,
+		PythonDrivers: shop(t, map[string]string{"filesystem.csv_extractor": "CsvExtractor", "filesystem.csv_writer": "CsvWriter"}),
+	}
+	var sent []int64
+	for range 2 {
+		ec, result, err := runOn(t, server, cfg, compiled(t, "csv-copy")())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(events(t, ec, "dependency_installed")); n != 0 {
+			t.Errorf("%d packages were installed in the run", n)
+		}
+		t.Logf("%+v, %d bytes sent", result.Receipt.Phases, result.Receipt.BytesSent)
+		sent = append(sent, result.Receipt.BytesSent)
+	}
+	if built(server) != 1 || sent[1] > 1<<20 {
+		t.Errorf("%d builds; bytes sent: %v", built(server), sent)
 	}
 }
 
@@ -607,6 +652,26 @@ func TestTemplateBuildTakenOver(t *testing.T) {
 	}
 	if own := ownTemplates(t, server); len(own) != 1 || own[0].ID != dead.TemplateID || own[0].BuildID == dead.ID {
 		t.Errorf("there is %+v", own)
+	}
+}
+
+// Another host goes on in a derived template, with what that has.
+func TestAttachInDerivedTemplate(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	marks := filepath.Join(t.TempDir(), "marks")
+	dir := orphan(t, server, marks, "REMOTE_TEST_CPU=4")
+	cfg := connect(remote.Config{Drivers: testDrivers(), Concurrency: 1, Heartbeat: 100 * time.Millisecond, CPU: 4, AllowTemplateBuild: true}, server)
+	if err := attach(t.Context(), cfg, dir); err != nil {
+		t.Fatal(err)
+	}
+	used, requested := 0, built(server)
+	for _, e := range lines(t, filepath.Join(dir, "events.jsonl")) {
+		if e["event"] == "template_used" && e["derived"] == true {
+			used++
+		}
+	}
+	if used != 1 || requested != 1 {
+		t.Errorf("%d derived templates were used, %d were built", used, requested)
 	}
 }
 

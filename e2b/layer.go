@@ -183,7 +183,7 @@ func (l *Layer) Hash() string { return l.hash }
 // write writes the archive, which E2B unpacks with tar -xz. It is the same for
 // the same content.
 func (l *Layer) write(ctx context.Context, w io.Writer) error {
-	zip := gzip.NewWriter(w)
+	zip, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is valid
 	archive := tar.NewWriter(zip)
 	for _, e := range l.entries {
 		if ctx.Err() != nil {
