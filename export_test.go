@@ -144,7 +144,10 @@ func (a *E2BTransparentProxy) DerivedName(t testing.TB, m *Manifest) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := a.derivation(t.Context(), p, false)
+	d, err := a.wanted(t.Context(), p)
+	if err == nil {
+		err = a.compare(t.Context(), d, p.SandboxConfig)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,22 +185,6 @@ func (e *engine) mayDerive(p *PreparedRun) bool {
 	return e.ships && (e.cfg.AllowTemplateBuild || p.SandboxConfig.Image != "")
 }
 
-// derivation finds out which template a run would get. It asks E2B for the list
-// of the account's, where that says something, and makes nothing. remembered
-// says that it may answer with what this adapter has seen before.
-func (a *E2BTransparentProxy) derivation(ctx context.Context, p *PreparedRun, remembered bool) (*derivation, error) {
-	d, err := a.wanted(ctx, p)
-	if err != nil || d.needed == takeBase {
-		return d, err
-	}
-	if remembered {
-		if known := a.templates.recall(d.key); known != nil {
-			return known, nil
-		}
-	}
-	return d, a.compare(ctx, d, p.SandboxConfig)
-}
-
 // wanted is what a run wants that might be derived, by what it says itself.
 func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*derivation, error) {
 	cfg := p.SandboxConfig
@@ -250,7 +234,8 @@ func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*deri
 // evenMB is a size of memory as E2B takes it.
 func evenMB(gb float64) int { return 2 * int(math.Round(gb*512)) }
 
-// compare completes what a run wants by what there is on the account.
+// compare completes what a run wants by what there is on the account, which is one
+// request for a hundred templates.
 func (a *E2BTransparentProxy) compare(ctx context.Context, d *derivation, cfg SandboxConfig) error {
 	own, err := a.ownTemplates(ctx)
 	if err != nil {

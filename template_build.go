@@ -89,7 +89,8 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 	if d.unbaked != "" && d.allowed {
 		s.logf(slog.LevelInfo, "the packages of drivers in Python are not in the template: %s", d.unbaked)
 	}
-	if known := a.templates.recall(d.key); known != nil && d.needed != takeBase {
+	known := a.templates.recall(d.key)
+	if known != nil {
 		d = known
 	} else if d.needed == takeDerived || d.needed == takeFitting && d.allowed {
 		if err := a.compare(ctx, d, p.SandboxConfig); err != nil {
@@ -107,6 +108,9 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 			a.templates.remember(&as)
 			s.usesTemplate(sb.Info().Template, false, false)
 			return sb, nil, nil
+		case known != nil && errors.Is(err, ErrSandboxSize): // it was built anew
+			a.templates.forget(d.key)
+			return a.openFitting(ctx, cfg, plan, p, s)
 		case d.needed == takeBase || !errors.Is(err, ErrSandboxSize):
 			return nil, nil, createError(err)
 		}

@@ -438,6 +438,38 @@ func TestTemplateThatFits(t *testing.T) {
 	}
 }
 
+// A template that fitted and was built anew, with another size, fits no more.
+func TestTemplateThatFittedOnce(t *testing.T) {
+	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"mine"}, CPU: 4, MemoryMB: 1024}))
+	a := newProxy(t, connect(remote.Config{Drivers: testDrivers(), Template: "mine", CPU: 4, AllowTemplateBuild: true}, server), nil)
+	for i, derivedWant := range []bool{false, true} {
+		ec := newContext(t, fmt.Sprint("s", i))
+		result, _, err := remote.Run(t.Context(), a, one("test.noop"), ec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, derived, _ := templateUsed(t, ec); derived != derivedWant || result.Receipt.CPU != 4 {
+			t.Errorf("run %d used %q, with %d CPUs", i, name, result.Receipt.CPU)
+		}
+		if i == 0 {
+			rebuild(t, server, "mine")
+		}
+	}
+}
+
+// rebuild builds a template anew, with two CPUs.
+func rebuild(t *testing.T, server *mock.Server, name string) {
+	t.Helper()
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.BuildTemplate(t.Context(), e2b.BuildOptions{Name: name, CPU: 2, MemoryMB: 512, FromImage: "debian:13"}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // One that is gone is built again.
 func TestDerivedTemplateGone(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
@@ -736,14 +768,7 @@ func TestDerivedName(t *testing.T) {
 	}
 	// A template that was built again is another base.
 	before := name(remote.Config{PythonDrivers: driver, Template: "mine"})
-	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := c.BuildTemplate(t.Context(), e2b.BuildOptions{Name: "mine", CPU: 2, MemoryMB: 512, FromImage: "debian:13"}, nil); err != nil {
-		t.Fatal(err)
-	}
+	rebuild(t, server, "mine")
 	if after := name(remote.Config{PythonDrivers: driver, Template: "mine"}); after == before {
 		t.Errorf("%q also after its template was built again", after)
 	}
