@@ -217,7 +217,7 @@ func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
 	needed, _ := run.requirements() // which was looked at
 	derived := p.Derived != nil && !p.Conditional
 	switch {
-	case len(needed) == 0 || d.unbaked == "" && derived && len(d.Packages) > 0:
+	case len(needed) == 0 || derived && len(d.Packages) > 0:
 		p.Way = StartAsIs
 		if derived {
 			p.Way = StartDerived
