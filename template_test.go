@@ -118,7 +118,7 @@ func pureWheel(t testing.TB, name, version, module string) []byte {
 
 // needPip skips a test where an embedded sandbox has no Python that could
 // install packages.
-func needPip(t *testing.T) {
+func needPip(t testing.TB) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("it takes an embedded sandbox with a Python that can make environments")
