@@ -30,6 +30,8 @@ const (
 	// maxLooks is how often a build may turn out to be another one than it was.
 	maxLooks = 20
 
+	answerGrace = 10 * time.Second // for the answer to a request when the run is stopped
+
 	quotaPause = 5 * time.Second // where the account has no room for another build
 
 	maxBuildLines = 1000 // of a build's log that become events
@@ -198,7 +200,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	if a.templates.recall(d.key) != nil {
 		return false, nil
 	}
-	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience)}
+	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
 			err = fmt.Errorf("%w (%w)", why, err)
@@ -228,6 +230,7 @@ type building struct {
 	session  *session
 	patience time.Duration
 	options  e2b.BuildOptions // zero until they are needed
+	asked    map[string]bool  // IDs of builds that this run has asked for
 
 	own     bool // this run has started the build that it followed last
 	lines   int  // of that, which became events
@@ -251,25 +254,26 @@ func (b *building) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now.ready == "" && now.running == "" && now.waiting != "" {
+		idle := func() bool { return now.ready == "" && now.running == "" }
+		if idle() && now.waiting != "" && !b.asked[now.waiting] {
 			if now, err = b.awaitStart(ctx, now); err != nil {
 				return err
 			}
 		}
-		var requested *e2b.Build
-		if now.ready == "" && now.running == "" {
-			if requested, now, err = b.request(ctx, &pause); err != nil {
+		if idle() && !b.asked[now.waiting] {
+			if now, err = b.request(ctx, &pause); err != nil {
 				return err
 			}
 		}
 		switch {
 		case now.ready != "":
+			b.own = b.asked[now.ready]
 			return nil
 		case now.running != "":
-			b.own = false
+			b.own = b.asked[now.running]
 			err = b.follow(ctx, now.template, now.running)
-		case requested != nil && now.waiting == requested.ID:
-			err = b.start(ctx, requested)
+		case b.asked[now.waiting]:
+			err = b.start(ctx, &e2b.Build{ID: now.waiting, TemplateID: now.template})
 		default:
 			continue // superseded
 		}
@@ -366,51 +370,68 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // request asks for a build, which is not started, and returns what there is
 // then. That may be nothing to go on with.
-func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Build, builds, error) {
+func (b *building) request(ctx context.Context, pause *time.Duration) (builds, error) {
 	if !b.d.allowed {
-		return nil, builds{}, errors.New("it is not there, and Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build) does not allow it to be built")
+		return builds{}, errors.New("it is not there, and Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build) does not allow it to be built")
 	}
 	if err := b.d.worker.mayRunAtE2B(); err != nil {
-		return nil, builds{}, err
+		return builds{}, err
 	}
 	if err := b.makeOptions(); err != nil {
-		return nil, builds{}, err
+		return builds{}, err
 	}
 	told := false
 	for {
-		requested, err := b.client.RequestBuild(ctx, b.options)
+		requested, err := b.requestWhole(ctx)
 		switch {
 		case err == nil:
+			b.asked[requested.ID] = true
 			now, err := b.lookAt(ctx, requested.TemplateID)
 			if err != nil {
-				b.discard(ctx, requested.TemplateID, requested.ID)
+				b.discard(ctx, requested.TemplateID)
 			}
-			return requested, now, err
+			return now, err
 		case errors.Is(err, ErrQuota):
 			if !told {
 				b.session.logf(slog.LevelWarn, "template %s: waiting for room for another build: %v", b.d.name(), err)
 				told = true
 			}
 			if wait(ctx, quotaPause) != nil {
-				return nil, builds{}, err
+				return builds{}, err
 			}
 		case errors.Is(err, e2b.ErrConflict), errors.Is(err, e2b.ErrForbidden), errors.Is(err, e2b.ErrNotFound) && !errors.Is(err, ErrTemplateBuildUnsupported):
 			// Another host has the same name just now, or has just deleted it.
 			if *pause > 5*time.Second {
-				return nil, builds{}, err
+				return builds{}, err
 			}
 			if err := wait(ctx, *pause); err != nil {
-				return nil, builds{}, err
+				return builds{}, err
 			}
 			*pause *= 2
-			return nil, builds{}, nil
+			return builds{}, nil
 		default:
 			if !errors.As(err, new(*e2b.APIError)) { // else it was refused
 				b.discardUnanswered(ctx)
 			}
-			return nil, builds{}, err
+			return builds{}, err
 		}
 	}
+}
+
+// requestWhole asks for a build. Its answer is waited for a while longer than
+// ctx: it says what there is to remove.
+func (b *building) requestWhole(ctx context.Context) (*e2b.Build, error) {
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	ended := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(answerGrace):
+			cancel()
+		case <-whole.Done():
+		}
+	})
+	defer ended()
+	return b.client.RequestBuild(whole, b.options)
 }
 
 // discardUnanswered deletes what a request has made whose answer did not come: a
@@ -421,7 +442,8 @@ func (b *building) discardUnanswered(ctx context.Context) {
 	defer cancel()
 	now, err := b.look(ctx)
 	if err == nil && now.waiting != "" && now.count == 1 {
-		b.discard(ctx, now.template, now.waiting)
+		b.asked[now.waiting] = true
+		b.discard(ctx, now.template)
 	}
 }
 
@@ -535,7 +557,7 @@ func (b *building) start(ctx context.Context, requested *e2b.Build) error {
 	}
 	if err != nil {
 		if now, lookErr := b.lookAgain(ctx, requested.TemplateID); lookErr != nil || now.running != requested.ID && now.ready != requested.ID {
-			b.discard(ctx, requested.TemplateID, requested.ID)
+			b.discard(ctx, requested.TemplateID)
 			return err
 		}
 		if ctx.Err() != nil {
@@ -583,10 +605,10 @@ func (b *building) follow(ctx context.Context, template, build string) error {
 		return fmt.Errorf("%w; its build goes on at E2B, and the next run finds it", err)
 	case errors.Is(err, e2b.ErrBuild) && !errors.Is(err, e2b.ErrBuildCanceled):
 		now, lookErr := b.lookAgain(ctx, template)
-		if lookErr == nil && (now.ready != "" || now.running != "" || now.waiting != "") {
+		if lookErr == nil && (now.ready != "" || now.running != "") {
 			return fmt.Errorf("%w: %w", e2b.ErrBuildCanceled, err) // there is another already
 		}
-		b.discard(ctx, template, build)
+		b.discard(ctx, template) // one that waits would fail in the same step
 	}
 	return err
 }
@@ -607,12 +629,12 @@ func (b *building) tell(l e2b.BuildLog) {
 }
 
 // discard deletes a template of which nothing is ready, or on its way but for
-// one build.
-func (b *building) discard(ctx context.Context, template, build string) {
+// what this run has asked for.
+func (b *building) discard(ctx context.Context, template string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
 	now, err := b.lookAt(ctx, template)
-	if err == nil && (now.template == "" || now.ready != "" || now.running != "" || now.waiting != "" && now.waiting != build) {
+	if err == nil && (now.template == "" || now.ready != "" || now.running != "" || now.waiting != "" && !b.asked[now.waiting]) {
 		return
 	}
 	if err == nil {
