@@ -300,7 +300,7 @@ func TestAttach(t *testing.T) {
 	seed, stress := testSeed(t)
 	// A host that dies within a create leaves it open for 80 s whether there
 	// will be a sandbox: there is time for that in a stress test only.
-	moments := 8
+	moments := 5
 	if stress {
 		moments = 200
 	}

@@ -43,6 +43,15 @@
 // steps have as inputs, and outputs that [ExecutionContext].Keep names are read by
 // [E2BTransparentProxy.FetchOutput] while the run goes on, and until Collect.
 //
+// # Sizes, images and packages
+//
+// E2B fixes cores, memory and files of a sandbox in its template. Where a run asks
+// for others ([Config.CPU], [Config.MemoryGB], [Config.Image], [Config.Packages])
+// and [Config.AllowTemplateBuild] is set, a template that has them is built, once,
+// with the worker program and the packages in it; every later run, of any host,
+// finds it by its name, a hash of all that. [E2BTransparentProxy.Explain] says
+// beforehand which way a run would start.
+//
 // # What a run takes
 //
 // A [Receipt] divides the run's time into phases, and estimates its cost.

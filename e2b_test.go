@@ -285,11 +285,14 @@ func cancelAtEveryRequest(t *testing.T, kind string) {
 	if err := run(t, t.Context(), whole); err != nil {
 		t.Fatal(err)
 	}
-	step := 1
-	if kind != "served" || testing.Short() {
-		step = 4 // each uploads the worker
+	step := 2
+	switch {
+	case kind == "served" && stressed():
+		step = 1
+	case kind != "served" && !stressed():
+		step = 8 // each uploads the worker
 	}
-	for n := 0; n < len(whole.Requests()); n += step {
+	for n := int(seed(t) % uint64(step)); n < len(whole.Requests()); n += step {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithCancel(t.Context())

@@ -685,7 +685,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			a, _ := newAdapter(t, kind, remote.Config{}, nil)
 			n := 16
-			if kind == "local" {
+			if kind == "local" || kind == "embedded" { // where each is a process
 				n = 4
 			}
 			var wg sync.WaitGroup

@@ -217,7 +217,7 @@ func attacks(full bool) []attack {
 		{name: "largest_metric", result: `{"step_id":"a","status":"success","metrics":{"rows_read":1.7e308,"rows_written":1.7e308},"duration_ms":-1e308,"rows_in":-9223372036854775808}`},
 		{name: "heartbeat_numbers", step: data(rpc.FrameHeartbeat, `{"rss_bytes":-9223372036854775808,"cpu_seconds":1e308,"journal":-1,"epoch":-9223372036854775808}`)},
 		{name: "heartbeat_overflow", step: data(rpc.FrameHeartbeat, `{"rss_bytes":9223372036854775808}`), want: protocol},
-		{name: "heartbeat_steps", step: data(rpc.FrameHeartbeat, `{"open_steps":[`+strings.Repeat(`"",`, 300_000)+`""]}`)},
+		{name: "heartbeat_steps", step: data(rpc.FrameHeartbeat, `{"open_steps":[`+strings.Repeat(`"",`, count(100_000, 300_000))+`""]}`)},
 		{name: "another_step", result: `{"step_id":"b","status":"success"}`, want: protocol},
 		{name: "no_success", result: `{"step_id":"a","status":"maybe"}`, want: protocol},
 		{name: "not_asked", step: func(h *hostile, _ string) { h.answer("req_999", `{}`) }, want: protocol},
@@ -230,10 +230,10 @@ func attacks(full bool) []attack {
 			}
 		}},
 		{name: "absurd_lists", hello: func(_ *hostile, r *rpc.HandshakeResult) {
-			r.Drivers, r.CPUs, r.PID = make([]string, 300_000), -1, 1<<62
+			r.Drivers, r.CPUs, r.PID = make([]string, count(100_000, 300_000)), -1, 1<<62
 			r.OS = strings.Repeat(evil, 1000)
-		}, result: `{"step_id":"a","status":"success","outputs":{"df":{"rows":-1,"columns":[` + strings.Repeat(`"",`, 300_000) + `""]}}}`},
-		{name: "absurd_metrics", result: `{"step_id":"a","status":"success","metrics":{"m0":0` + manyMembers(60_000) + `}}`},
+		}, result: `{"step_id":"a","status":"success","outputs":{"df":{"rows":-1,"columns":[` + strings.Repeat(`"",`, count(100_000, 300_000)) + `""]}}}`},
+		{name: "absurd_metrics", result: `{"step_id":"a","status":"success","metrics":{"m0":0` + manyMembers(count(20_000, 60_000)) + `}}`},
 
 		// Lines that are not its own.
 		{name: "run_complete", step: data(rpc.FrameEvent, head+`,"event":"run_complete","pipeline_id":"x"}`), want: protocol},
@@ -248,9 +248,9 @@ func attacks(full bool) []attack {
 		{name: "old_times", step: data(rpc.FrameEvent, `{"ts":"9999-99-99T99:99:99.999999Z","session":"SESSION","event":"x","step_id":"a"}`)},
 
 		// Floods.
-		{name: "events", step: func(h *hostile, _ string) { h.flood(count(60_000, 10_000_000)) },
-			cfg:   func(c *remote.Config) { c.MaxEvents, c.Timeout = count(20_000, 5_000_000), time.Hour },
-			check: dropped(count(60_000, 10_000_000) - count(20_000, 5_000_000))},
+		{name: "events", step: func(h *hostile, _ string) { h.flood(count(15_000, 10_000_000)) },
+			cfg:   func(c *remote.Config) { c.MaxEvents, c.Timeout = count(5000, 5_000_000), time.Hour },
+			check: dropped(count(15_000, 10_000_000) - count(5000, 5_000_000))},
 		{name: "event_bytes", step: func(h *hostile, _ string) { h.flood(20_000) }, cfg: func(c *remote.Config) { c.MaxEventBytes = 1 << 20 }, check: dropped(10_000)},
 		{name: "heartbeats", step: func(h *hostile, id string) {
 			for range 20_000 {
@@ -258,10 +258,10 @@ func attacks(full bool) []attack {
 			}
 		}, cfg: func(c *remote.Config) { c.MaxEvents = 30_000 }, check: dropped(29_000)},
 		{name: "log_lines", step: func(h *hostile, id string) {
-			for range 20_000 {
+			for range count(5000, 20_000) {
 				data(rpc.FrameLog, `{"message":"x"}`)(h, id)
 			}
-		}, cfg: func(c *remote.Config) { c.MaxEvents = 1000 }, check: dropped(19_000)},
+		}, cfg: func(c *remote.Config) { c.MaxEvents = 1000 }, check: dropped(count(4000, 19_000))},
 		{name: "endless_print", step: func(h *hostile, _ string) {
 			long := bytes.Repeat([]byte("x"), 1<<20)
 			for range count(4, 64) {

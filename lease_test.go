@@ -348,12 +348,9 @@ func TestLeaseInDanger(t *testing.T) {
 // makes one a second queue up, and none fails.
 func TestManyRunsQueueUp(t *testing.T) {
 	t.Parallel()
-	runs := 50
-	switch {
-	case stressed():
+	runs := 30
+	if stressed() {
 		runs = 200
-	case testing.Short():
-		runs = 30
 	}
 	for name, cfg := range map[string]remote.Config{
 		"limits known":   {MaxSandboxes: 20, CreateRate: 1},

@@ -50,7 +50,7 @@ func TestSweep(t *testing.T) {
 				running.Go(func() { _, _, _ = remote.Run(ctx, a, sleep(time.Hour), newContext(t, id)) })
 			}
 			// An hour of heartbeats is most of the time that this takes.
-			cfg := remote.Config{Timeout: 2 * time.Hour, Heartbeat: 20 * time.Second}
+			cfg := remote.Config{Timeout: 2 * time.Hour, Heartbeat: time.Minute}
 			living, _ := c.proxy(cfg)
 			run(living, "living")
 			waits, _ := c.proxy(cfg)
@@ -64,7 +64,7 @@ func TestSweep(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			paused, pausedNet := c.proxy(remote.Config{Timeout: 2 * time.Hour, Heartbeat: 20 * time.Second, OnHostLoss: remote.Pause})
+			paused, pausedNet := c.proxy(remote.Config{Timeout: 2 * time.Hour, Heartbeat: time.Minute, OnHostLoss: remote.Pause})
 			run(paused, "paused")
 			time.Sleep(5 * time.Minute)
 			pausedNet.die()

@@ -30,17 +30,11 @@ func GCPRegistry(serviceAccountJSON string) *Registry {
 
 const hidden = "[secret]"
 
-// String hides all.
-func (Registry) String() string { return hidden }
-
 // Format hides all, whatever the verb.
 func (Registry) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
 
 // LogValue hides all.
 func (Registry) LogValue() slog.Value { return slog.StringValue(hidden) }
-
-// MarshalText hides all.
-func (Registry) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // body is what the API is sent.
 func (r *Registry) body() map[string]string {

@@ -180,17 +180,25 @@ func (l *buildLog) add(now time.Time, level, step, message string) {
 	l.entries = append(l.entries, buildLogEntry{now.UTC(), message, level, step})
 }
 
-// list returns the lines of a level and above.
-func (l *buildLog) list(level string) []buildLogEntry {
+// page returns the lines of a level and above, at most limit of those that come
+// after offset others.
+func (l *buildLog) page(level string, offset, limit int) []buildLogEntry {
+	least := slices.Index(logLevels(), level)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]buildLogEntry, 0, len(l.entries))
+	page := make([]buildLogEntry, 0, min(limit, maxBuildPage))
 	for _, e := range l.entries {
-		if slices.Index(logLevels(), e.Level) >= slices.Index(logLevels(), level) {
-			list = append(list, e)
+		if len(page) >= limit {
+			break
+		}
+		if slices.Index(logLevels(), e.Level) < least {
+			continue
+		}
+		if offset--; offset < 0 {
+			page = append(page, e)
 		}
 	}
-	return list
+	return page
 }
 
 // logLevels are those of logs, the lowest first.

@@ -39,12 +39,33 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 		Missing   []string `json:"missing"`
 		Package   string   `json:"package"`
 		Installed []string `json:"installed"`
+
+		Template string   `json:"template"`
+		From     string   `json:"from"`
+		CPU      int      `json:"cpu"`
+		MemoryGB float64  `json:"memory_gb"`
+		Packages []string `json:"packages"`
+		Own      bool     `json:"own"`
+		Derived  bool     `json:"derived"`
+		Message  string   `json:"message"`
 	}
 	// What the worker sends is not ours: a field of another type stays zero.
 	_ = e.Decode(&f)
 	switch e.Name {
 	case "run_start":
 		p.line("run %s", f.PipelineID)
+	case "template_build_started":
+		p.line("%s template %s from %s%s", building(f.Own), f.Template, f.From, parts(f.CPU, f.MemoryGB, f.Packages))
+	case "template_build_progress":
+		p.line("  %s", f.Message)
+	case "template_build_complete":
+		p.line("template %s is ready (%.0f ms)", f.Template, f.DurationMS)
+	case "template_build_failed":
+		p.line("template %s is not ready: %s", f.Template, f.Error)
+	case "template_used":
+		if f.Derived {
+			p.line("the sandbox is made from template %s", f.Template)
+		}
 	case "sandbox_created":
 		p.line("sandbox %s is up (%.1f ms)", f.SandboxID, f.DurationMS)
 	case "worker_started":
@@ -76,6 +97,29 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 		return p.err
 	}
 	return nil
+}
+
+// building says whose build a template is.
+func building(own bool) string {
+	if own {
+		return "building"
+	}
+	return "waiting for another's build of"
+}
+
+// parts says what a template has that is not its base's.
+func parts(cpu int, memoryGB float64, packages []string) string {
+	var b strings.Builder
+	if cpu > 0 {
+		fmt.Fprintf(&b, ", %s", count(int64(cpu), "core"))
+	}
+	if memoryGB > 0 {
+		fmt.Fprintf(&b, ", %g GiB", memoryGB)
+	}
+	if len(packages) > 0 {
+		fmt.Fprintf(&b, ", with %s", strings.Join(packages, ", "))
+	}
+	return b.String()
 }
 
 func (p *Printer) line(format string, args ...any) {
@@ -126,7 +170,7 @@ func Receipt(w io.Writer, r *remote.Receipt) {
 		name string
 		took time.Duration
 	}{
-		{"prepare", r.Phases.Prepare}, {"create", r.Phases.Create}, {"upload", r.Phases.Upload}, {"worker", r.Phases.WorkerStart},
+		{"prepare", r.Phases.Prepare}, {"build", r.Phases.Build}, {"create", r.Phases.Create}, {"upload", r.Phases.Upload}, {"worker", r.Phases.WorkerStart},
 		{"packages", r.Phases.Dependencies}, {"steps", r.Phases.Steps}, {"tables", r.Phases.Transfer}, {"finish", r.Phases.Finish},
 		{"idle", r.Phases.Idle}, {"collect", r.Phases.Collect}, {"kill", r.Phases.Kill},
 	} {

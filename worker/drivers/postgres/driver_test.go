@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
@@ -189,8 +190,9 @@ func TestCancel(t *testing.T) {
 	db := servers.Postgres(t).Database(t)
 	gone := func(t *testing.T) {
 		t.Helper()
-		// The server's process has ended, or at least the query.
-		for range 1000 {
+		// The server's process has ended, or at least the query, which by itself
+		// would take longer.
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if query(t, db, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'osiris' AND state <> 'idle'")[0] == "0" {
 				return
 			}
