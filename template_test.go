@@ -22,6 +22,7 @@ import (
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/mock"
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // asked counts the requests of a server by method and path, in which a * stands
@@ -882,5 +883,30 @@ func TestTemplateEventsDocumented(t *testing.T) {
 	}
 	if len(seen) != 5 {
 		t.Errorf("%v", seen)
+	}
+}
+
+// The worker's command "install" says why it cannot.
+func TestInstallCommand(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		drivers *worker.Registry
+		args    []string
+		code    int
+		want    string
+	}{
+		{"no cache", testDrivers(), nil, 2, "usage"},
+		{"relative cache", testDrivers(), []string{"-cache", "cache"}, 2, "usage"},
+		{"no such interpreter", testDrivers(), []string{"-cache", t.TempDir(), "-python", "no-such-python"}, 1, "no-such-python is not there"},
+		{"no list", testDrivers(), []string{"-cache", t.TempDir(), "-requirements", "pandas"}, 1, "no list"},
+		{"no runtime", worker.NewRegistry(), []string{"-cache", t.TempDir()}, 1, "python.Register"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := worker.Program{Drivers: test.drivers}.Run(t.Context(), append([]string{"install"}, test.args...), strings.NewReader(""), &stdout, &stderr)
+			if code != test.code || !strings.Contains(stderr.String(), test.want) {
+				t.Errorf("code %d, %s%s", code, &stdout, &stderr)
+			}
+		})
 	}
 }
