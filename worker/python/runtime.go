@@ -177,6 +177,9 @@ func (r *pythonRuntime) Check(ctx context.Context) (*rpc.CheckDepsResult, error)
 	if errors.Is(err, errRequirement) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: err.Error()}
 	}
+	if err != nil && ctx.Err() != nil {
+		return nil, err // it was not looked at to the end: there may be one
+	}
 	if err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingRuntime, Message: err.Error()}
 	}
