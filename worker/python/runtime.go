@@ -293,7 +293,7 @@ func (r *pythonRuntime) installer(log io.Writer) (i *installer, done func(), err
 		done = func() { credentials.Close() }
 	}
 	return &installer{
-		root: filepath.Join(r.opts.CacheDir, environmentsDir), python: r.opts.Program, env: env, log: log, redact: r.opts.Redactor.String,
+		root: filepath.Join(r.opts.CacheDir, environmentsDir), python: r.opts.Program, env: env, log: log, redact: r.opts.Redactor.String, template: r.opts.Template,
 		event: func(name string, fields map[string]any) { r.opts.Event("", name, fields) },
 	}, done, nil
 }
