@@ -888,7 +888,7 @@ func TestInstallWheelsRefused(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t, "pip", testPackage{name: "Orders.Core", version: "1.5", requires: []string{`speed>1; extra == "fast"`, `gone; extra == "slow"`, `orders-core[slow]; extra == "all"`}},
-		testPackage{name: "speed", version: "2.0rc1"}, testPackage{name: "local", version: "2.1+cpu"})
+		testPackage{name: "speed", version: "2.0rc1"}, testPackage{name: "local", version: "2.1+cpu"}, testPackage{name: "Pl.ain", version: "1.0"})
 	// Whatever packages print.
 	site, err := packagesIn(filepath.Dir(filepath.Dir(s.python)))
 	if err != nil {
@@ -899,7 +899,7 @@ func TestCheck(t *testing.T) {
 	writeTestFile(t, filepath.Join(site, "half-1.0.dist-info", "RECORD"), nil)
 	writeTestFile(t, filepath.Join(site, "old-0.9-py3.9.egg-info", "PKG-INFO"), []byte("Metadata-Version: 1.0\nName: old\nVersion: 0.9\n"))
 	wants := map[string]bool{
-		"orders_core": true, "Orders-Core>=1,<2": true, "orders.core==1.5": true, "orders-core>1.5": false, "orders-core ~= 1.4": true,
+		"pl_ain": true, "Orders-Core>=1,<2": true, "orders.core==1.5": true, "orders-core>1.5": false, "orders-core ~= 1.4": true,
 		"orders-core[fast]": true, "orders-core[slow]": false, "orders-core[all]": false, "orders-core[unknown]": true,
 		"speed>1": true, "speed==2.0rc1": true, "speed>=2": false, "local==2.1": true, "local==2.1+cpu": true, "local===2.1+cpu": true,
 		"peed": false, "half": false, "old>0.8": true, "nowhere": false, "orders-core @ https://example.com/orders_core-1.5-py3-none-any.whl": false,
