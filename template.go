@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode"
 
 	"github.com/osiris-pipelines/remote/e2b"
@@ -323,7 +324,15 @@ func findTemplate(own []e2b.Template, ref string) *e2b.Template {
 type templates struct {
 	mu      sync.Mutex
 	known   map[string]*derivation // by key: those that were found as they are, and do not change
-	waiting map[string]mutex       // by name: held by the run that has it built
+	waiting map[string]*turn       // by name
+}
+
+// turn is what runs of one adapter that want the same template wait for. The one
+// that has the lock has it built.
+type turn struct {
+	mutex
+	ended  atomic.Int64 // how many have had it
+	failed error        // why the last of them has no template, if the build has failed
 }
 
 // recall returns a derivation that was remembered; nil when none was.
@@ -351,17 +360,17 @@ func (t *templates) forget(key string) {
 	delete(t.known, key)
 }
 
-// turn is what runs of this adapter that want the same template wait for.
-func (t *templates) turn(name string) mutex {
+// turn is that of a template.
+func (t *templates) turn(name string) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m, ok := t.waiting[name]
+	w, ok := t.waiting[name]
 	if !ok {
 		if t.waiting == nil {
-			t.waiting = make(map[string]mutex)
+			t.waiting = make(map[string]*turn)
 		}
-		m = make(mutex, 1)
-		t.waiting[name] = m
+		w = &turn{mutex: make(mutex, 1)}
+		t.waiting[name] = w
 	}
-	return m
+	return w
 }

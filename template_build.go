@@ -30,6 +30,14 @@ const (
 	// maxLooks is how often a build may turn out to be another one than it was.
 	maxLooks = 20
 
+	// maxGone is how often a build may be gone before it has ended: somebody
+	// deletes what we build, or has found out before us that it fails.
+	maxGone = 3
+
+	// failureSeen is how long a build that has failed stays, for other hosts that
+	// follow it to see why. They look every second.
+	failureSeen = 2 * time.Second
+
 	quotaPause = 5 * time.Second // where the account has no room for another build
 
 	maxBuildLines = 1000 // of a build's log that become events
@@ -191,6 +199,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	ctx, cancel := context.WithTimeoutCause(ctx, buildLimit, fmt.Errorf("%w: it was not ready within %s", ErrTimeout, buildLimit))
 	defer cancel()
 	turn := a.templates.turn(d.name())
+	before := turn.ended.Load()
 	if err := turn.lock(ctx); err != nil {
 		return false, d.fail(err)
 	}
@@ -198,6 +207,17 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	if a.templates.recall(d.key) != nil {
 		return false, nil
 	}
+	if err := turn.failed; err != nil && turn.ended.Load() != before {
+		s.logf(slog.LevelInfo, "template %s: the build that this run has waited for has failed", d.name())
+		return false, err
+	}
+	defer func() {
+		turn.failed = nil
+		if errors.Is(err, e2b.ErrBuild) && ctx.Err() == nil {
+			turn.failed = err
+		}
+		turn.ended.Add(1)
+	}()
 	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
@@ -230,6 +250,7 @@ type building struct {
 	options  e2b.BuildOptions // zero until they are needed
 
 	own     bool // this run has started the build that it followed last
+	failed  bool // one that it followed has, and not by another's doing as far as E2B says
 	lines   int  // of that, which became events
 	omitted int
 }
@@ -243,21 +264,31 @@ type builds struct {
 	count    int
 }
 
+// idle reports whether nothing is ready, or on its way to be.
+func (b builds) idle() bool { return b.ready == "" && b.running == "" }
+
+// waitsFor reports whether the newest build waits for us to start it.
+func (b builds) waitsFor(requested *e2b.Build) bool {
+	return requested != nil && b.idle() && b.waiting == requested.ID
+}
+
 // run returns when there is a build that is ready.
 func (b *building) run(ctx context.Context) error {
 	pause := 100 * time.Millisecond
+	var requested *e2b.Build // by this run, last
+	var last error
+	gone := 0
 	for range maxLooks {
 		now, err := b.look(ctx)
 		if err != nil {
 			return err
 		}
-		if now.ready == "" && now.running == "" && now.waiting != "" {
+		if now.idle() && now.waiting != "" && !now.waitsFor(requested) {
 			if now, err = b.awaitStart(ctx, now); err != nil {
 				return err
 			}
 		}
-		var requested *e2b.Build
-		if now.ready == "" && now.running == "" {
+		if now.idle() && !now.waitsFor(requested) {
 			if requested, now, err = b.request(ctx, &pause); err != nil {
 				return err
 			}
@@ -268,7 +299,7 @@ func (b *building) run(ctx context.Context) error {
 		case now.running != "":
 			b.own = false
 			err = b.follow(ctx, now.template, now.running)
-		case requested != nil && now.waiting == requested.ID:
+		case now.waitsFor(requested):
 			err = b.start(ctx, requested)
 		default:
 			continue // superseded
@@ -276,19 +307,20 @@ func (b *building) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled), isNoBuild(err) && ctx.Err() == nil:
-			b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled):
+		case errors.Is(err, e2b.ErrNotFound) && ctx.Err() == nil && gone < maxGone: // somebody has cleaned up
+			gone++
 		default:
 			return err
 		}
+		b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		last = err
 	}
-	return fmt.Errorf("its build was replaced by another %d times", maxLooks)
-}
-
-// isNoBuild reports whether a build, or its template, is not there any more:
-// somebody has cleaned up.
-func isNoBuild(err error) bool {
-	return errors.Is(err, e2b.ErrNotFound) || errors.Is(err, e2b.ErrInvalid) && !errors.Is(err, e2b.ErrBuild)
+	err := fmt.Errorf("its build was replaced by another %d times", maxLooks)
+	if last != nil {
+		err = fmt.Errorf("%w, the last time: %w", err, last)
+	}
+	return err
 }
 
 // look finds the template by its name.
@@ -393,6 +425,9 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Buil
 			}
 			if wait(ctx, quotaPause) != nil {
 				return nil, builds{}, err
+			}
+			if now, err := b.look(ctx); err != nil || !now.idle() { // another host had more luck
+				return nil, now, err
 			}
 		case errors.Is(err, e2b.ErrConflict), errors.Is(err, e2b.ErrForbidden), errors.Is(err, e2b.ErrNotFound) && !errors.Is(err, ErrTemplateBuildUnsupported):
 			// Another host has the same name just now, or has just deleted it.
@@ -583,9 +618,12 @@ func (b *building) follow(ctx context.Context, template, build string) error {
 		return fmt.Errorf("%w; its build goes on at E2B, and the next run finds it", err)
 	case errors.Is(err, e2b.ErrBuild) && !errors.Is(err, e2b.ErrBuildCanceled):
 		now, lookErr := b.lookAgain(ctx, template)
-		if lookErr == nil && (now.ready != "" || now.running != "" || now.waiting != "") {
+		again := b.failed
+		b.failed = true
+		if lookErr == nil && (now.ready != "" || !again && (now.running != "" || now.waiting != "")) {
 			return fmt.Errorf("%w: %w", e2b.ErrBuildCanceled, err) // there is another already
 		}
+		_ = wait(ctx, failureSeen)
 		b.discard(ctx, template, build)
 	}
 	return err

@@ -659,6 +659,114 @@ func TestTemplateBuildFails(t *testing.T) {
 	}
 }
 
+// A build that fails is not repeated by the runs of an adapter that have waited
+// for it.
+func TestTemplateBuildFailsOnce(t *testing.T) {
+	const runs = 8
+	var listed atomic.Int64
+	all := make(chan struct{})
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		switch p, _, _ := strings.Cut(r.Path, "?"); {
+		case p == "/v2/templates" && listed.Add(1) == runs+1: // each for what there is, and one to have it built
+			close(all)
+		case r.Method == http.MethodPost && p == "/v3/templates":
+			<-all
+		}
+		return nil
+	}))
+	cfg := remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}
+	a := newProxy(t, connect(cfg, server), nil)
+	var group sync.WaitGroup
+	for i := range runs {
+		ec := newContext(t, fmt.Sprint("s", i))
+		group.Go(func() {
+			_, _, err := remote.Run(t.Context(), a, one("test.counting"), ec)
+			var failed *remote.TemplateBuildError
+			if !errors.As(err, &failed) || failed.Step != "the installation of packages" {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if n := built(server); n != 1 {
+		t.Errorf("%d builds were started", n)
+	}
+}
+
+// What the server refuses is not asked for again and again, and its words are
+// said.
+func TestTemplateBuildRefused(t *testing.T) {
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		most         int // requests for a build
+	}{
+		{http.MethodGet, "/templates/*/files/*", http.StatusBadRequest, 1},
+		{http.MethodPut, "/layers/*", http.StatusRequestEntityTooLarge, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusBadRequest, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusNotFound, 4},
+	} {
+		t.Run(fmt.Sprint(tt.path, " ", tt.status), func(t *testing.T) {
+			t.Parallel()
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				p, _, _ := strings.Cut(r.Path, "?")
+				if ok, _ := path.Match(tt.path, p); ok && r.Method == tt.method {
+					return &mock.HTTPFault{Status: tt.status, Body: fmt.Sprintf(`{"code":%d,"message":"the moon is full"}`, tt.status)}
+				}
+				return nil
+			}))
+			_, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+			if !errors.Is(err, remote.ErrTemplateBuild) || !strings.Contains(err.Error(), "the moon is full") {
+				t.Error(err)
+			}
+			if n := asked(server, http.MethodPost, "/v3/templates"); n > tt.most {
+				t.Errorf("a build was requested %d times", n)
+			}
+			if own := ownTemplates(t, server); len(own) != 0 {
+				t.Errorf("left behind: %+v", own)
+			}
+		})
+	}
+}
+
+// A run that has asked for a build, and found that another host's runs, starts
+// its own when that fails.
+func TestTemplateBuildOfAnotherFails(t *testing.T) {
+	var server *mock.Server
+	var other *e2b.Build
+	var client *e2b.Client
+	var name string
+	var requests, looks atomic.Int64
+	server = newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		switch p, _, _ := strings.Cut(r.Path, "?"); {
+		case r.Method == http.MethodPost && p == "/v3/templates" && requests.Add(1) == 1:
+			o := e2b.BuildOptions{Name: name, FromTemplate: "no-such-template"}
+			var err error
+			if other, err = client.BuildTemplate(t.Context(), o, nil); !errors.Is(err, e2b.ErrBuild) {
+				t.Error(err)
+			}
+		case r.Method == http.MethodGet && other != nil && p == "/templates/"+other.TemplateID && looks.Add(1) == 1:
+			return &mock.HTTPFault{Status: http.StatusOK, Body: fmt.Sprintf(`{"builds":[{"buildID":%q,"status":"building"}]}`, other.ID)}
+		}
+		return nil
+	}))
+	var err error
+	if client, err = e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()}); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	a := newProxy(t, connect(remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}, server), nil)
+	a.SetStartPatience(time.Millisecond)
+	name = a.DerivedName(t, one("test.noop"))
+	ec := newContext(t, "s")
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), ec); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, built := templateUsed(t, ec); !built || requests.Load() != 2 {
+		t.Errorf("built %t, after %d requests", built, requests.Load())
+	}
+}
+
 // A build whose host has died before it was started is taken over.
 func TestTemplateBuildTakenOver(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
