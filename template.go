@@ -219,7 +219,7 @@ func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*deri
 		return nil, fmt.Errorf("remote: %w", err)
 	}
 	d.derivedParts = derivedParts{
-		Builder: builderVersion, Template: cfg.Template, Image: cfg.Image,
+		Builder: builderVersion, Template: strings.ToLower(cfg.Template), Image: cfg.Image,
 		CPU: cfg.CPU, MemoryMB: evenMB(cfg.MemoryGB), Packages: packages, Worker: d.worker.sha256,
 	}
 	if cfg.Image != "" {
@@ -312,6 +312,7 @@ func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template,
 // findTemplate finds a template by its ID or a name, which may lack the account's
 // namespace.
 func findTemplate(own []e2b.Template, ref string) *e2b.Template {
+	ref = strings.ToLower(ref) // as E2B reads it
 	for i, t := range own {
 		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
 			return &own[i]

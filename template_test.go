@@ -851,6 +851,7 @@ func TestDerivedName(t *testing.T) {
 	}
 	for why, pair := range map[string][2]remote.Config{
 		"order and spelling":             {{PythonDrivers: driver, Packages: []string{"b", "A_x<2,>=1"}}, {PythonDrivers: driver, Packages: []string{"a-x >= 1, < 2", "b", "b"}}},
+		"capital letters":                {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "Mine"}},
 		"another class":                  {{PythonDrivers: driver}, {PythonDrivers: other}},
 		"values of variables":            {{PythonDrivers: driver, Env: map[string]string{"A": "1"}}, {PythonDrivers: driver, Env: map[string]string{"A": "2"}}},
 		"the size that its template has": {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "mine", CPU: 2}},
