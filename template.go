@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/worker/python"
@@ -134,8 +133,13 @@ func (c Config) validateTemplate() error {
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
-	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) })
+	_, digest, digested := strings.Cut(c.Image, "@")
+	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:@", r)
+	})
 	switch {
+	case digested && !strings.HasPrefix(digest, "sha"):
+		return invalid("Image has something else than a digest after its @; an image with a password is none of a template: it would show that to others")
 	case c.Image != "" && c.Template != "":
 		return invalid("Image is %.100q and Template is %.100q; set one of them: a template is made from the one, or taken as the other", c.Image, c.Template)
 	case !isImage || len(c.Image) > maxImage || strings.HasPrefix(c.Image, "-") || strings.Contains(c.Image, "://"):

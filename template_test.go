@@ -909,6 +909,8 @@ func TestTemplateSettings(t *testing.T) {
 	}{
 		{remote.Config{Image: "python:3.12", Template: "base"}, "Image"},
 		{remote.Config{Image: "python 3"}, "Image"},
+		{remote.Config{Image: "$(python)"}, "Image"},
+		{remote.Config{Image: "me:hunter22@registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
