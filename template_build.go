@@ -146,6 +146,10 @@ func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig
 			s.usesTemplate(d.name(), true, built)
 			return sb, d, nil
 		}
+		if errors.Is(err, ErrSandboxSize) {
+			a.templates.forget(d.key)
+			return nil, nil, fmt.Errorf("%w; but this template is one that this library makes, and somebody else has built it with another size: delete it, and it is built again", createError(err))
+		}
 		if !errors.Is(err, e2b.ErrTemplate) || built || again {
 			return nil, nil, createError(err)
 		}

@@ -693,6 +693,29 @@ func TestTemplateBuildFailsOnce(t *testing.T) {
 	}
 }
 
+// A derived template that somebody else has built with another size is not taken,
+// and what helps is said.
+func TestDerivedTemplateOfAnotherSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	a := newProxy(t, connect(remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}, server), nil)
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	o := e2b.BuildOptions{Name: a.DerivedName(t, one("test.noop")), CPU: 2, FromTemplate: "base"}
+	if _, err := c.BuildTemplate(t.Context(), o, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "before")); !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "delete it") {
+		t.Error(err)
+	}
+	deleteTemplate(t, server, o.Name)
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "after")); err != nil {
+		t.Error(err)
+	}
+}
+
 // What the server refuses is not asked for again and again, and its words are
 // said.
 func TestTemplateBuildRefused(t *testing.T) {
