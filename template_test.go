@@ -627,6 +627,7 @@ func TestTemplateBuildCancelled(t *testing.T) {
 
 // A step that fails is said with its own last lines, and leaves no template.
 func TestTemplateBuildFails(t *testing.T) {
+	t.Parallel()
 	server := newServer(t, "served", testDrivers()) // where no packages can be installed: it is in memory
 	cfg := connect(remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}, server)
 	var group sync.WaitGroup
@@ -662,6 +663,7 @@ func TestTemplateBuildFails(t *testing.T) {
 // A build that fails is not repeated by the runs of an adapter that have waited
 // for it.
 func TestTemplateBuildFailsOnce(t *testing.T) {
+	t.Parallel()
 	const runs = 8
 	var listed atomic.Int64
 	all := make(chan struct{})
@@ -755,6 +757,7 @@ func TestTemplateBuildRefused(t *testing.T) {
 // A run that has asked for a build, and found that another host's runs, starts
 // its own when that fails.
 func TestTemplateBuildOfAnotherFails(t *testing.T) {
+	t.Parallel()
 	var server *mock.Server
 	var other *e2b.Build
 	var client *e2b.Client
