@@ -138,7 +138,8 @@ type Config struct {
 	// Wheelhouse is a directory of this machine that keeps what was installed
 	// in a sandbox, for sandboxes to come: they get it from here, and ask no index.
 	// Empty means osiris-remote/wheelhouse in the user's cache directory, and "off"
-	// none. See docs/dependencies.md.
+	// none. It also has what the last starts of runs took, see
+	// [E2BTransparentProxy.Explain]. See docs/dependencies.md.
 	Wheelhouse string
 
 	// Egress says what a sandbox may reach; empty means [EgressLimited].

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -217,7 +218,7 @@ func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
 	needed, _ := run.requirements() // which was looked at
 	derived := p.Derived != nil && !p.Conditional
 	switch {
-	case len(needed) == 0 || d.unbaked == "" && derived && len(d.Packages) > 0:
+	case len(needed) == 0 || derived && len(d.Packages) > 0:
 		p.Way = StartAsIs
 		if derived {
 			p.Way = StartDerived
@@ -325,8 +326,12 @@ func (a *E2BTransparentProxy) startKey(ctx context.Context, p *PreparedRun) (str
 		return "", fmt.Errorf("remote: worker: %w", err)
 	}
 	cfg := p.SandboxConfig
+	api := cmp.Or(a.cfg.APIURL, os.Getenv("E2B_API_URL"))
+	if u, err := url.Parse(api); err == nil && isNear(api) {
+		api = u.Hostname() // servers on this machine have another port every time
+	}
 	b, err := json.Marshal([]any{
-		cmp.Or(a.cfg.APIURL, os.Getenv("E2B_API_URL")), cmp.Or(a.cfg.Domain, os.Getenv("E2B_DOMAIN")),
+		api, cmp.Or(a.cfg.Domain, os.Getenv("E2B_DOMAIN")),
 		cfg.Template, cfg.Image, cfg.CPU, evenMB(cfg.MemoryGB), packages, a.cfg.Python, w.sha256,
 	})
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/osiris-pipelines/remote"
 	"github.com/osiris-pipelines/remote/e2b"
@@ -26,12 +25,23 @@ func withPython() *remote.Manifest {
 	}
 }
 
-func notOwn(r mock.HTTPRequest) *mock.HTTPFault {
-	if r.Path == "/v2/templates" {
-		return &mock.HTTPFault{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: "[]"}
+// listing is a server whose list of the account's templates is another one than it
+// has.
+func listing(list string) func(mock.HTTPRequest) *mock.HTTPFault {
+	return func(r mock.HTTPRequest) *mock.HTTPFault {
+		if r.Path == "/v2/templates" {
+			return &mock.HTTPFault{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: list}
+		}
+		return nil
 	}
-	return nil
 }
+
+// listed is a template in such a list.
+func listed(name, build, status string) string {
+	return fmt.Sprintf(`[{"templateID":"abc","buildID":%q,"buildStatus":%q,"names":[%q],"cpuCount":4,"memoryMB":512}]`, build, status, name)
+}
+
+const someBuild = "5f0c5f5b-0000-4000-8000-000000000000"
 
 func explain(t *testing.T, cfg remote.Config, m *remote.Manifest, o remote.ExplainOptions) *remote.StartPlan {
 	t.Helper()
@@ -85,8 +95,11 @@ func TestExplain(t *testing.T) {
 		{name: "packages without Python", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
 			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
-		{name: "not the account's", config: remote.Config{CPU: 4}, fault: notOwn, way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size", "the run is refused"}},
-		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: notOwn, way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size"}},
+		{name: "not the account's", config: remote.Config{CPU: 4}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size", "the run is refused"}},
+		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size"}},
+		{name: "being built", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", "", "building")), way: remote.StartAsIs, status: remote.TemplateBuilding},
+		{name: "built anew", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", someBuild, "building")), way: remote.StartAsIs, status: remote.TemplateReady},
+		{name: "never built", config: remote.Config{Template: "broken"}, fault: listing(listed("broken", "", "error")), way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: the template "broken" was never built`}},
 		{name: "offline", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, o: remote.ExplainOptions{Offline: true}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B was not asked", "its name is another"}},
 		{name: "offline with an image", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, o: remote.ExplainOptions{Offline: true}, way: remote.StartDerived, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"would build osiris-"}},
 		{name: "a wrong key", config: remote.Config{APIKey: "e2b_00000000", CPU: 4}, way: remote.StartAsIs, status: remote.TemplateUnknown, derived: remote.TemplateUnknown, text: []string{"E2B did not say", "401"}},
@@ -213,7 +226,7 @@ func TestStartsAreKept(t *testing.T) {
 		t.Fatalf("got %+v", plan.Last)
 	}
 	c := plan.Last[0]
-	if c.Way != remote.StartAsIs || c.Template != "base" || c.UntilFirstStep <= 0 || c.UntilFirstStep < c.Dependencies || c.BytesSent <= 0 || c.CostUSD <= 0 || time.Since(c.At) > time.Hour {
+	if c.Way != remote.StartAsIs || c.Template != "base" || c.UntilFirstStep <= 0 || c.UntilFirstStep < c.Dependencies || c.BytesSent <= 0 || c.CostUSD <= 0 || c.At.IsZero() {
 		t.Errorf("got %+v", c)
 	}
 	contains(t, plan.String(), "the last time as_is: ")
@@ -225,7 +238,15 @@ func TestStartsAreKept(t *testing.T) {
 	if plan := explain(t, cfg, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 1 || plan.Last[0].BytesSent == c.BytesSent && plan.Last[0].UntilFirstStep == c.UntilFirstStep {
 		t.Errorf("got %+v", plan.Last)
 	}
+	if plan := explain(t, connect(cfg, newServer(t, "served", testDrivers())), join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 1 {
+		t.Errorf("of a server at another port: %+v", plan.Last)
+	}
 	other := cfg
+	other.APIURL = "https://e2b.example.com"
+	if plan := explain(t, other, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 0 {
+		t.Errorf("of another deployment: %+v", plan.Last)
+	}
+	other = cfg
 	other.Template = "other"
 	if plan := explain(t, other, join(), remote.ExplainOptions{Offline: true}); len(plan.Last) != 0 {
 		t.Errorf("of another template: %+v", plan.Last)
@@ -285,16 +306,16 @@ func TestDoctorStart(t *testing.T) {
 		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"base"`, sizeDetail: "runs take the template osiris-"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var listed atomic.Pointer[string]
+			var list atomic.Pointer[string]
 			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-				if list := listed.Load(); list != nil && r.Path == "/v2/templates" {
-					return &mock.HTTPFault{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: *list}
+				if list := list.Load(); list != nil {
+					return listing(*list)(r)
 				}
 				return nil
 			}))
 			if test.notOwn {
 				empty := "[]"
-				listed.Store(&empty)
+				list.Store(&empty)
 			}
 			cfg := connect(test.config, server)
 			cfg.Drivers, cfg.Wheelhouse = testDrivers(), t.TempDir()
@@ -304,8 +325,8 @@ func TestDoctorStart(t *testing.T) {
 			}
 			switch {
 			case name != "" && test.notOwn:
-				one := fmt.Sprintf(`[{"templateID":"abc","buildID":"5f0c5f5b-0000-4000-8000-000000000000","buildStatus":"ready","names":[%q],"cpuCount":4,"memoryMB":512}]`, name)
-				listed.Store(&one)
+				one := listed(name, someBuild, "ready")
+				list.Store(&one)
 			case name != "":
 				buildEmpty(t, server, e2b.BuildOptions{Name: name, CPU: 4, MemoryMB: 8192, FromTemplate: "base"})
 			}
@@ -372,5 +393,58 @@ func TestStartsOfDerivedTemplate(t *testing.T) {
 	cfg.AllowTemplateBuild = false
 	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 1 {
 		t.Errorf("got\n%s", plan)
+	}
+}
+
+// Of a template that is not the account's only a sandbox tells the size, unless an
+// adapter has seen one, and one with the right size is there, even where its own
+// base is not any more.
+func TestExplainOfOthersTemplate(t *testing.T) {
+	var list atomic.Pointer[string]
+	empty := "[]"
+	list.Store(&empty)
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault { return listing(*list.Load())(r) }))
+	cfg := connect(remote.Config{CPU: 2, Drivers: testDrivers()}, server)
+	a, err := remote.NewE2BTransparentProxy(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	plan := func(id string) (*remote.PreparedRun, *remote.StartPlan) {
+		t.Helper()
+		p, err := a.Prepare(t.Context(), one("test.noop"), newContext(t, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := a.Explain(t.Context(), p, remote.ExplainOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p, plan
+	}
+	if _, before := plan("before"); !before.Conditional || before.Builds() {
+		t.Errorf("before a run:\n%s", before)
+	}
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "run")); err != nil {
+		t.Fatal(err)
+	}
+	if _, after := plan("after"); after.Derived != nil || after.Way != remote.StartAsIs {
+		t.Errorf("after it:\n%s", after)
+	}
+
+	for _, test := range []struct {
+		allowed     bool
+		template    string
+		conditional bool
+	}{{true, "base", false}, {false, "base", true}, {true, "gone", false}} {
+		cfg := connect(remote.Config{CPU: 4, AllowTemplateBuild: test.allowed, Template: test.template}, server)
+		list.Store(&empty)
+		name := explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
+		there := listed(name, someBuild, "ready")
+		list.Store(&there)
+		got := explain(t, cfg, join(), remote.ExplainOptions{})
+		if got.Conditional != test.conditional || !test.conditional && got.Template != name || got.Refused != "" || got.Derived.Status != remote.TemplateReady || got.Builds() {
+			t.Errorf("%+v:\n%s", test, got)
+		}
 	}
 }

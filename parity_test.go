@@ -31,7 +31,7 @@ func fanOut() *remote.Manifest {
 	return m
 }
 
-func compiled(t *testing.T, name string) func() *remote.Manifest {
+func compiled(t testing.TB, name string) func() *remote.Manifest {
 	return func() *remote.Manifest {
 		m, err := remote.LoadManifest("testdata/osiris/compiled/" + name + "/manifest.yaml")
 		if err != nil {

@@ -39,6 +39,7 @@ func TestStartBook(t *testing.T) {
 	note("a", cost(StartDerived, 2))
 	note("b", cost(StartAsIs, 3))
 	note("a", cost(StartAsIs, 4))
+	note("b", cost(StartAsIs, 3))
 	want("a", cost(StartAsIs, 4), cost(StartDerived, 2))
 	want("b", cost(StartAsIs, 3))
 	full := startsDocument{}
@@ -53,7 +54,11 @@ func TestStartBook(t *testing.T) {
 	note("c", cost(StartAsIs, 5))
 	want("a", cost(StartAsIs, 4)) // the oldest is forgotten
 	want("b", cost(StartAsIs, 3))
-	if n := len(b.load()); n != maxStarts {
+	text, err := os.ReadFile(b.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), `"key"`); n != maxStarts || strings.Count(string(text), `"key": "b"`) != 1 {
 		t.Errorf("%d entries, want %d", n, maxStarts)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {

@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -106,6 +107,9 @@ func TestSweepTemplates(t *testing.T) {
 			}
 			lose(http.MethodGet, "/v2/templates")
 			sweep(remote.SweepOptions{UnusedTemplates: 10 * time.Minute}, map[string]string{}, errNetwork)
+			lose(http.MethodGet, "/v2/")
+			_, err = sweeper.Sweep(t.Context(), remote.SweepOptions{UnusedTemplates: 10 * time.Minute})
+			contains(t, fmt.Sprint(err), "list sandboxes", "list templates")
 			lose(http.MethodDelete, "/templates/")
 			sweep(remote.SweepOptions{UnusedTemplates: 10 * time.Minute},
 				map[string]string{derived("a"): "not deleted", derived("b"): recent, derived("c"): "not deleted", derived("d"): "not deleted", derived("e"): "not deleted"}, errNetwork)

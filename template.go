@@ -18,13 +18,16 @@ import (
 	"github.com/osiris-pipelines/remote/worker/python"
 )
 
-// ErrTemplateBuild: a template could not be built. [*TemplateBuildError] says
-// which step failed, and its last lines.
-var ErrTemplateBuild = errors.New("template was not built")
+// Errors of templates that runs have of their own.
+var (
+	// ErrTemplateBuild: a template could not be built, or may not be.
+	// [*TemplateBuildError] says which step failed, and its last lines.
+	ErrTemplateBuild = errors.New("template was not built")
 
-// ErrTemplateBuildUnsupported: the server, or what is in its place, builds no
-// templates.
-var ErrTemplateBuildUnsupported = e2b.ErrBuildUnsupported
+	// ErrTemplateBuildUnsupported: the server, or what is in its place, builds no
+	// templates.
+	ErrTemplateBuildUnsupported = e2b.ErrBuildUnsupported
+)
 
 const (
 	// builderVersion changes whenever a template of the same parts would be made in

@@ -38,6 +38,8 @@ const (
 	// follow it to see why. They look every second.
 	failureSeen = 2 * time.Second
 
+	answerGrace = 10 * time.Second // for the answer to a request when the run is stopped
+
 	quotaPause = 5 * time.Second // where the account has no room for another build
 
 	maxBuildLines = 1000 // of a build's log that become events
@@ -222,7 +224,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 		}
 		turn.ended.Add(1)
 	}()
-	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience)}
+	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
 			err = fmt.Errorf("%w (%w)", why, err)
@@ -252,9 +254,9 @@ type building struct {
 	session  *session
 	patience time.Duration
 	options  e2b.BuildOptions // zero until they are needed
+	asked    map[string]bool  // IDs of builds that this run has asked for
 
 	own     bool // this run has started the build that it followed last
-	failed  bool // one that it followed has, and not by another's doing as far as E2B says
 	lines   int  // of that, which became events
 	omitted int
 }
@@ -268,18 +270,9 @@ type builds struct {
 	count    int
 }
 
-// idle reports whether nothing is ready, or on its way to be.
-func (b builds) idle() bool { return b.ready == "" && b.running == "" }
-
-// waitsFor reports whether the newest build waits for us to start it.
-func (b builds) waitsFor(requested *e2b.Build) bool {
-	return requested != nil && b.idle() && b.waiting == requested.ID
-}
-
 // run returns when there is a build that is ready.
 func (b *building) run(ctx context.Context) error {
 	pause := 100 * time.Millisecond
-	var requested *e2b.Build // by this run, last
 	var last error
 	gone := 0
 	for range maxLooks {
@@ -287,24 +280,26 @@ func (b *building) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now.idle() && now.waiting != "" && !now.waitsFor(requested) {
+		idle := func() bool { return now.ready == "" && now.running == "" }
+		if idle() && now.waiting != "" && !b.asked[now.waiting] {
 			if now, err = b.awaitStart(ctx, now); err != nil {
 				return err
 			}
 		}
-		if now.idle() && !now.waitsFor(requested) {
-			if requested, now, err = b.request(ctx, &pause); err != nil {
+		if idle() && !b.asked[now.waiting] {
+			if now, err = b.request(ctx, &pause); err != nil {
 				return err
 			}
 		}
 		switch {
 		case now.ready != "":
+			b.own = b.asked[now.ready]
 			return nil
 		case now.running != "":
-			b.own = false
+			b.own = b.asked[now.running]
 			err = b.follow(ctx, now.template, now.running)
-		case now.waitsFor(requested):
-			err = b.start(ctx, requested)
+		case b.asked[now.waiting]:
+			err = b.start(ctx, &e2b.Build{ID: now.waiting, TemplateID: now.template})
 		default:
 			continue // superseded
 		}
@@ -402,54 +397,71 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // request asks for a build, which is not started, and returns what there is
 // then. That may be nothing to go on with.
-func (b *building) request(ctx context.Context, pause *time.Duration) (*e2b.Build, builds, error) {
+func (b *building) request(ctx context.Context, pause *time.Duration) (builds, error) {
 	if !b.d.allowed {
-		return nil, builds{}, errors.New("it is not there, and Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build) does not allow it to be built")
+		return builds{}, errors.New("it is not there, and Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build) does not allow it to be built")
 	}
 	if err := b.d.worker.mayRunAtE2B(); err != nil {
-		return nil, builds{}, err
+		return builds{}, err
 	}
 	if err := b.makeOptions(); err != nil {
-		return nil, builds{}, err
+		return builds{}, err
 	}
 	told := false
 	for {
-		requested, err := b.client.RequestBuild(ctx, b.options)
+		requested, err := b.requestWhole(ctx)
 		switch {
 		case err == nil:
+			b.asked[requested.ID] = true
 			now, err := b.lookAt(ctx, requested.TemplateID)
 			if err != nil {
-				b.discard(ctx, requested.TemplateID, requested.ID)
+				b.discard(ctx, requested.TemplateID)
 			}
-			return requested, now, err
+			return now, err
 		case errors.Is(err, ErrQuota):
 			if !told {
 				b.session.logf(slog.LevelWarn, "template %s: waiting for room for another build: %v", b.d.name(), err)
 				told = true
 			}
 			if wait(ctx, quotaPause) != nil {
-				return nil, builds{}, err
+				return builds{}, err
 			}
-			if now, err := b.look(ctx); err != nil || !now.idle() { // another host had more luck
-				return nil, now, err
+			if now, err := b.look(ctx); err != nil || now.ready != "" || now.running != "" { // another host had more luck
+				return now, err
 			}
 		case errors.Is(err, e2b.ErrConflict), errors.Is(err, e2b.ErrForbidden), errors.Is(err, e2b.ErrNotFound) && !errors.Is(err, ErrTemplateBuildUnsupported):
 			// Another host has the same name just now, or has just deleted it.
 			if *pause > 5*time.Second {
-				return nil, builds{}, err
+				return builds{}, err
 			}
 			if err := wait(ctx, *pause); err != nil {
-				return nil, builds{}, err
+				return builds{}, err
 			}
 			*pause *= 2
-			return nil, builds{}, nil
+			return builds{}, nil
 		default:
 			if !errors.As(err, new(*e2b.APIError)) { // else it was refused
 				b.discardUnanswered(ctx)
 			}
-			return nil, builds{}, err
+			return builds{}, err
 		}
 	}
+}
+
+// requestWhole asks for a build. Its answer is waited for a while longer than
+// ctx: it says what there is to remove.
+func (b *building) requestWhole(ctx context.Context) (*e2b.Build, error) {
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	ended := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(answerGrace):
+			cancel()
+		case <-whole.Done():
+		}
+	})
+	defer ended()
+	return b.client.RequestBuild(whole, b.options)
 }
 
 // discardUnanswered deletes what a request has made whose answer did not come: a
@@ -460,7 +472,8 @@ func (b *building) discardUnanswered(ctx context.Context) {
 	defer cancel()
 	now, err := b.look(ctx)
 	if err == nil && now.waiting != "" && now.count == 1 {
-		b.discard(ctx, now.template, now.waiting)
+		b.asked[now.waiting] = true
+		b.discard(ctx, now.template)
 	}
 }
 
@@ -574,7 +587,7 @@ func (b *building) start(ctx context.Context, requested *e2b.Build) error {
 	}
 	if err != nil {
 		if now, lookErr := b.lookAgain(ctx, requested.TemplateID); lookErr != nil || now.running != requested.ID && now.ready != requested.ID {
-			b.discard(ctx, requested.TemplateID, requested.ID)
+			b.discard(ctx, requested.TemplateID)
 			return err
 		}
 		if ctx.Err() != nil {
@@ -622,13 +635,11 @@ func (b *building) follow(ctx context.Context, template, build string) error {
 		return fmt.Errorf("%w; its build goes on at E2B, and the next run finds it", err)
 	case errors.Is(err, e2b.ErrBuild) && !errors.Is(err, e2b.ErrBuildCanceled):
 		now, lookErr := b.lookAgain(ctx, template)
-		again := b.failed
-		b.failed = true
-		if lookErr == nil && (now.ready != "" || !again && (now.running != "" || now.waiting != "")) {
+		if lookErr == nil && (now.ready != "" || now.running != "") {
 			return fmt.Errorf("%w: %w", e2b.ErrBuildCanceled, err) // there is another already
 		}
 		_ = wait(ctx, failureSeen)
-		b.discard(ctx, template, build)
+		b.discard(ctx, template) // one that waits would fail in the same step
 	}
 	return err
 }
@@ -649,12 +660,12 @@ func (b *building) tell(l e2b.BuildLog) {
 }
 
 // discard deletes a template of which nothing is ready, or on its way but for
-// one build.
-func (b *building) discard(ctx context.Context, template, build string) {
+// what this run has asked for.
+func (b *building) discard(ctx context.Context, template string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupGrace)
 	defer cancel()
 	now, err := b.lookAt(ctx, template)
-	if err == nil && (now.template == "" || now.ready != "" || now.running != "" || now.waiting != "" && now.waiting != build) {
+	if err == nil && (now.template == "" || now.ready != "" || now.running != "" || now.waiting != "" && !b.asked[now.waiting]) {
 		return
 	}
 	if err == nil {

@@ -108,7 +108,7 @@ func fuzzArrow(t *testing.T, data []byte) {
 // TestArrowMutations does what the fuzzer does with a better aim: it overwrites one to three aligned words of a stream
 // with values that sit on an edge, a few thousand times, always the same ones.
 func TestArrowMutations(t *testing.T) {
-	rounds := 15
+	rounds := 8
 	if on, _ := strconv.ParseBool(os.Getenv("OSIRIS_STRESS")); on {
 		rounds = 3000
 	}

@@ -453,7 +453,7 @@ func TestArrowHostile(t *testing.T) {
 			if got > ceiling {
 				t.Errorf("%d bytes of input cost %d bytes of memory", len(tt.data), got)
 			}
-			if d := time.Since(start); d > 5*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("%d bytes of input cost %v", len(tt.data), d)
 			}
 			if testing.Verbose() {

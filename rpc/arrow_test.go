@@ -459,10 +459,10 @@ func TestArrowReadError(t *testing.T) {
 
 // TestArrowBodyMemory sends the start of a large body: memory may grow with what came, not with what was announced.
 func TestArrowBodyMemory(t *testing.T) {
-	rec := sampleRecord(memory.DefaultAllocator, arrow.PrimitiveTypes.Int64, 1<<22)
+	rec := sampleRecord(memory.DefaultAllocator, arrow.PrimitiveTypes.Int64, 1<<20)
 	defer rec.Release()
 	data := writeStream(t, memory.DefaultAllocator, rec.Schema(), []arrow.Record{rec})
-	for _, sent := range []int{4 << 10, 1 << 20, 5 << 20} {
+	for _, sent := range []int{4 << 10, 512 << 10, 2 << 20} {
 		var err error
 		got := allocated(func() { _, err = readAll(bytes.NewReader(data[:sent]), nil, nil) })
 		if !errors.Is(err, io.ErrUnexpectedEOF) {

@@ -76,7 +76,8 @@ func TestCalls(t *testing.T) {
 // book stays as small as what is open.
 func TestCallsBounded(t *testing.T) {
 	t.Parallel()
-	const total, window = 1_000_000, 16
+	const window = 16
+	total := int64(stress(200_000, 1_000_000))
 	r := newRand(t)
 	var c rpc.Calls
 	executed := make([]bool, total+1)
@@ -120,7 +121,7 @@ func TestCallsBounded(t *testing.T) {
 	if longest > 4*window+50 {
 		t.Errorf("the book had %d entries", longest)
 	}
-	for n := 1; n <= total; n++ {
+	for n := int64(1); n <= total; n++ {
 		if !executed[n] {
 			t.Fatalf("request %d was not executed", n)
 		}

@@ -88,7 +88,7 @@ func TestFrameRoundTrip(t *testing.T) {
 	}
 	sizes := map[string]struct{ frames, payload int }{
 		"empty":  {20, 0},
-		"small":  {2000, 100},
+		"small":  {1000, 100},
 		"medium": {100, 20_000},
 		"large":  {3, rpc.MaxPayload},
 	}

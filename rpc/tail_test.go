@@ -550,7 +550,7 @@ func (c *cutReader) Read(p []byte) (int, error) {
 // once and in order all the same.
 func TestExactlyOnce(t *testing.T) {
 	t.Parallel()
-	total := stress(100_000, 3_000_000)
+	total := stress(40_000, 3_000_000)
 	for _, kind := range []string{"memory", "directory"} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRand(t)

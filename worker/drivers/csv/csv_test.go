@@ -352,7 +352,7 @@ func TestAgainstPandas(t *testing.T) {
 		return r
 	}
 	seed := testSeed(t)
-	rounds := 500
+	rounds := 250
 	if stressed() {
 		rounds = 5000
 	}

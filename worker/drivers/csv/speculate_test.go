@@ -137,9 +137,9 @@ func TestStaleGuess(t *testing.T) {
 func TestGuessProperty(t *testing.T) {
 	seed := testSeed(t)
 	g := &generator{rand.New(rand.NewPCG(seed, 3))}
-	rounds := 400
-	if testing.Short() {
-		rounds = 100
+	rounds := 150
+	if stressed() {
+		rounds = 400
 	}
 	for range rounds {
 		var content string
