@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode"
+	"sync/atomic"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/worker/python"
@@ -136,8 +136,13 @@ func (c Config) validateTemplate() error {
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
-	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) })
+	_, digest, digested := strings.Cut(c.Image, "@")
+	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:@", r)
+	})
 	switch {
+	case digested && !strings.HasPrefix(digest, "sha"):
+		return invalid("Image has something else than a digest after its @; an image with a password is none of a template: it would show that to others")
 	case c.Image != "" && c.Template != "":
 		return invalid("Image is %.100q and Template is %.100q; set one of them: a template is made from the one, or taken as the other", c.Image, c.Template)
 	case !isImage || len(c.Image) > maxImage || strings.HasPrefix(c.Image, "-") || strings.Contains(c.Image, "://"):
@@ -221,7 +226,7 @@ func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*deri
 		return nil, fmt.Errorf("remote: %w", err)
 	}
 	d.derivedParts = derivedParts{
-		Builder: builderVersion, Template: cfg.Template, Image: cfg.Image,
+		Builder: builderVersion, Template: strings.ToLower(cfg.Template), Image: cfg.Image,
 		CPU: cfg.CPU, MemoryMB: evenMB(cfg.MemoryGB), Packages: packages, Worker: d.worker.sha256,
 	}
 	if cfg.Image != "" {
@@ -314,6 +319,7 @@ func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template,
 // findTemplate finds a template by its ID or a name, which may lack the account's
 // namespace.
 func findTemplate(own []e2b.Template, ref string) *e2b.Template {
+	ref = strings.ToLower(ref) // as E2B reads it
 	for i, t := range own {
 		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
 			return &own[i]
@@ -326,7 +332,15 @@ func findTemplate(own []e2b.Template, ref string) *e2b.Template {
 type templates struct {
 	mu      sync.Mutex
 	known   map[string]*derivation // by key: those that were found as they are, and do not change
-	waiting map[string]mutex       // by name: held by the run that has it built
+	waiting map[string]*turn       // by name
+}
+
+// turn is what runs of one adapter that want the same template wait for. The one
+// that has the lock has it built.
+type turn struct {
+	mutex
+	ended  atomic.Int64 // how many have had it
+	failed error        // why the last of them has no template, if the build has failed
 }
 
 // recall returns a derivation that was remembered; nil when none was.
@@ -354,17 +368,17 @@ func (t *templates) forget(key string) {
 	delete(t.known, key)
 }
 
-// turn is what runs of this adapter that want the same template wait for.
-func (t *templates) turn(name string) mutex {
+// turn is that of a template.
+func (t *templates) turn(name string) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m, ok := t.waiting[name]
+	w, ok := t.waiting[name]
 	if !ok {
 		if t.waiting == nil {
-			t.waiting = make(map[string]mutex)
+			t.waiting = make(map[string]*turn)
 		}
-		m = make(mutex, 1)
-		t.waiting[name] = m
+		w = &turn{mutex: make(mutex, 1)}
+		t.waiting[name] = w
 	}
-	return m
+	return w
 }
