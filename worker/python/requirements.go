@@ -65,9 +65,14 @@ func parseRequirements(lines []string) ([]requirement, error) {
 		}
 	}
 	// A name alone says no more than the same name with a URL, but would have pip
-	// look for it in an index.
+	// look for it in an index; or with versions, but where there is none of them
+	// pip would speak of requirements that are in conflict.
 	for _, r := range all {
-		if r.url != "" && r.marker == "" {
+		if r.url == "" && r.specifiers == nil {
+			continue
+		}
+		delete(all, requirement{name: r.name, extras: r.extras, marker: r.marker}.String())
+		if r.marker == "" {
 			delete(all, r.name)
 		}
 	}

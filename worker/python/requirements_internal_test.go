@@ -19,6 +19,8 @@ func TestParseRequirements(t *testing.T) {
 		{"URL and name", []string{"a", "a @ https://h/a.whl", "b", "b @ https://h/b.whl ; os_name == 'posix'", "c>=1", "c @ https://h/c.whl"},
 			[]string{"a @ https://h/a.whl", "b", "b @ https://h/b.whl ; os_name == 'posix'", "c @ https://h/c.whl", "c>=1"}},
 		{"names", []string{"Zope.Interface", "zope_interface", "zope--interface"}, []string{"zope-interface"}},
+		{"versions and name", []string{"a", "a==99.0", "b[x]", "b", "b[x]<3", "c", "c>1 ; os_name == 'posix'", "d ; os_name == 'posix'", "d>1 ; os_name == 'posix'", "e", "e[x]", "f[x]", "f>1"},
+			[]string{"a==99.0", "b[x]<3", "c", "c>1 ; os_name == 'posix'", "d>1 ; os_name == 'posix'", "e", "e[x]", "f>1", "f[x]"}},
 		{"extras", []string{"a[Y, x]", "a [x,y,x]", "a[y_y]>=1"}, []string{"a[x,y]", "a[y-y]>=1"}},
 		{"specifiers", []string{"a >= 1 , < 2", "a (<2,>=1)", "a==1.*", "a===1.0+cpu", "a~=1.0", "a!=1!2"}, []string{"a!=1!2", "a<2,>=1", "a==1.*", "a===1.0+cpu", "a~=1.0"}},
 		{"markers", []string{"a>1;python_version<'3.9'", "b ;  os_name ==  'posix'"}, []string{"a>1 ; python_version<'3.9'", "b ; os_name == 'posix'"}},
