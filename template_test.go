@@ -470,6 +470,33 @@ func TestTemplateThatFits(t *testing.T) {
 	}
 }
 
+// What is left open comes from the build that a tag names, not from the template's
+// newest.
+func TestTemplateTagHasSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", CPU: 2, MemoryMB: 512, FromImage: "debian:13"})
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", Tags: []string{"big"}, CPU: 4, MemoryMB: 4096, FromImage: "debian:13"})
+	for _, test := range []struct {
+		template string
+		memory   float64
+		cpu      int
+		derived  bool
+	}{
+		{"own:big", 8, 4, true},
+		{"own:big", 4, 4, false},
+		{"own:default", 8, 2, true},
+		{"own", 8, 2, true},
+	} {
+		ec, result, err := runOn(t, server, remote.Config{Template: test.template, MemoryGB: test.memory, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatalf("%+v: %v", test, err)
+		}
+		if _, derived, _ := templateUsed(t, ec); derived != test.derived || result.Receipt.CPU != test.cpu || result.Receipt.MemoryGB != test.memory {
+			t.Errorf("%+v: derived %t, %d CPUs, %g GiB", test, derived, result.Receipt.CPU, result.Receipt.MemoryGB)
+		}
+	}
+}
+
 // A template that fitted and was built anew, with another size, fits no more.
 func TestTemplateThatFittedOnce(t *testing.T) {
 	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"mine"}, CPU: 4, MemoryMB: 1024}))
