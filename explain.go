@@ -190,16 +190,23 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		Packages: d.Packages, Worker: d.Worker, Status: status, Allowed: d.allowed, Reason: d.reason, parts: d.derivedParts,
 	}
 	p.Conditional = d.needed == takeFitting && !(d.allowed && d.ready)
+	impossible := buildableSize(d.CPU, float64(d.MemoryMB)/1024)
 	switch {
 	case !asked && d.Template != "":
 		p.note("its name is another if the template %q is the account's", d.Template)
+	case p.Conditional && !p.Derived.usable() && impossible != nil:
+		p.note("if the template %q makes sandboxes of another size the run is refused: %v", d.Template, impossible)
 	case p.Conditional && !p.Derived.usable():
 		p.note("if the template %q makes sandboxes of another size the run is refused: allow a template to be built, by %s", d.Template, allowBuild)
 	}
 	if p.Conditional {
 		return
 	}
-	if !p.Derived.usable() && status == TemplateMissing && p.Refused == "" {
+	switch {
+	case p.Derived.usable() || status != TemplateMissing || p.Refused != "":
+	case impossible != nil:
+		p.Refused = fmt.Sprintf("%s, and no template can have that: %v", d.reason, impossible)
+	default:
 		p.Refused = fmt.Sprintf("%s, and the template for that is missing; it would be built, once: %s; allow that by %s", d.reason, d.derivedParts, allowBuild)
 	}
 	if err := d.worker.mayRunAtE2B(); err != nil && status == TemplateMissing && p.Refused == "" {

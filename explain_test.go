@@ -85,6 +85,7 @@ func TestExplain(t *testing.T) {
 			text: []string{"refused: it asks for 4 CPUs and 8 GiB of memory", `from the template "base" with 4 CPUs and 8 GiB of memory and the worker program`, "--e2b-allow-template-build"}},
 		{name: "another size, allowed", config: remote.Config{CPU: 4, MemoryGB: 8, AllowTemplateBuild: true}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
 			text: []string{"would build osiris-", "allowed by Config.AllowTemplateBuild"}},
+		{name: "a size that no template can have", config: remote.Config{CPU: 3}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, text: []string{"refused: it asks for 3 CPUs", "no template can have that: CPU is 3", "such as 4"}},
 		{name: "an image", config: remote.Config{Image: "python:3.12"}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, text: []string{"refused: the run asks for an image", `from the image "python:3.12"`}},
 		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, builds: true},
 		{name: "packages", python: true, way: remote.StartAsIs, status: remote.TemplateReady, text: []string{"need pandas, pandas>=2, pyarrow:", "--e2b-install-deps", "--e2b-allow-template-build"}},

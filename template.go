@@ -147,6 +147,11 @@ func (c Config) validateTemplate() error {
 	case c.AllowTemplateBuild && c.OpenSandbox != nil:
 		return invalid("AllowTemplateBuild is set: %w by OpenSandbox", ErrTemplateBuildUnsupported)
 	}
+	if c.Image != "" || c.AllowTemplateBuild {
+		if err := buildableSize(c.CPU, c.MemoryGB); err != nil {
+			return invalid("%w", err)
+		}
+	}
 	for _, p := range c.Packages {
 		if strings.TrimSpace(p) == "" || strings.HasPrefix(strings.TrimSpace(p), "#") {
 			return invalid("Packages has %.100q, which is no requirement as \"pandas>=2\"", p)
@@ -154,6 +159,21 @@ func (c Config) validateTemplate() error {
 	}
 	if _, err := python.Requirements(c.Packages); err != nil {
 		return invalid("Packages: %w", err)
+	}
+	return nil
+}
+
+// leastMemoryMB is that of a template, in MiB.
+const leastMemoryMB = 128
+
+// buildableSize refuses a size that no template can have. What else an account
+// may have E2B says.
+func buildableSize(cpu int, memoryGB float64) error {
+	switch {
+	case cpu > 1 && cpu%2 != 0:
+		return fmt.Errorf("CPU is %d, and E2B builds templates with 1 core or an even number of them, such as %d", cpu, cpu+1)
+	case memoryGB != 0 && evenMB(memoryGB) < leastMemoryMB:
+		return fmt.Errorf("MemoryGB is %g, and E2B builds templates with %g or more", memoryGB, float64(leastMemoryMB)/1024)
 	}
 	return nil
 }

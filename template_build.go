@@ -156,8 +156,12 @@ func (s *session) usesTemplate(name string, derived, built bool) {
 	s.event("template_used", map[string]any{"template": name, "derived": derived, "built": built})
 }
 
-// permission says what would be built, and by what it may be.
+// permission says what would be built, and by what it may be; or that nothing
+// can be.
 func (d *derivation) permission() string {
+	if err := buildableSize(d.CPU, float64(d.MemoryMB)/1024); err != nil {
+		return fmt.Sprintf("nor can one be built: %v", err)
+	}
 	return fmt.Sprintf("or allow Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build), which has one built, once: %s", d)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -413,6 +414,10 @@ func TestTemplateBuildNotAllowed(t *testing.T) {
 				t.Errorf("%v does not say %q", err, want)
 			}
 		}
+	}
+	_, _, err := runOn(t, server, remote.Config{CPU: 3}, one("test.noop"))
+	if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "1 core or an even number") || strings.Contains(err.Error(), "AllowTemplateBuild") {
+		t.Errorf("a size that no template can have: %v", err)
 	}
 	if n := asked(server, http.MethodPost, "/v3/templates"); n != 0 {
 		t.Errorf("%d builds were requested", n)
@@ -864,6 +869,14 @@ func TestTemplateSettings(t *testing.T) {
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "x @ git+ssh://git@h/x"}}, ""},
 		{remote.Config{Packages: []string{"--index-url=https://h"}}, "Packages"},
+		{remote.Config{CPU: 3, AllowTemplateBuild: true}, "CPU is 3, and E2B builds templates with 1 core or an even number of them"},
+		{remote.Config{CPU: 3, Image: "python:3.12"}, "CPU is 3"},
+		{remote.Config{CPU: 1, AllowTemplateBuild: true}, ""},
+		{remote.Config{CPU: 3}, ""},
+		{remote.Config{MemoryGB: 0.1, AllowTemplateBuild: true}, "MemoryGB is 0.1, and E2B builds templates with 0.125 or more"},
+		{remote.Config{MemoryGB: 0.0001, AllowTemplateBuild: true}, "MemoryGB is 0.0001"},
+		{remote.Config{MemoryGB: 0.1245, AllowTemplateBuild: true}, ""}, // the next even MiB
+		{remote.Config{MemoryGB: math.NaN()}, "MemoryGB"},
 		{remote.Config{Packages: []string{""}}, "Packages"},
 		{remote.Config{Packages: []string{"# nothing"}}, "Packages"},
 		{remote.Config{Packages: []string{"a @ https://me:hunter22@h/a.whl"}}, "Packages"},
