@@ -746,8 +746,30 @@ func TestTemplateBuildTakenOver(t *testing.T) {
 	if used, _, built := templateUsed(t, ec); used != name || !built {
 		t.Errorf("used %q, built %t", used, built)
 	}
+	waited := events(t, ec, "template_build_waiting")
+	if len(waited) != 2 || waited[0]["template"] != name {
+		t.Fatalf("it waited for %v", waited)
+	}
+	contains(t, fmt.Sprint(waited[0]["for"]), "another host to start")
+	contains(t, fmt.Sprint(waited[1]["for"]), "the upload of the worker program")
 	if own := ownTemplates(t, server); len(own) != 1 || own[0].ID != dead.TemplateID || own[0].BuildID == dead.ID {
 		t.Errorf("there is %+v", own)
+	}
+}
+
+// What comes before a build is said once, and not where there is nothing to wait
+// for: E2B has the worker program from the build before.
+func TestTemplateBuildWaits(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	for i, want := range []int{1, 0} {
+		ec, _, err := runOn(t, server, remote.Config{CPU: 4 + 2*i, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited, ready := events(t, ec, "template_build_waiting"), events(t, ec, "template_build_complete")
+		if len(waited) != want || len(ready) != 1 {
+			t.Errorf("build %d waited for %v, and was ready %d times", i, waited, len(ready))
+		}
 	}
 }
 
@@ -921,7 +943,7 @@ func TestTemplateEventsDocumented(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) != 5 {
+	if len(seen) != 6 {
 		t.Errorf("%v", seen)
 	}
 }
