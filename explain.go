@@ -157,21 +157,51 @@ func (a *E2BTransparentProxy) askTemplates(ctx context.Context, d *derivation, c
 	if cfg.Image != "" {
 		return nil
 	}
-	switch t, err := a.client.Template(ctx, cfg.Template); {
-	case errors.Is(err, e2b.ErrTemplate):
-		plan.Status = TemplateMissing
-		plan.Refused = fmt.Sprintf("there is no template %q; name one of the account in Config.Template (template, --e2b-template)", cfg.Template)
+	t, err := a.client.Template(ctx, cfg.Template)
+	name, tag, tagged := strings.Cut(cfg.Template, ":")
+	if tagged && errors.Is(err, e2b.ErrTemplate) { // of none with a build that is ready and has the tag
+		t, err = a.client.Template(ctx, name)
+	} else if tagged && err == nil {
+		plan.Status = TemplateReady
+		return nil
+	}
+	switch {
+	case errors.Is(err, e2b.ErrTemplate), err == nil && tagged && t.ID == "":
+		plan.missing("there is no template %q; name one of the account in Config.Template (template, --e2b-template)", cfg.Template)
+		return nil
 	case err != nil:
 		return err
-	case t.BuildID == "" && (t.BuildStatus == e2b.BuildRunning || t.BuildStatus == e2b.BuildWaiting):
-		plan.Status = TemplateBuilding
-	case t.BuildID == "" && t.BuildStatus == e2b.BuildFailed:
-		plan.Status = TemplateMissing
-		plan.Refused = fmt.Sprintf("the template %q was never built; its build has failed", cfg.Template)
-	default:
+	case !tagged && (t.BuildID != "" || t.BuildStatus == ""):
 		plan.Status = TemplateReady
+		return nil
+	}
+	status := t.BuildStatus
+	if tagged || status == e2b.BuildWaiting { // which E2B says also where there is none
+		newest, err := a.taggedBuild(ctx, t.ID, cmp.Or(tag, "default"))
+		if err != nil {
+			return err
+		}
+		if newest == nil {
+			plan.missing("the template %q has no build with the tag %q; name one of its tags in Config.Template (template, --e2b-template), as %q",
+				name, cmp.Or(tag, "default"), name+":tag")
+			return nil
+		}
+		status = newest.Status
+	}
+	switch status {
+	case e2b.BuildReady:
+		plan.Status = TemplateReady
+	case e2b.BuildFailed:
+		plan.missing("the template %q was never built; its build has failed", cfg.Template)
+	default:
+		plan.Status = TemplateBuilding
 	}
 	return nil
+}
+
+// missing refuses a run whose template is not there.
+func (p *StartPlan) missing(format string, args ...any) {
+	p.Status, p.Refused = TemplateMissing, fmt.Sprintf(format, args...)
 }
 
 // derive says which template of its own the run takes, or may take.

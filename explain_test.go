@@ -168,6 +168,40 @@ func TestExplainRefused(t *testing.T) {
 	}
 }
 
+// A tag names one build of a template, and a template without a tag has to have
+// one that is the default.
+func TestExplainTags(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", Tags: []string{"v1"}, CPU: 2, MemoryMB: 512, FromImage: "debian:13"})
+	client, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.RequestBuild(t.Context(), e2b.BuildOptions{Name: "own", Tags: []string{"v2"}, FromImage: "debian:13"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		template string
+		status   remote.TemplateStatus
+		refused  string
+	}{
+		{"own:v1", remote.TemplateReady, ""},
+		{"own:v2", remote.TemplateBuilding, ""},
+		{"own:v3", remote.TemplateMissing, `no build with the tag "v3"`},
+		{"own", remote.TemplateMissing, `no build with the tag "default"`},
+		{"own:default", remote.TemplateMissing, `no build with the tag "default"`},
+		{"other:v1", remote.TemplateMissing, `no template "other:v1"`},
+		{"base", remote.TemplateReady, ""},
+		{"base:default", remote.TemplateReady, ""},
+	} {
+		plan := explain(t, connect(remote.Config{Template: test.template, Wheelhouse: t.TempDir()}, server), join(), remote.ExplainOptions{})
+		if plan.Status != test.status || (plan.Refused == "") != (test.refused == "") || !strings.Contains(plan.Refused, test.refused) {
+			t.Errorf("%s:\n%s", test.template, plan)
+		}
+	}
+}
+
 // A derived template is found while it is being built, and when it is ready.
 func TestExplainFindsTemplate(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
