@@ -168,8 +168,12 @@ func (s *session) usesTemplate(name string, derived, built bool) {
 	s.event("template_used", map[string]any{"template": name, "derived": derived, "built": built})
 }
 
-// permission says what would be built, and by what it may be.
+// permission says what would be built, and by what it may be; or that nothing
+// can be.
 func (d *derivation) permission() string {
+	if err := buildableSize(d.CPU, float64(d.MemoryMB)/1024); err != nil {
+		return fmt.Sprintf("nor can one be built: %v", err)
+	}
 	return fmt.Sprintf("or allow Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build), which has one built, once: %s", d)
 }
 
@@ -224,7 +228,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 		}
 		turn.ended.Add(1)
 	}()
-	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool)}
+	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool), told: make(map[string]bool)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
 			err = fmt.Errorf("%w (%w)", why, err)
@@ -255,6 +259,8 @@ type building struct {
 	patience time.Duration
 	options  e2b.BuildOptions // zero until they are needed
 	asked    map[string]bool  // IDs of builds that this run has asked for
+	askedAt  time.Time        // when it asked for the last of these
+	told     map[string]bool  // what it has said that it waits for
 
 	own     bool // this run has started the build that it followed last
 	lines   int  // of that, which became events
@@ -362,7 +368,7 @@ func (b *building) lookAt(ctx context.Context, id string) (builds, error) {
 // awaitStart waits while a build is to be started by another host, for as long
 // as that may take, and returns what there is then.
 func (b *building) awaitStart(ctx context.Context, now builds) (builds, error) {
-	b.session.logf(slog.LevelInfo, "template %s: another host is about to build it", b.d.name())
+	b.waits("another host to start the build that it has asked for")
 	first := now.waiting
 	until := time.Now().Add(b.patience)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
@@ -382,6 +388,16 @@ func (b *building) awaitStart(ctx context.Context, now builds) (builds, error) {
 		}
 		now = next
 	}
+}
+
+// waits says, once, what stands before the build.
+func (b *building) waits(what string) {
+	if b.told[what] {
+		return
+	}
+	b.told[what] = true
+	b.session.event("template_build_waiting", map[string]any{"template": b.d.name(), "for": what})
+	b.session.logf(slog.LevelInfo, "template %s: waiting for %s", b.d.name(), what)
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -407,22 +423,19 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (builds, e
 	if err := b.makeOptions(); err != nil {
 		return builds{}, err
 	}
-	told := false
 	for {
+		at := time.Now()
 		requested, err := b.requestWhole(ctx)
 		switch {
 		case err == nil:
-			b.asked[requested.ID] = true
+			b.asked[requested.ID], b.askedAt = true, at
 			now, err := b.lookAt(ctx, requested.TemplateID)
 			if err != nil {
 				b.discard(ctx, requested.TemplateID)
 			}
 			return now, err
 		case errors.Is(err, ErrQuota):
-			if !told {
-				b.session.logf(slog.LevelWarn, "template %s: waiting for room for another build: %v", b.d.name(), err)
-				told = true
-			}
+			b.waits("room for another build on the account")
 			if wait(ctx, quotaPause) != nil {
 				return builds{}, err
 			}
@@ -484,10 +497,17 @@ func (b *building) makeOptions() error {
 		return nil
 	}
 	w := b.d.worker
+	made := false
 	layer, err := e2b.NewLayer(e2b.LayerFile{
 		Name: path.Base(b.d.program()), Mode: 0o755, Size: w.size,
-		Open: func() (io.ReadCloser, error) { return os.Open(w.path) },
+		Open: func() (io.ReadCloser, error) {
+			if made { // StartBuild sends it, where E2B has not got it
+				b.waits("the upload of the worker program")
+			}
+			return os.Open(w.path)
+		},
 	})
+	made = true
 	if err != nil {
 		return fmt.Errorf("the worker program: %w", err)
 	}
@@ -609,6 +629,9 @@ func (b *building) lookAgain(ctx context.Context, id string) (builds, error) {
 // follow tells what a build says until it is ready. It is not stopped with ctx.
 func (b *building) follow(ctx context.Context, template, build string) error {
 	began := time.Now()
+	if b.own {
+		began = b.askedAt
+	}
 	b.lines, b.omitted = 0, 0
 	packages := b.d.Packages
 	if packages == nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -414,6 +415,10 @@ func TestTemplateBuildNotAllowed(t *testing.T) {
 			}
 		}
 	}
+	_, _, err := runOn(t, server, remote.Config{CPU: 3}, one("test.noop"))
+	if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "1 core or an even number") || strings.Contains(err.Error(), "AllowTemplateBuild") {
+		t.Errorf("a size that no template can have: %v", err)
+	}
 	if n := asked(server, http.MethodPost, "/v3/templates"); n != 0 {
 		t.Errorf("%d builds were requested", n)
 	}
@@ -467,6 +472,33 @@ func TestTemplateThatFits(t *testing.T) {
 				t.Errorf("the memory that nobody asked for is %g GiB", got)
 			}
 		})
+	}
+}
+
+// What is left open comes from the build that a tag names, not from the template's
+// newest.
+func TestTemplateTagHasSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", CPU: 2, MemoryMB: 512, FromImage: "debian:13"})
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", Tags: []string{"big"}, CPU: 4, MemoryMB: 4096, FromImage: "debian:13"})
+	for _, test := range []struct {
+		template string
+		memory   float64
+		cpu      int
+		derived  bool
+	}{
+		{"own:big", 8, 4, true},
+		{"own:big", 4, 4, false},
+		{"own:default", 8, 2, true},
+		{"own", 8, 2, true},
+	} {
+		ec, result, err := runOn(t, server, remote.Config{Template: test.template, MemoryGB: test.memory, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatalf("%+v: %v", test, err)
+		}
+		if _, derived, _ := templateUsed(t, ec); derived != test.derived || result.Receipt.CPU != test.cpu || result.Receipt.MemoryGB != test.memory {
+			t.Errorf("%+v: derived %t, %d CPUs, %g GiB", test, derived, result.Receipt.CPU, result.Receipt.MemoryGB)
+		}
 	}
 }
 
@@ -809,8 +841,30 @@ func TestTemplateBuildTakenOver(t *testing.T) {
 	if used, _, built := templateUsed(t, ec); used != name || !built {
 		t.Errorf("used %q, built %t", used, built)
 	}
+	waited := events(t, ec, "template_build_waiting")
+	if len(waited) != 2 || waited[0]["template"] != name {
+		t.Fatalf("it waited for %v", waited)
+	}
+	contains(t, fmt.Sprint(waited[0]["for"]), "another host to start")
+	contains(t, fmt.Sprint(waited[1]["for"]), "the upload of the worker program")
 	if own := ownTemplates(t, server); len(own) != 1 || own[0].ID != dead.TemplateID || own[0].BuildID == dead.ID {
 		t.Errorf("there is %+v", own)
+	}
+}
+
+// What comes before a build is said once, and not where there is nothing to wait
+// for: E2B has the worker program from the build before.
+func TestTemplateBuildWaits(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	for i, want := range []int{1, 0} {
+		ec, _, err := runOn(t, server, remote.Config{CPU: 4 + 2*i, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited, ready := events(t, ec, "template_build_waiting"), events(t, ec, "template_build_complete")
+		if len(waited) != want || len(ready) != 1 {
+			t.Errorf("build %d waited for %v, and was ready %d times", i, waited, len(ready))
+		}
 	}
 }
 
@@ -935,6 +989,14 @@ func TestTemplateSettings(t *testing.T) {
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "x @ git+ssh://git@h/x"}}, ""},
 		{remote.Config{Packages: []string{"--index-url=https://h"}}, "Packages"},
+		{remote.Config{CPU: 3, AllowTemplateBuild: true}, "CPU is 3, and E2B builds templates with 1 core or an even number of them"},
+		{remote.Config{CPU: 3, Image: "python:3.12"}, "CPU is 3"},
+		{remote.Config{CPU: 1, AllowTemplateBuild: true}, ""},
+		{remote.Config{CPU: 3}, ""},
+		{remote.Config{MemoryGB: 0.1, AllowTemplateBuild: true}, "MemoryGB is 0.1, and E2B builds templates with 0.125 or more"},
+		{remote.Config{MemoryGB: 0.0001, AllowTemplateBuild: true}, "MemoryGB is 0.0001"},
+		{remote.Config{MemoryGB: 0.1245, AllowTemplateBuild: true}, ""}, // the next even MiB
+		{remote.Config{MemoryGB: math.NaN()}, "MemoryGB"},
 		{remote.Config{Packages: []string{""}}, "Packages"},
 		{remote.Config{Packages: []string{"# nothing"}}, "Packages"},
 		{remote.Config{Packages: []string{"a @ https://me:hunter22@h/a.whl"}}, "Packages"},
@@ -979,7 +1041,7 @@ func TestTemplateEventsDocumented(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) != 5 {
+	if len(seen) != 6 {
 		t.Errorf("%v", seen)
 	}
 }
