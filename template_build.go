@@ -138,6 +138,8 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 // is built again.
 func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig, plan *egressPlan, d *derivation, s *session) (Sandbox, *derivation, error) {
 	cfg.Template, cfg.Image, cfg.Packages = d.name(), "", nil
+	cfg.CPU = cmp.Or(cfg.CPU, d.CPU) // also what was left open and the name promises
+	cfg.MemoryGB = cmp.Or(cfg.MemoryGB, float64(d.MemoryMB)/1024)
 	for again := false; ; again = true {
 		built, err := a.obtain(ctx, d, s)
 		if err != nil {

@@ -769,12 +769,16 @@ func TestDerivedTemplateOfAnotherSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	o := e2b.BuildOptions{Name: a.DerivedName(t, one("test.noop")), CPU: 2, FromTemplate: "base"}
-	if _, err := c.BuildTemplate(t.Context(), o, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "before")); !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "delete it") {
-		t.Error(err)
+	o := e2b.BuildOptions{Name: a.DerivedName(t, one("test.noop")), FromTemplate: "base"}
+	for i, size := range [][2]int{{2, 512}, {4, 1024}} { // neither has both that were asked for, and left open
+		o.CPU, o.MemoryMB = size[0], size[1]
+		if _, err := c.BuildTemplate(t.Context(), o, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, fmt.Sprint("before", i)))
+		if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "delete it") {
+			t.Errorf("%v: %v", size, err)
+		}
 	}
 	deleteTemplate(t, server, o.Name)
 	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "after")); err != nil {
