@@ -285,7 +285,7 @@ func (c Config) validate() error {
 	switch {
 	case c.CPU < 0:
 		return invalid("CPU is %d", c.CPU)
-	case c.MemoryGB < 0:
+	case !(c.MemoryGB >= 0):
 		return invalid("MemoryGB is %g", c.MemoryGB)
 	case c.Timeout < 0:
 		return invalid("Timeout is %s", c.Timeout)

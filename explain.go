@@ -157,21 +157,51 @@ func (a *E2BTransparentProxy) askTemplates(ctx context.Context, d *derivation, c
 	if cfg.Image != "" {
 		return nil
 	}
-	switch t, err := a.client.Template(ctx, cfg.Template); {
-	case errors.Is(err, e2b.ErrTemplate):
-		plan.Status = TemplateMissing
-		plan.Refused = fmt.Sprintf("there is no template %q; name one of the account in Config.Template (template, --e2b-template)", cfg.Template)
+	t, err := a.client.Template(ctx, cfg.Template)
+	name, tag, tagged := strings.Cut(cfg.Template, ":")
+	if tagged && errors.Is(err, e2b.ErrTemplate) { // of none with a build that is ready and has the tag
+		t, err = a.client.Template(ctx, name)
+	} else if tagged && err == nil {
+		plan.Status = TemplateReady
+		return nil
+	}
+	switch {
+	case errors.Is(err, e2b.ErrTemplate), err == nil && tagged && t.ID == "":
+		plan.missing("there is no template %q; name one of the account in Config.Template (template, --e2b-template)", cfg.Template)
+		return nil
 	case err != nil:
 		return err
-	case t.BuildID == "" && (t.BuildStatus == e2b.BuildRunning || t.BuildStatus == e2b.BuildWaiting):
-		plan.Status = TemplateBuilding
-	case t.BuildID == "" && t.BuildStatus == e2b.BuildFailed:
-		plan.Status = TemplateMissing
-		plan.Refused = fmt.Sprintf("the template %q was never built; its build has failed", cfg.Template)
-	default:
+	case !tagged && (t.BuildID != "" || t.BuildStatus == ""):
 		plan.Status = TemplateReady
+		return nil
+	}
+	status := t.BuildStatus
+	if tagged || status == e2b.BuildWaiting { // which E2B says also where there is none
+		newest, err := a.taggedBuild(ctx, t.ID, cmp.Or(tag, "default"))
+		if err != nil {
+			return err
+		}
+		if newest == nil {
+			plan.missing("the template %q has no build with the tag %q; name one of its tags in Config.Template (template, --e2b-template), as %q",
+				name, cmp.Or(tag, "default"), name+":tag")
+			return nil
+		}
+		status = newest.Status
+	}
+	switch status {
+	case e2b.BuildReady:
+		plan.Status = TemplateReady
+	case e2b.BuildFailed:
+		plan.missing("the template %q was never built; its build has failed", cfg.Template)
+	default:
+		plan.Status = TemplateBuilding
 	}
 	return nil
+}
+
+// missing refuses a run whose template is not there.
+func (p *StartPlan) missing(format string, args ...any) {
+	p.Status, p.Refused = TemplateMissing, fmt.Sprintf(format, args...)
 }
 
 // derive says which template of its own the run takes, or may take.
@@ -190,16 +220,23 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		Packages: d.Packages, Worker: d.Worker, Status: status, Allowed: d.allowed, Reason: d.reason, parts: d.derivedParts,
 	}
 	p.Conditional = d.needed == takeFitting && !(d.allowed && d.ready)
+	impossible := buildableSize(d.CPU, float64(d.MemoryMB)/1024)
 	switch {
 	case !asked && d.Template != "":
 		p.note("its name is another if the template %q is the account's", d.Template)
+	case p.Conditional && !p.Derived.usable() && impossible != nil:
+		p.note("if the template %q makes sandboxes of another size the run is refused: %v", d.Template, impossible)
 	case p.Conditional && !p.Derived.usable():
 		p.note("if the template %q makes sandboxes of another size the run is refused: allow a template to be built, by %s", d.Template, allowBuild)
 	}
 	if p.Conditional {
 		return
 	}
-	if !p.Derived.usable() && status == TemplateMissing && p.Refused == "" {
+	switch {
+	case p.Derived.usable() || status != TemplateMissing || p.Refused != "":
+	case impossible != nil:
+		p.Refused = fmt.Sprintf("%s, and no template can have that: %v", d.reason, impossible)
+	default:
 		p.Refused = fmt.Sprintf("%s, and the template for that is missing; it would be built, once: %s; allow that by %s", d.reason, d.derivedParts, allowBuild)
 	}
 	if err := d.worker.mayRunAtE2B(); err != nil && status == TemplateMissing && p.Refused == "" {

@@ -85,6 +85,7 @@ func TestExplain(t *testing.T) {
 			text: []string{"refused: it asks for 4 CPUs and 8 GiB of memory", `from the template "base" with 4 CPUs and 8 GiB of memory and the worker program`, "--e2b-allow-template-build"}},
 		{name: "another size, allowed", config: remote.Config{CPU: 4, MemoryGB: 8, AllowTemplateBuild: true}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
 			text: []string{"would build osiris-", "allowed by Config.AllowTemplateBuild"}},
+		{name: "a size that no template can have", config: remote.Config{CPU: 3}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, text: []string{"refused: it asks for 3 CPUs", "no template can have that: CPU is 3", "such as 4"}},
 		{name: "an image", config: remote.Config{Image: "python:3.12"}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, text: []string{"refused: the run asks for an image", `from the image "python:3.12"`}},
 		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, way: remote.StartDerived, derived: remote.TemplateMissing, status: remote.TemplateMissing, builds: true},
 		{name: "packages", python: true, way: remote.StartAsIs, status: remote.TemplateReady, text: []string{"need pandas>=2, pyarrow:", "--e2b-install-deps", "--e2b-allow-template-build"}},
@@ -164,6 +165,40 @@ func TestExplainRefused(t *testing.T) {
 	proxy := b.(*remote.E2BTransparentProxy)
 	if _, err := proxy.Explain(t.Context(), nil, remote.ExplainOptions{}); !errors.Is(err, remote.ErrInvalid) {
 		t.Errorf("got %v, want ErrInvalid", err)
+	}
+}
+
+// A tag names one build of a template, and a template without a tag has to have
+// one that is the default.
+func TestExplainTags(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", Tags: []string{"v1"}, CPU: 2, MemoryMB: 512, FromImage: "debian:13"})
+	client, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL(), SandboxURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.RequestBuild(t.Context(), e2b.BuildOptions{Name: "own", Tags: []string{"v2"}, FromImage: "debian:13"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		template string
+		status   remote.TemplateStatus
+		refused  string
+	}{
+		{"own:v1", remote.TemplateReady, ""},
+		{"own:v2", remote.TemplateBuilding, ""},
+		{"own:v3", remote.TemplateMissing, `no build with the tag "v3"`},
+		{"own", remote.TemplateMissing, `no build with the tag "default"`},
+		{"own:default", remote.TemplateMissing, `no build with the tag "default"`},
+		{"other:v1", remote.TemplateMissing, `no template "other:v1"`},
+		{"base", remote.TemplateReady, ""},
+		{"base:default", remote.TemplateReady, ""},
+	} {
+		plan := explain(t, connect(remote.Config{Template: test.template, Wheelhouse: t.TempDir()}, server), join(), remote.ExplainOptions{})
+		if plan.Status != test.status || (plan.Refused == "") != (test.refused == "") || !strings.Contains(plan.Refused, test.refused) {
+			t.Errorf("%s:\n%s", test.template, plan)
+		}
 	}
 }
 

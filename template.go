@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode"
+	"sync/atomic"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/worker/python"
@@ -136,8 +136,13 @@ func (c Config) validateTemplate() error {
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
-	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) })
+	_, digest, digested := strings.Cut(c.Image, "@")
+	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:@", r)
+	})
 	switch {
+	case digested && !strings.HasPrefix(digest, "sha"):
+		return invalid("Image has something else than a digest after its @; an image with a password is none of a template: it would show that to others")
 	case c.Image != "" && c.Template != "":
 		return invalid("Image is %.100q and Template is %.100q; set one of them: a template is made from the one, or taken as the other", c.Image, c.Template)
 	case !isImage || len(c.Image) > maxImage || strings.HasPrefix(c.Image, "-") || strings.Contains(c.Image, "://"):
@@ -147,6 +152,11 @@ func (c Config) validateTemplate() error {
 	case c.AllowTemplateBuild && c.OpenSandbox != nil:
 		return invalid("AllowTemplateBuild is set: %w by OpenSandbox", ErrTemplateBuildUnsupported)
 	}
+	if c.Image != "" || c.AllowTemplateBuild {
+		if err := buildableSize(c.CPU, c.MemoryGB); err != nil {
+			return invalid("%w", err)
+		}
+	}
 	for _, p := range c.Packages {
 		if strings.TrimSpace(p) == "" || strings.HasPrefix(strings.TrimSpace(p), "#") {
 			return invalid("Packages has %.100q, which is no requirement as \"pandas>=2\"", p)
@@ -154,6 +164,21 @@ func (c Config) validateTemplate() error {
 	}
 	if _, err := python.Requirements(c.Packages); err != nil {
 		return invalid("Packages: %w", err)
+	}
+	return nil
+}
+
+// leastMemoryMB is that of a template, in MiB.
+const leastMemoryMB = 128
+
+// buildableSize refuses a size that no template can have. What else an account
+// may have E2B says.
+func buildableSize(cpu int, memoryGB float64) error {
+	switch {
+	case cpu > 1 && cpu%2 != 0:
+		return fmt.Errorf("CPU is %d, and E2B builds templates with 1 core or an even number of them, such as %d", cpu, cpu+1)
+	case memoryGB != 0 && evenMB(memoryGB) < leastMemoryMB:
+		return fmt.Errorf("MemoryGB is %g, and E2B builds templates with %g or more", memoryGB, float64(leastMemoryMB)/1024)
 	}
 	return nil
 }
@@ -221,7 +246,7 @@ func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*deri
 		return nil, fmt.Errorf("remote: %w", err)
 	}
 	d.derivedParts = derivedParts{
-		Builder: builderVersion, Template: cfg.Template, Image: cfg.Image,
+		Builder: builderVersion, Template: strings.ToLower(cfg.Template), Image: cfg.Image,
 		CPU: cfg.CPU, MemoryMB: evenMB(cfg.MemoryGB), Packages: packages, Worker: d.worker.sha256,
 	}
 	if cfg.Image != "" {
@@ -252,11 +277,18 @@ func (a *E2BTransparentProxy) compare(ctx context.Context, d *derivation, cfg Sa
 	switch {
 	case base == nil: // its size only a sandbox tells
 	case tag != "" && tag != "default":
-		if d.Build, err = a.taggedBuild(ctx, base.ID, tag); err != nil {
+		b, err := a.taggedBuild(ctx, base.ID, tag)
+		switch {
+		case err != nil:
 			return fmt.Errorf("remote: templates: %w", err)
+		case b == nil: // which whoever takes it will hear
+		case b.Status != e2b.BuildReady:
+			d.Build = b.ID
+		default:
+			d.takeSize(b.ID, b.CPU, b.MemoryMB, cfg)
 		}
 	default:
-		d.takeSize(base, cfg)
+		d.takeSize(base.BuildID, base.CPU, base.MemoryMB, cfg)
 	}
 	if t := findTemplate(own, d.name()); t != nil {
 		d.ready = t.BuildID != ""
@@ -265,14 +297,14 @@ func (a *E2BTransparentProxy) compare(ctx context.Context, d *derivation, cfg Sa
 	return nil
 }
 
-// takeSize completes what a run wants by the account's own template that it
-// begins with.
-func (d *derivation) takeSize(base *e2b.Template, cfg SandboxConfig) {
-	d.Build = base.BuildID
-	if base.CPU == 0 || base.MemoryMB == 0 { // it is not ready, or the server does not tell
+// takeSize completes what a run wants by a build of the account's own template
+// that it begins with.
+func (d *derivation) takeSize(build string, cpu, memoryMB int, cfg SandboxConfig) {
+	d.Build = build
+	if cpu == 0 || memoryMB == 0 { // it is not ready, or the server does not tell
 		return
 	}
-	has := SandboxInfo{CPU: base.CPU, MemoryGB: float64(base.MemoryMB) / 1024}
+	has := SandboxInfo{CPU: cpu, MemoryGB: float64(memoryMB) / 1024}
 	switch fits := sameSize(cfg, has); {
 	case !fits && d.needed == takeFitting:
 		d.needed = takeDerived
@@ -281,23 +313,35 @@ func (d *derivation) takeSize(base *e2b.Template, cfg SandboxConfig) {
 		d.needed = takeBase
 	}
 	if d.CPU == 0 {
-		d.CPU = base.CPU
+		d.CPU = cpu
 	}
 	if d.MemoryMB == 0 {
-		d.MemoryMB = base.MemoryMB
+		d.MemoryMB = memoryMB
 	}
 }
 
-// taggedBuild returns which build of a template has a tag; empty when none has,
-// which whoever takes it will hear.
-func (a *E2BTransparentProxy) taggedBuild(ctx context.Context, id, tag string) (string, error) {
+// taggedBuild returns the newest build of a template that was given a tag, or
+// whose ID that is; nil when there is none.
+func (a *E2BTransparentProxy) taggedBuild(ctx context.Context, id, tag string) (*e2b.BuildInfo, error) {
 	tags, err := a.client.TemplateTags(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	build := tag
 	for _, t := range tags {
 		if t.Name == tag {
-			return t.BuildID, nil
+			build = t.BuildID
 		}
 	}
-	return "", err
+	for info, err := range a.client.Builds(ctx, id) {
+		if err != nil {
+			return nil, err
+		}
+		if info.ID == build {
+			return &info, nil
+		}
+	}
+	return nil, nil
 }
 
 func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template, error) {
@@ -314,6 +358,7 @@ func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template,
 // findTemplate finds a template by its ID or a name, which may lack the account's
 // namespace.
 func findTemplate(own []e2b.Template, ref string) *e2b.Template {
+	ref = strings.ToLower(ref) // as E2B reads it
 	for i, t := range own {
 		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
 			return &own[i]
@@ -326,7 +371,15 @@ func findTemplate(own []e2b.Template, ref string) *e2b.Template {
 type templates struct {
 	mu      sync.Mutex
 	known   map[string]*derivation // by key: those that were found as they are, and do not change
-	waiting map[string]mutex       // by name: held by the run that has it built
+	waiting map[string]*turn       // by name
+}
+
+// turn is what runs of one adapter that want the same template wait for. The one
+// that has the lock has it built.
+type turn struct {
+	mutex
+	ended  atomic.Int64 // how many have had it
+	failed error        // why the last of them has no template, if the build has failed
 }
 
 // recall returns a derivation that was remembered; nil when none was.
@@ -354,17 +407,17 @@ func (t *templates) forget(key string) {
 	delete(t.known, key)
 }
 
-// turn is what runs of this adapter that want the same template wait for.
-func (t *templates) turn(name string) mutex {
+// turn is that of a template.
+func (t *templates) turn(name string) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m, ok := t.waiting[name]
+	w, ok := t.waiting[name]
 	if !ok {
 		if t.waiting == nil {
-			t.waiting = make(map[string]mutex)
+			t.waiting = make(map[string]*turn)
 		}
-		m = make(mutex, 1)
-		t.waiting[name] = m
+		w = &turn{mutex: make(mutex, 1)}
+		t.waiting[name] = w
 	}
-	return m
+	return w
 }

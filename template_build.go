@@ -30,6 +30,14 @@ const (
 	// maxLooks is how often a build may turn out to be another one than it was.
 	maxLooks = 20
 
+	// maxGone is how often a build may be gone before it has ended: somebody
+	// deletes what we build, or has found out before us that it fails.
+	maxGone = 3
+
+	// failureSeen is how long a build that has failed stays, for other hosts that
+	// follow it to see why. They look every second.
+	failureSeen = 2 * time.Second
+
 	answerGrace = 10 * time.Second // for the answer to a request when the run is stopped
 
 	quotaPause = 5 * time.Second // where the account has no room for another build
@@ -130,6 +138,8 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 // is built again.
 func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig, plan *egressPlan, d *derivation, s *session) (Sandbox, *derivation, error) {
 	cfg.Template, cfg.Image, cfg.Packages = d.name(), "", nil
+	cfg.CPU = cmp.Or(cfg.CPU, d.CPU) // also what was left open and the name promises
+	cfg.MemoryGB = cmp.Or(cfg.MemoryGB, float64(d.MemoryMB)/1024)
 	for again := false; ; again = true {
 		built, err := a.obtain(ctx, d, s)
 		if err != nil {
@@ -139,6 +149,10 @@ func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig
 		if err == nil {
 			s.usesTemplate(d.name(), true, built)
 			return sb, d, nil
+		}
+		if errors.Is(err, ErrSandboxSize) {
+			a.templates.forget(d.key)
+			return nil, nil, fmt.Errorf("%w; but this template is one that this library makes, and somebody else has built it with another size: delete it, and it is built again", createError(err))
 		}
 		if !errors.Is(err, e2b.ErrTemplate) || built || again {
 			return nil, nil, createError(err)
@@ -156,8 +170,12 @@ func (s *session) usesTemplate(name string, derived, built bool) {
 	s.event("template_used", map[string]any{"template": name, "derived": derived, "built": built})
 }
 
-// permission says what would be built, and by what it may be.
+// permission says what would be built, and by what it may be; or that nothing
+// can be.
 func (d *derivation) permission() string {
+	if err := buildableSize(d.CPU, float64(d.MemoryMB)/1024); err != nil {
+		return fmt.Sprintf("nor can one be built: %v", err)
+	}
 	return fmt.Sprintf("or allow Config.AllowTemplateBuild (allow_template_build, --e2b-allow-template-build), which has one built, once: %s", d)
 }
 
@@ -193,6 +211,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	ctx, cancel := context.WithTimeoutCause(ctx, buildLimit, fmt.Errorf("%w: it was not ready within %s", ErrTimeout, buildLimit))
 	defer cancel()
 	turn := a.templates.turn(d.name())
+	before := turn.ended.Load()
 	if err := turn.lock(ctx); err != nil {
 		return false, d.fail(err)
 	}
@@ -200,7 +219,18 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	if a.templates.recall(d.key) != nil {
 		return false, nil
 	}
-	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool)}
+	if err := turn.failed; err != nil && turn.ended.Load() != before {
+		s.logf(slog.LevelInfo, "template %s: the build that this run has waited for has failed", d.name())
+		return false, err
+	}
+	defer func() {
+		turn.failed = nil
+		if errors.Is(err, e2b.ErrBuild) && ctx.Err() == nil {
+			turn.failed = err
+		}
+		turn.ended.Add(1)
+	}()
+	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool), told: make(map[string]bool)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
 			err = fmt.Errorf("%w (%w)", why, err)
@@ -231,6 +261,8 @@ type building struct {
 	patience time.Duration
 	options  e2b.BuildOptions // zero until they are needed
 	asked    map[string]bool  // IDs of builds that this run has asked for
+	askedAt  time.Time        // when it asked for the last of these
+	told     map[string]bool  // what it has said that it waits for
 
 	own     bool // this run has started the build that it followed last
 	lines   int  // of that, which became events
@@ -249,6 +281,8 @@ type builds struct {
 // run returns when there is a build that is ready.
 func (b *building) run(ctx context.Context) error {
 	pause := 100 * time.Millisecond
+	var last error
+	gone := 0
 	for range maxLooks {
 		now, err := b.look(ctx)
 		if err != nil {
@@ -280,19 +314,20 @@ func (b *building) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled), isNoBuild(err) && ctx.Err() == nil:
-			b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled):
+		case errors.Is(err, e2b.ErrNotFound) && ctx.Err() == nil && gone < maxGone: // somebody has cleaned up
+			gone++
 		default:
 			return err
 		}
+		b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		last = err
 	}
-	return fmt.Errorf("its build was replaced by another %d times", maxLooks)
-}
-
-// isNoBuild reports whether a build, or its template, is not there any more:
-// somebody has cleaned up.
-func isNoBuild(err error) bool {
-	return errors.Is(err, e2b.ErrNotFound) || errors.Is(err, e2b.ErrInvalid) && !errors.Is(err, e2b.ErrBuild)
+	err := fmt.Errorf("its build was replaced by another %d times", maxLooks)
+	if last != nil {
+		err = fmt.Errorf("%w, the last time: %w", err, last)
+	}
+	return err
 }
 
 // look finds the template by its name.
@@ -335,7 +370,7 @@ func (b *building) lookAt(ctx context.Context, id string) (builds, error) {
 // awaitStart waits while a build is to be started by another host, for as long
 // as that may take, and returns what there is then.
 func (b *building) awaitStart(ctx context.Context, now builds) (builds, error) {
-	b.session.logf(slog.LevelInfo, "template %s: another host is about to build it", b.d.name())
+	b.waits("another host to start the build that it has asked for")
 	first := now.waiting
 	until := time.Now().Add(b.patience)
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
@@ -355,6 +390,16 @@ func (b *building) awaitStart(ctx context.Context, now builds) (builds, error) {
 		}
 		now = next
 	}
+}
+
+// waits says, once, what stands before the build.
+func (b *building) waits(what string) {
+	if b.told[what] {
+		return
+	}
+	b.told[what] = true
+	b.session.event("template_build_waiting", map[string]any{"template": b.d.name(), "for": what})
+	b.session.logf(slog.LevelInfo, "template %s: waiting for %s", b.d.name(), what)
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -380,24 +425,24 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (builds, e
 	if err := b.makeOptions(); err != nil {
 		return builds{}, err
 	}
-	told := false
 	for {
+		at := time.Now()
 		requested, err := b.requestWhole(ctx)
 		switch {
 		case err == nil:
-			b.asked[requested.ID] = true
+			b.asked[requested.ID], b.askedAt = true, at
 			now, err := b.lookAt(ctx, requested.TemplateID)
 			if err != nil {
 				b.discard(ctx, requested.TemplateID)
 			}
 			return now, err
 		case errors.Is(err, ErrQuota):
-			if !told {
-				b.session.logf(slog.LevelWarn, "template %s: waiting for room for another build: %v", b.d.name(), err)
-				told = true
-			}
+			b.waits("room for another build on the account")
 			if wait(ctx, quotaPause) != nil {
 				return builds{}, err
+			}
+			if now, err := b.look(ctx); err != nil || now.ready != "" || now.running != "" { // another host had more luck
+				return now, err
 			}
 		case errors.Is(err, e2b.ErrConflict), errors.Is(err, e2b.ErrForbidden), errors.Is(err, e2b.ErrNotFound) && !errors.Is(err, ErrTemplateBuildUnsupported):
 			// Another host has the same name just now, or has just deleted it.
@@ -454,10 +499,17 @@ func (b *building) makeOptions() error {
 		return nil
 	}
 	w := b.d.worker
+	made := false
 	layer, err := e2b.NewLayer(e2b.LayerFile{
 		Name: path.Base(b.d.program()), Mode: 0o755, Size: w.size,
-		Open: func() (io.ReadCloser, error) { return os.Open(w.path) },
+		Open: func() (io.ReadCloser, error) {
+			if made { // StartBuild sends it, where E2B has not got it
+				b.waits("the upload of the worker program")
+			}
+			return os.Open(w.path)
+		},
 	})
+	made = true
 	if err != nil {
 		return fmt.Errorf("the worker program: %w", err)
 	}
@@ -579,6 +631,9 @@ func (b *building) lookAgain(ctx context.Context, id string) (builds, error) {
 // follow tells what a build says until it is ready. It is not stopped with ctx.
 func (b *building) follow(ctx context.Context, template, build string) error {
 	began := time.Now()
+	if b.own {
+		began = b.askedAt
+	}
 	b.lines, b.omitted = 0, 0
 	packages := b.d.Packages
 	if packages == nil {
@@ -608,6 +663,7 @@ func (b *building) follow(ctx context.Context, template, build string) error {
 		if lookErr == nil && (now.ready != "" || now.running != "") {
 			return fmt.Errorf("%w: %w", e2b.ErrBuildCanceled, err) // there is another already
 		}
+		_ = wait(ctx, failureSeen)
 		b.discard(ctx, template) // one that waits would fail in the same step
 	}
 	return err

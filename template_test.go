@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -414,6 +415,10 @@ func TestTemplateBuildNotAllowed(t *testing.T) {
 			}
 		}
 	}
+	_, _, err := runOn(t, server, remote.Config{CPU: 3}, one("test.noop"))
+	if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "1 core or an even number") || strings.Contains(err.Error(), "AllowTemplateBuild") {
+		t.Errorf("a size that no template can have: %v", err)
+	}
 	if n := asked(server, http.MethodPost, "/v3/templates"); n != 0 {
 		t.Errorf("%d builds were requested", n)
 	}
@@ -467,6 +472,33 @@ func TestTemplateThatFits(t *testing.T) {
 				t.Errorf("the memory that nobody asked for is %g GiB", got)
 			}
 		})
+	}
+}
+
+// What is left open comes from the build that a tag names, not from the template's
+// newest.
+func TestTemplateTagHasSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", CPU: 2, MemoryMB: 512, FromImage: "debian:13"})
+	buildEmpty(t, server, e2b.BuildOptions{Name: "own", Tags: []string{"big"}, CPU: 4, MemoryMB: 4096, FromImage: "debian:13"})
+	for _, test := range []struct {
+		template string
+		memory   float64
+		cpu      int
+		derived  bool
+	}{
+		{"own:big", 8, 4, true},
+		{"own:big", 4, 4, false},
+		{"own:default", 8, 2, true},
+		{"own", 8, 2, true},
+	} {
+		ec, result, err := runOn(t, server, remote.Config{Template: test.template, MemoryGB: test.memory, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatalf("%+v: %v", test, err)
+		}
+		if _, derived, _ := templateUsed(t, ec); derived != test.derived || result.Receipt.CPU != test.cpu || result.Receipt.MemoryGB != test.memory {
+			t.Errorf("%+v: derived %t, %d CPUs, %g GiB", test, derived, result.Receipt.CPU, result.Receipt.MemoryGB)
+		}
 	}
 }
 
@@ -659,6 +691,7 @@ func TestTemplateBuildCancelled(t *testing.T) {
 
 // A step that fails is said with its own last lines, and leaves no template.
 func TestTemplateBuildFails(t *testing.T) {
+	t.Parallel()
 	server := newServer(t, "served", testDrivers()) // where no packages can be installed: it is in memory
 	cfg := connect(remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}, server)
 	var group sync.WaitGroup
@@ -691,6 +724,104 @@ func TestTemplateBuildFails(t *testing.T) {
 	}
 }
 
+// A build that fails is not repeated by the runs of an adapter that have waited
+// for it.
+func TestTemplateBuildFailsOnce(t *testing.T) {
+	t.Parallel()
+	const runs = 8
+	var listed atomic.Int64
+	all := make(chan struct{})
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		switch p, _, _ := strings.Cut(r.Path, "?"); {
+		case p == "/v2/templates" && listed.Add(1) == runs+1: // each for what there is, and one to have it built
+			close(all)
+		case r.Method == http.MethodPost && p == "/v3/templates":
+			<-all
+		}
+		return nil
+	}))
+	cfg := remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}
+	a := newProxy(t, connect(cfg, server), nil)
+	var group sync.WaitGroup
+	for i := range runs {
+		ec := newContext(t, fmt.Sprint("s", i))
+		group.Go(func() {
+			_, _, err := remote.Run(t.Context(), a, one("test.counting"), ec)
+			var failed *remote.TemplateBuildError
+			if !errors.As(err, &failed) || failed.Step != "the installation of packages" {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if n := built(server); n != 1 {
+		t.Errorf("%d builds were started", n)
+	}
+}
+
+// A derived template that somebody else has built with another size is not taken,
+// and what helps is said.
+func TestDerivedTemplateOfAnotherSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	a := newProxy(t, connect(remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}, server), nil)
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	o := e2b.BuildOptions{Name: a.DerivedName(t, one("test.noop")), FromTemplate: "base"}
+	for i, size := range [][2]int{{2, 512}, {4, 1024}} { // neither has both that were asked for, and left open
+		o.CPU, o.MemoryMB = size[0], size[1]
+		if _, err := c.BuildTemplate(t.Context(), o, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, fmt.Sprint("before", i)))
+		if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "delete it") {
+			t.Errorf("%v: %v", size, err)
+		}
+	}
+	deleteTemplate(t, server, o.Name)
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "after")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the server refuses is not asked for again and again, and its words are
+// said.
+func TestTemplateBuildRefused(t *testing.T) {
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		most         int // requests for a build
+	}{
+		{http.MethodGet, "/templates/*/files/*", http.StatusBadRequest, 1},
+		{http.MethodPut, "/layers/*", http.StatusRequestEntityTooLarge, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusBadRequest, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusNotFound, 4},
+	} {
+		t.Run(fmt.Sprint(tt.path, " ", tt.status), func(t *testing.T) {
+			t.Parallel()
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				p, _, _ := strings.Cut(r.Path, "?")
+				if ok, _ := path.Match(tt.path, p); ok && r.Method == tt.method {
+					return &mock.HTTPFault{Status: tt.status, Body: fmt.Sprintf(`{"code":%d,"message":"the moon is full"}`, tt.status)}
+				}
+				return nil
+			}))
+			_, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+			if !errors.Is(err, remote.ErrTemplateBuild) || !strings.Contains(err.Error(), "the moon is full") {
+				t.Error(err)
+			}
+			if n := asked(server, http.MethodPost, "/v3/templates"); n > tt.most {
+				t.Errorf("a build was requested %d times", n)
+			}
+			if own := ownTemplates(t, server); len(own) != 0 {
+				t.Errorf("left behind: %+v", own)
+			}
+		})
+	}
+}
+
 // A build whose host has died before it was started is taken over.
 func TestTemplateBuildTakenOver(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
@@ -714,8 +845,30 @@ func TestTemplateBuildTakenOver(t *testing.T) {
 	if used, _, built := templateUsed(t, ec); used != name || !built {
 		t.Errorf("used %q, built %t", used, built)
 	}
+	waited := events(t, ec, "template_build_waiting")
+	if len(waited) != 2 || waited[0]["template"] != name {
+		t.Fatalf("it waited for %v", waited)
+	}
+	contains(t, fmt.Sprint(waited[0]["for"]), "another host to start")
+	contains(t, fmt.Sprint(waited[1]["for"]), "the upload of the worker program")
 	if own := ownTemplates(t, server); len(own) != 1 || own[0].ID != dead.TemplateID || own[0].BuildID == dead.ID {
 		t.Errorf("there is %+v", own)
+	}
+}
+
+// What comes before a build is said once, and not where there is nothing to wait
+// for: E2B has the worker program from the build before.
+func TestTemplateBuildWaits(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	for i, want := range []int{1, 0} {
+		ec, _, err := runOn(t, server, remote.Config{CPU: 4 + 2*i, AllowTemplateBuild: true}, one("test.noop"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited, ready := events(t, ec, "template_build_waiting"), events(t, ec, "template_build_complete")
+		if len(waited) != want || len(ready) != 1 {
+			t.Errorf("build %d waited for %v, and was ready %d times", i, waited, len(ready))
+		}
 	}
 }
 
@@ -775,6 +928,7 @@ func TestDerivedName(t *testing.T) {
 	}
 	for why, pair := range map[string][2]remote.Config{
 		"order and spelling":             {{PythonDrivers: driver, Packages: []string{"b", "A_x<2,>=1"}}, {PythonDrivers: driver, Packages: []string{"a-x >= 1, < 2", "b", "b"}}},
+		"capital letters":                {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "Mine"}},
 		"another class":                  {{PythonDrivers: driver}, {PythonDrivers: other}},
 		"values of variables":            {{PythonDrivers: driver, Env: map[string]string{"A": "1"}}, {PythonDrivers: driver, Env: map[string]string{"A": "2"}}},
 		"the size that its template has": {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "mine", CPU: 2}},
@@ -832,11 +986,21 @@ func TestTemplateSettings(t *testing.T) {
 	}{
 		{remote.Config{Image: "python:3.12", Template: "base"}, "Image"},
 		{remote.Config{Image: "python 3"}, "Image"},
+		{remote.Config{Image: "$(python)"}, "Image"},
+		{remote.Config{Image: "me:hunter22@registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "x @ git+ssh://git@h/x"}}, ""},
 		{remote.Config{Packages: []string{"--index-url=https://h"}}, "Packages"},
+		{remote.Config{CPU: 3, AllowTemplateBuild: true}, "CPU is 3, and E2B builds templates with 1 core or an even number of them"},
+		{remote.Config{CPU: 3, Image: "python:3.12"}, "CPU is 3"},
+		{remote.Config{CPU: 1, AllowTemplateBuild: true}, ""},
+		{remote.Config{CPU: 3}, ""},
+		{remote.Config{MemoryGB: 0.1, AllowTemplateBuild: true}, "MemoryGB is 0.1, and E2B builds templates with 0.125 or more"},
+		{remote.Config{MemoryGB: 0.0001, AllowTemplateBuild: true}, "MemoryGB is 0.0001"},
+		{remote.Config{MemoryGB: 0.1245, AllowTemplateBuild: true}, ""}, // the next even MiB
+		{remote.Config{MemoryGB: math.NaN()}, "MemoryGB"},
 		{remote.Config{Packages: []string{""}}, "Packages"},
 		{remote.Config{Packages: []string{"# nothing"}}, "Packages"},
 		{remote.Config{Packages: []string{"a @ https://me:hunter22@h/a.whl"}}, "Packages"},
@@ -881,7 +1045,7 @@ func TestTemplateEventsDocumented(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) != 5 {
+	if len(seen) != 6 {
 		t.Errorf("%v", seen)
 	}
 }

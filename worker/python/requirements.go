@@ -115,7 +115,7 @@ func parseRequirement(line string) (requirement, error) {
 		return refuse("an editable package is not a requirement: ship its source directory with the driver")
 	case strings.HasPrefix(line, "-"):
 		return refuse("an option of pip is not a requirement: name packages, and say where they come from by variables such as PIP_INDEX_URL and PIP_FIND_LINKS")
-	case strings.Contains(line, " --"):
+	case strings.Contains(strings.ReplaceAll(line, "\t", " "), " --"):
 		return refuse("options of pip, such as --hash, cannot follow it")
 	}
 	head, marker, marked := strings.Cut(line, ";")

@@ -46,6 +46,7 @@ func TestParseRequirementsRefused(t *testing.T) {
 		"-e .":                                 "editable",
 		"--editable=.":                         "editable",
 		"a --hash=sha256:00":                   "options of pip",
+		"a;x\t--index-url=https://h":           "options of pip",
 		"./a":                                  "path",
 		"/srv/a-1-py3-none-any.whl":            "path",
 		"a/b":                                  "path",

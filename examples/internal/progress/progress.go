@@ -48,12 +48,15 @@ func (p *Printer) Event(_ context.Context, e remote.Event) error {
 		Own      bool     `json:"own"`
 		Derived  bool     `json:"derived"`
 		Message  string   `json:"message"`
+		For      string   `json:"for"`
 	}
 	// What the worker sends is not ours: a field of another type stays zero.
 	_ = e.Decode(&f)
 	switch e.Name {
 	case "run_start":
 		p.line("run %s", f.PipelineID)
+	case "template_build_waiting":
+		p.line("template %s: waiting for %s", f.Template, f.For)
 	case "template_build_started":
 		p.line("%s template %s from %s%s", building(f.Own), f.Template, f.From, parts(f.CPU, f.MemoryGB, f.Packages))
 	case "template_build_progress":
