@@ -76,7 +76,7 @@ const (
 // Builds reports whether the run would have a template built, or wait for that.
 func (p *StartPlan) Builds() bool {
 	d := p.Derived
-	return d != nil && !p.Conditional && (d.Status == TemplateBuilding || d.Status == TemplateMissing && d.Allowed)
+	return d != nil && !p.Conditional && (d.Status == TemplateBuilding || d.Status == TemplateMissing) && (d.Allowed || d.waits())
 }
 
 // explainPatience bounds what is asked of E2B.
@@ -219,7 +219,7 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		Name: d.name(), FromTemplate: d.Template, FromImage: d.Image, CPU: d.CPU, MemoryGB: float64(d.MemoryMB) / 1024,
 		Packages: d.Packages, Worker: d.Worker, Status: status, Allowed: d.allowed, Reason: d.reason, parts: d.derivedParts,
 	}
-	p.Conditional = d.needed == takeFitting && !(d.allowed && d.ready)
+	p.Conditional = d.needed == takeFitting && !d.ready
 	impossible := buildableSize(d.CPU, float64(d.MemoryMB)/1024)
 	switch {
 	case !asked && d.Template != "":
@@ -233,7 +233,9 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		return
 	}
 	switch {
-	case p.Derived.usable() || status != TemplateMissing || p.Refused != "":
+	case p.Derived.usable() || p.Derived.waits() || status == TemplateUnknown || p.Refused != "":
+	case status == TemplateBuilding:
+		p.Refused = fmt.Sprintf("%s, and the template for that is being built: try again when it is ready, or let runs wait for it, by %s", d.reason, allowBuild)
 	case impossible != nil:
 		p.Refused = fmt.Sprintf("%s, and no template can have that: %v", d.reason, impossible)
 	default:
@@ -249,6 +251,10 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 
 // usable reports whether the run gets it, now or when it is built.
 func (t *DerivedTemplate) usable() bool { return t.Allowed || t.Status == TemplateReady }
+
+// waits reports whether a run that may not have it built waits for it where
+// somebody else has: it has no other.
+func (t *DerivedTemplate) waits() bool { return t.FromImage != "" && t.Status == TemplateBuilding }
 
 // choose finds the way of the run's packages.
 func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
@@ -303,17 +309,23 @@ func (p *StartPlan) lines() []string {
 		if p.Way == StartDerived && p.Status != TemplateReady {
 			how = "which will have all that it takes"
 		}
+		if p.Conditional {
+			how += ", if its size is right, which is not known"
+		}
 		add("from the template %q (%s), %s", p.Template, p.Status, how)
 	}
 	if d := p.Derived; d != nil && p.Refused == "" {
 		what := "its template is"
 		switch {
-		case p.Conditional:
-			what = "if a sandbox of that has another size, the template is"
+		case p.Conditional && !d.usable():
+			what = "the template for that is"
 		case d.Status == TemplateBuilding:
 			what = "would wait for the build of"
 		case d.Status != TemplateReady:
 			what = "would build"
+		}
+		if p.Conditional {
+			what = "if a sandbox of that has another size, " + what
 		}
 		add("%s %s (%s), since %s", what, d.parts, d.Status, d.Reason)
 		if d.Status != TemplateReady {

@@ -78,7 +78,7 @@ func TestExplain(t *testing.T) {
 		builds  bool
 		text    []string // of what is printed
 	}{
-		{name: "as it is", way: remote.StartAsIs, status: remote.TemplateReady, text: []string{`start: from the template "base" (ready), as it is`, "not known yet"}},
+		{name: "as it is", way: remote.StartAsIs, status: remote.TemplateReady, text: []string{"start: from the template \"base\" (ready), as it is\n", "not known yet"}},
 		{name: "the same size", config: remote.Config{CPU: 2, MemoryGB: 0.5}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "no template", config: remote.Config{Template: "nowhere"}, way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: there is no template "nowhere"`, "--e2b-template"}},
 		{name: "another size", config: remote.Config{CPU: 4, MemoryGB: 8}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing,
@@ -97,7 +97,7 @@ func TestExplain(t *testing.T) {
 		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
 			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
 		{name: "not the account's", config: remote.Config{CPU: 4}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size", "the run is refused"}},
-		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size"}},
+		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"as it is, if its size is right, which is not known", "if a sandbox of that has another size, would build osiris-"}},
 		{name: "being built", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", "", "building")), way: remote.StartAsIs, status: remote.TemplateBuilding},
 		{name: "built anew", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", someBuild, "building")), way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "never built", config: remote.Config{Template: "broken"}, fault: listing(listed("broken", "", "error")), way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: the template "broken" was never built`}},
@@ -218,9 +218,15 @@ func TestExplainFindsTemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := explain(t, cfg, join(), remote.ExplainOptions{})
-	if plan.Derived.Name != name || plan.Derived.Status != remote.TemplateBuilding || plan.Way != remote.StartDerived || !plan.Builds() {
+	if plan.Derived.Name != name || plan.Derived.Status != remote.TemplateBuilding || plan.Way != remote.StartDerived || plan.Builds() {
 		t.Errorf("while it waits:\n%s", plan)
 	}
+	contains(t, plan.Refused, "is being built: try again when it is ready") // a run does not wait without permission
+	cfg.AllowTemplateBuild = true
+	if plan = explain(t, cfg, join(), remote.ExplainOptions{}); plan.Derived.Name != name || plan.Refused != "" || !plan.Builds() {
+		t.Errorf("while it waits, with permission:\n%s", plan)
+	}
+	cfg.AllowTemplateBuild = false
 	contains(t, plan.String(), "would wait for the build of "+name)
 	if err := client.StartBuild(t.Context(), b, o); err != nil {
 		t.Fatal(err)
@@ -338,31 +344,17 @@ func TestDoctorStart(t *testing.T) {
 		{name: "packages, allowed", config: remote.Config{Packages: []string{"polars"}, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"the packages pandas, polars, pyarrow"}, fix: "first run", template: `"base"`},
 		{name: "not the account's", config: remote.Config{CPU: 4}, notOwn: true, start: ok, size: failed, text: []string{"the run is refused"}, template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
 		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, notOwn: true, start: ok, size: warning, text: []string{"if a sandbox of that has another size"}, template: `"base"`, sizeDetail: "osiris-"},
-		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"base"`, sizeDetail: "runs take the template osiris-"},
+		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"osiris-`, sizeDetail: "4 CPUs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var list atomic.Pointer[string]
-			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-				if list := list.Load(); list != nil {
-					return listing(*list)(r)
-				}
-				return nil
-			}))
-			if test.notOwn {
-				empty := "[]"
-				list.Store(&empty)
-			}
+			server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"base"}, OtherTeam: test.notOwn}))
 			cfg := connect(test.config, server)
 			cfg.Drivers, cfg.Wheelhouse = testDrivers(), t.TempDir()
 			name := ""
 			if test.ready {
 				name = explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
 			}
-			switch {
-			case name != "" && test.notOwn:
-				one := listed(name, someBuild, "ready")
-				list.Store(&one)
-			case name != "":
+			if name != "" {
 				buildEmpty(t, server, e2b.BuildOptions{Name: name, CPU: 4, MemoryMB: 8192, FromTemplate: "base"})
 			}
 			before := len(server.Requests())
@@ -468,17 +460,16 @@ func TestExplainOfOthersTemplate(t *testing.T) {
 	}
 
 	for _, test := range []struct {
-		allowed     bool
-		template    string
-		conditional bool
-	}{{true, "base", false}, {false, "base", true}, {true, "gone", false}} {
+		allowed  bool
+		template string
+	}{{true, "base"}, {false, "base"}, {true, "gone"}} {
 		cfg := connect(remote.Config{CPU: 4, AllowTemplateBuild: test.allowed, Template: test.template}, server)
 		list.Store(&empty)
 		name := explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
 		there := listed(name, someBuild, "ready")
 		list.Store(&there)
 		got := explain(t, cfg, join(), remote.ExplainOptions{})
-		if got.Conditional != test.conditional || !test.conditional && got.Template != name || got.Refused != "" || got.Derived.Status != remote.TemplateReady || got.Builds() {
+		if got.Conditional || got.Template != name || got.Refused != "" || got.Derived.Status != remote.TemplateReady || got.Builds() {
 			t.Errorf("%+v:\n%s", test, got)
 		}
 	}

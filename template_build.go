@@ -92,14 +92,17 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 		s.logf(slog.LevelInfo, "the packages of drivers in Python are not in the template: %s", d.unbaked)
 	}
 	known := a.templates.recall(d.key)
+	listed := known != nil
 	if known != nil {
 		d = known
-	} else if d.needed == takeDerived || d.needed == takeFitting && d.allowed {
-		if err := a.compare(ctx, d, p.SandboxConfig); err != nil {
+	} else if d.needed != takeBase {
+		err := a.compare(ctx, d, p.SandboxConfig)
+		if err != nil && (d.needed == takeDerived || d.allowed) {
 			return nil, nil, d.fail(err)
 		}
+		listed = err == nil // else a sandbox may have the size all the same
 	}
-	if d.needed == takeBase || d.needed == takeFitting && !d.ready {
+	if d.needed == takeBase || !d.ready && (d.needed == takeFitting || !d.allowed && d.Image == "") {
 		sb, err := a.open(ctx, cfg, plan)
 		switch {
 		case err == nil && d.key == "":
@@ -116,10 +119,11 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 		case d.needed == takeBase || !errors.Is(err, ErrSandboxSize):
 			return nil, nil, createError(err)
 		}
-		if !d.allowed {
-			if a.compare(ctx, d, p.SandboxConfig) != nil || !d.ready {
-				return nil, nil, fmt.Errorf("%w; %s", createError(err), d.permission())
-			}
+		if !d.allowed && !listed {
+			_ = a.compare(ctx, d, p.SandboxConfig) // where that fails, nothing is known to be ready
+		}
+		if !d.allowed && !d.ready {
+			return nil, nil, fmt.Errorf("%w; %s", createError(err), d.permission())
 		}
 		s.logf(slog.LevelInfo, "the template %q makes sandboxes of another size than the run asks for", cfg.Template)
 	}

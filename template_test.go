@@ -502,6 +502,42 @@ func TestTemplateTagHasSize(t *testing.T) {
 	}
 }
 
+// Without permission, too, what somebody has had built is found at once: no sandbox
+// is made first of another team's template, which has another size. Where the
+// account's templates cannot be listed that goes on as it is.
+func TestTemplateFoundFirst(t *testing.T) {
+	var broken atomic.Bool
+	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"base"}, OtherTeam: true}),
+		mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+			if broken.Load() && r.Path == "/v2/templates" {
+				return &mock.HTTPFault{Status: http.StatusForbidden, Body: `{"code":403,"message":"not for you"}`}
+			}
+			return nil
+		}))
+	for _, test := range []struct {
+		cfg       remote.Config
+		broken    bool
+		sandboxes int
+		fails     bool
+	}{
+		{cfg: remote.Config{CPU: 4}, sandboxes: 1, fails: true},
+		{cfg: remote.Config{CPU: 4, AllowTemplateBuild: true}, sandboxes: 2}, // the first tells the size
+		{cfg: remote.Config{CPU: 4}, sandboxes: 1},
+		{cfg: remote.Config{CPU: 2}, broken: true, sandboxes: 1},
+		{cfg: remote.Config{CPU: 4}, broken: true, sandboxes: 1, fails: true},
+	} {
+		broken.Store(test.broken)
+		before := asked(server, http.MethodPost, "/sandboxes")
+		_, _, err := runOn(t, server, test.cfg, one("test.noop"))
+		if test.fails != errors.Is(err, remote.ErrSandboxSize) || !test.fails && err != nil {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if n := asked(server, http.MethodPost, "/sandboxes") - before; n != test.sandboxes {
+			t.Errorf("%+v: %d sandboxes were made", test, n)
+		}
+	}
+}
+
 // A template that fitted and was built anew, with another size, fits no more.
 func TestTemplateThatFittedOnce(t *testing.T) {
 	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"mine"}, CPU: 4, MemoryMB: 1024}))
