@@ -40,8 +40,8 @@ type StartPlan struct {
 	Refused string   `json:"refused,omitempty"`
 	Notes   []string `json:"notes"` // what else there is to know
 
-	// Last is what starts with the same template, size, packages and worker program
-	// have taken, the last of each way on this machine, the newest first.
+	// Last is what starts with the same template, size and packages have taken, the
+	// last of each way on this machine, with a build and without, the newest first.
 	Last []StartCost `json:"last"`
 }
 
@@ -135,7 +135,7 @@ func (a *E2BTransparentProxy) explain(ctx context.Context, p *PreparedRun, offli
 	if asked != nil && plan.Refused == "" {
 		plan.note("%v: whether the template is there is not known", asked)
 	}
-	key, err := a.startKey(ctx, p)
+	key, err := a.startKey(p)
 	if err != nil {
 		return nil, err
 	}
@@ -360,19 +360,12 @@ func (w StartWay) explain() string {
 }
 
 // startKey names what starts have to have in common to be compared. The way is
-// not in it, nor what is allowed.
-func (a *E2BTransparentProxy) startKey(ctx context.Context, p *PreparedRun) (string, error) {
+// not in it, nor what is allowed, nor the worker program: the next version of a
+// program is to know what this one has taken.
+func (a *E2BTransparentProxy) startKey(p *PreparedRun) (string, error) {
 	packages, err := p.requirements()
 	if err != nil {
 		return "", &ManifestError{Reason: err.Error()}
-	}
-	program, err := a.cfg.workerPath()
-	if err != nil {
-		return "", fmt.Errorf("remote: %w", err)
-	}
-	w, err := a.programs.load(ctx, program)
-	if err != nil {
-		return "", fmt.Errorf("remote: worker: %w", err)
 	}
 	cfg := p.SandboxConfig
 	api := cmp.Or(a.cfg.APIURL, os.Getenv("E2B_API_URL"))
@@ -381,7 +374,7 @@ func (a *E2BTransparentProxy) startKey(ctx context.Context, p *PreparedRun) (str
 	}
 	b, err := json.Marshal([]any{
 		api, cmp.Or(a.cfg.Domain, os.Getenv("E2B_DOMAIN")),
-		cfg.Template, cfg.Image, cfg.CPU, evenMB(cfg.MemoryGB), packages, a.cfg.Python, w.sha256,
+		cfg.Template, cfg.Image, cfg.CPU, evenMB(cfg.MemoryGB), packages, a.cfg.Python,
 	})
 	if err != nil {
 		return "", err
@@ -394,7 +387,7 @@ func (a *E2BTransparentProxy) keepStart(p *PreparedRun, c *StartCost) error {
 	if a.starts == nil {
 		return nil
 	}
-	key, err := a.startKey(context.Background(), p)
+	key, err := a.startKey(p)
 	if err != nil {
 		return err
 	}

@@ -397,13 +397,13 @@ func buildEmpty(t *testing.T, server *mock.Server, o e2b.BuildOptions) {
 func TestStartsOfDerivedTemplate(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
 	cfg := remote.Config{CPU: 4, MemoryGB: 8, Wheelhouse: t.TempDir(), Drivers: testDrivers(), AllowTemplateBuild: true}
-	last := func() remote.StartCost {
+	last := func(kept int) remote.StartCost {
 		t.Helper()
 		if _, _, err := runOn(t, server, cfg, one("test.noop")); err != nil {
 			t.Fatal(err)
 		}
 		plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{})
-		if len(plan.Last) != 1 || plan.Way != remote.StartDerived || plan.Status != remote.TemplateReady {
+		if len(plan.Last) != kept || plan.Way != remote.StartDerived || plan.Status != remote.TemplateReady {
 			t.Fatalf("got\n%s", plan)
 		}
 		if c := plan.Last[0]; c.Way != remote.StartDerived || c.Template != plan.Template || c.Build > c.UntilFirstStep {
@@ -411,14 +411,23 @@ func TestStartsOfDerivedTemplate(t *testing.T) {
 		}
 		return plan.Last[0]
 	}
-	first, second := last(), last()
+	first, second := last(1), last(2)
 	if first.Build <= 0 || second.Build != 0 {
 		t.Errorf("the builds took %s and %s", first.Build, second.Build)
 	}
 
-	// One that may not build finds it, and knows what the others have taken.
+	// One that may not build finds it, and knows what the others have taken, and what
+	// the build took, as does another worker program, which will have another template.
 	cfg.AllowTemplateBuild = false
-	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 1 {
+	plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{})
+	if plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 2 || plan.Last[1] != first {
+		t.Errorf("got\n%s", plan)
+	}
+	cfg.AllowTemplateBuild, cfg.WorkerPath = true, filepath.Join(t.TempDir(), "worker")
+	if err := os.WriteFile(cfg.WorkerPath, []byte("another"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); !plan.Builds() || len(plan.Last) != 2 {
 		t.Errorf("got\n%s", plan)
 	}
 }

@@ -77,7 +77,8 @@ const (
 )
 
 // startBook keeps what starts have taken, the last of each way of each
-// configuration, in a file of this machine. The file holds hashes, numbers and
+// configuration, and of each way the last that waited for a build, in a file of
+// this machine. The file holds hashes, numbers and
 // names of templates. One that is damaged counts as empty. Processes may write it at
 // the same time: then one of two entries may be lost, and the file is whole.
 // Nil keeps nothing.
@@ -100,20 +101,24 @@ type keptStart struct {
 	StartCost
 }
 
+// id is what it takes the place of, and is replaced by.
+func (s *keptStart) id() string { return fmt.Sprint(s.Key, " ", s.Way, " ", s.Build > 0) }
+
 // startsDocument is the file.
 type startsDocument struct {
 	Starts []keptStart `json:"starts"` // the newest first
 }
 
-// note keeps what a start has taken, in the place of what was kept of its way.
+// note keeps what a start has taken, in the place of the last like it.
 func (b *startBook) note(key string, c StartCost) error {
 	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	kept := slices.DeleteFunc(b.load(), func(s keptStart) bool { return s.Key == key && s.Way == c.Way })
-	kept = slices.Insert(kept, 0, keptStart{key, c})
+	entry := keptStart{key, c}
+	kept := slices.DeleteFunc(b.load(), func(s keptStart) bool { return s.id() == entry.id() })
+	kept = slices.Insert(kept, 0, entry)
 	if err := os.MkdirAll(filepath.Dir(b.file), 0o700); err != nil {
 		return err
 	}
@@ -146,11 +151,10 @@ func (b *startBook) load() []keptStart {
 	}
 	seen := make(map[string]bool)
 	return slices.DeleteFunc(doc.Starts, func(s keptStart) bool {
-		id := s.Key + " " + string(s.Way)
-		if !s.sound() || seen[id] {
+		if !s.sound() || seen[s.id()] {
 			return true
 		}
-		seen[id] = true
+		seen[s.id()] = true
 		return false
 	})
 }
