@@ -122,7 +122,7 @@ func (a *E2BTransparentProxy) explain(ctx context.Context, p *PreparedRun, offli
 	if known := a.templates.recall(d.key); known != nil && known.needed == takeBase {
 		d = known // the size of its template was seen to be right
 	}
-	asked := errors.New("E2B was not asked")
+	asked := errors.New("E2B was not asked, since all was to be said offline")
 	if !offline {
 		if asked = a.askTemplates(ctx, d, p.SandboxConfig, plan); asked != nil {
 			asked = fmt.Errorf("E2B did not say: %w", asked)
@@ -268,8 +268,15 @@ func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
 		}
 	case !cfg.installDeps():
 		p.Way = StartAsIs
-		p.note("the drivers in Python need %s: where the template has not got them, the run fails; allow them to be installed, by %s, or a template with them to be built, by %s",
-			someOf(needed), allowInstall, allowBuild)
+		advice := "allow them to be installed, by " + allowInstall
+		if d.unbaked == "" && !cfg.AllowTemplateBuild {
+			advice += ", or a template with them to be built, by " + allowBuild
+		}
+		which := "the template"
+		if derived {
+			which = d.from()
+		}
+		p.note("the drivers in Python need %s: where %s has not got them, the run fails; %s", someOf(needed), which, advice)
 	default:
 		p.Way = StartWheelhouse
 		if cfg.wheelhouseDir() == "" {
@@ -314,7 +321,7 @@ func (p *StartPlan) lines() []string {
 		}
 		add("from the template %q (%s), %s", p.Template, p.Status, how)
 	}
-	if d := p.Derived; d != nil && p.Refused == "" {
+	if d := p.Derived; d != nil && p.Refused == "" && buildableSize(d.CPU, d.MemoryGB) == nil {
 		what := "its template is"
 		switch {
 		case p.Conditional && !d.usable():
@@ -338,7 +345,11 @@ func (p *StartPlan) lines() []string {
 	}
 	lines = append(lines, p.Notes...)
 	for _, c := range p.Last {
-		add("the last time %s", c)
+		when := "the last time"
+		if c.Build > 0 {
+			when = "the last time that a template was built for it,"
+		}
+		add("%s %s", when, c)
 	}
 	if len(p.Last) == 0 {
 		add("what it takes is not known yet")

@@ -93,6 +93,9 @@ func TestExplain(t *testing.T) {
 		{name: "no wheelhouse", config: remote.Config{InstallDeps: true, Wheelhouse: "off"}, python: true, way: remote.StartIndex, status: remote.TemplateReady},
 		{name: "packages in a template", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, python: true, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
 			text: []string{"the packages pandas, pandas>=2, polars, pyarrow and the worker program", "which will have all that it takes"}},
+		{name: "packages that are in no template", config: remote.Config{AllowTemplateBuild: true, CPU: 4, Env: map[string]string{"UV_INDEX": "https://example.com"}}, python: true,
+			way: remote.StartAsIs, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
+			text: []string{"not in a template: the run passes the variable UV_INDEX", "where the template \"base\" has not got them, the run fails; allow them to be installed, by Config.InstallDeps (install_deps, --e2b-install-deps)\n"}},
 		{name: "packages without Python", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
 			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
@@ -270,7 +273,7 @@ func TestStartsAreKept(t *testing.T) {
 	if c.Way != remote.StartAsIs || c.Template != "base" || c.UntilFirstStep <= 0 || c.UntilFirstStep < c.Dependencies || c.BytesSent <= 0 || c.CostUSD <= 0 || c.At.IsZero() {
 		t.Errorf("got %+v", c)
 	}
-	contains(t, plan.String(), "the last time as_is: ")
+	contains(t, plan.String(), "the last time from the template as it is: ")
 
 	// A run whose step fails has started, and takes the place of the first.
 	if err := run(cfg, "second", &remote.Manifest{Steps: []remote.Step{{ID: "f", Driver: "test.fail"}}}); !errors.Is(err, remote.ErrStepFailed) {
@@ -412,6 +415,7 @@ func TestStartsOfDerivedTemplate(t *testing.T) {
 		return plan.Last[0]
 	}
 	first, second := last(1), last(2)
+	contains(t, first.String(), "from a derived template: ", "for a build")
 	if first.Build <= 0 || second.Build != 0 {
 		t.Errorf("the builds took %s and %s", first.Build, second.Build)
 	}

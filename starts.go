@@ -27,6 +27,19 @@ const (
 	StartDerived    StartWay = "derived"    // a template made for runs like this one has all of it
 )
 
+// past is the way of a start that was, for people.
+func (w StartWay) past() string {
+	switch w {
+	case StartWheelhouse:
+		return "with packages from the wheelhouse"
+	case StartIndex:
+		return "with packages from an index"
+	case StartDerived:
+		return "from a derived template"
+	}
+	return "from the template as it is"
+}
+
 // StartCost is what the start of a run has taken, until its first step could
 // begin.
 type StartCost struct {
@@ -41,10 +54,11 @@ type StartCost struct {
 	CostUSD        float64       `json:"cost_usd"` // of the sandbox, by Config.Prices: an estimate. What E2B takes for a build is not in it
 }
 
-// String is one line, as "as_is: 2.1 s until the first step, 9.3 MB sent".
+// String is one line, as "with packages from an index: 2.1s until the first step,
+// 9.3 MB sent".
 func (c StartCost) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s until the first step", c.Way, roundTime(c.UntilFirstStep))
+	fmt.Fprintf(&b, "%s: %s until the first step", c.Way.past(), roundTime(c.UntilFirstStep))
 	if c.Dependencies >= time.Millisecond && c.Way != StartAsIs {
 		fmt.Fprintf(&b, ", %s of them for packages", roundTime(c.Dependencies))
 	}
