@@ -325,7 +325,7 @@ func TestStartsAreKept(t *testing.T) {
 // builds nothing.
 func TestDoctorStart(t *testing.T) {
 	t.Setenv("OSIRIS_E2B_INSTALL_DEPS", "")
-	const ok, warning, failed = remote.CheckOK, remote.CheckWarning, remote.CheckFailed
+	const ok, warning, failed, skipped = remote.CheckOK, remote.CheckWarning, remote.CheckFailed, remote.CheckSkipped
 	for _, test := range []struct {
 		name       string
 		config     remote.Config
@@ -339,10 +339,13 @@ func TestDoctorStart(t *testing.T) {
 		sizeDetail string
 	}{
 		{name: "another size", config: remote.Config{CPU: 4}, start: failed, size: failed, text: []string{"it asks for 4 CPUs", "from the template \"base\""}, fix: "--e2b-allow-template-build", template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
-		{name: "another size, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "2 CPUs"},
+		{name: "another size, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, start: warning, size: warning, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "which will have 4 CPUs"},
+		{name: "the same size, and packages", config: remote.Config{CPU: 2, AllowTemplateBuild: true, Packages: []string{"polars"}}, start: warning, size: ok, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "2 CPUs"},
+		{name: "a size that no template can have", config: remote.Config{CPU: 3}, start: failed, size: failed, text: []string{"no template can have that"}, fix: "a size that there may be", template: `"base"`, sizeDetail: "3 CPUs"},
 		{name: "another size, there", config: remote.Config{CPU: 4, MemoryGB: 8}, ready: true, start: ok, size: ok, text: []string{"(ready)", "which has all that it takes"}, template: `"osiris-`, sizeDetail: "4 CPUs and 8 GiB"},
-		{name: "an image", config: remote.Config{Image: "python:3.12"}, start: failed, size: ok, text: []string{`from the image "python:3.12"`}, fix: "--e2b-allow-template-build", template: `"base"`},
-		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{`from the image "python:3.12" with 4 CPUs`}, fix: "first run", template: `"base"`},
+		{name: "an image", config: remote.Config{Image: "python:3.12"}, start: failed, size: skipped, text: []string{`from the image "python:3.12"`}, fix: "--e2b-allow-template-build", template: `"base"`},
+		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", CPU: 4, AllowTemplateBuild: true}, start: warning, size: warning, text: []string{`from the image "python:3.12" with 4 CPUs`}, fix: "first run", template: `"base"`, sizeDetail: "4 CPUs"},
+		{name: "an image of any size, allowed", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, start: warning, size: warning, fix: "first run", template: `"base"`, sizeDetail: "E2B's default size"},
 		{name: "packages", config: remote.Config{Packages: []string{"polars"}}, start: ok, size: ok, text: []string{"need pandas, polars, pyarrow"}, template: `"base"`},
 		{name: "packages, allowed", config: remote.Config{Packages: []string{"polars"}, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"the packages pandas, polars, pyarrow"}, fix: "first run", template: `"base"`},
 		{name: "not the account's", config: remote.Config{CPU: 4}, notOwn: true, start: ok, size: failed, text: []string{"the run is refused"}, template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
