@@ -295,7 +295,7 @@ func (d *doctor) loadWorker(ctx context.Context) {
 		return
 	}
 	if !w.isWorker() {
-		d.add(checkWorker, CheckFailed, w.path+" is a program without this library, so it cannot be a worker", "name one whose main calls worker.Main in Config.WorkerPath")
+		d.add(checkWorker, CheckFailed, w.stranger(), "name one whose main calls worker.Main in Config.WorkerPath")
 		return
 	}
 	d.worker = w

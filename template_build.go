@@ -561,9 +561,12 @@ func (d *derivation) hint(step string) string {
 	return ""
 }
 
-// mayRunAtE2B refuses a program that no template can run. Whether a certain one
-// can, the build finds out.
+// mayRunAtE2B refuses a program that no template can run, or that is no worker.
+// Whether a certain one can, the build finds out.
 func (w *workerProgram) mayRunAtE2B() error {
+	if !w.isWorker() {
+		return fmt.Errorf("%w: %s; name one whose main calls worker.Main in Config.WorkerPath", ErrWorkerPlatform, w.stranger())
+	}
 	if strings.HasPrefix(w.platform, "linux/") {
 		return nil
 	}
