@@ -362,7 +362,7 @@ type MissingDependenciesError struct {
 }
 
 func (e *MissingDependenciesError) Error() string {
-	return fmt.Sprintf("remote: %v: Python %s has not got %s; allow them to be installed (Config.InstallDeps, install_deps, --e2b-install-deps or %s=1), or use a template that has them",
+	return fmt.Sprintf("remote: %v: Python %s has not got %s; allow them to be installed (Config.InstallDeps, install_deps, --e2b-install-deps or %s=1), or in E2B a template with them to be built (Config.AllowTemplateBuild, allow_template_build, --e2b-allow-template-build), or use one that has them",
 		ErrMissingDependencies, cmp.Or(e.Python, "(of an unknown version)"), strings.Join(e.Missing, ", "), installDepsVariable)
 }
 

@@ -160,7 +160,6 @@ func (d *doctor) reach(ctx context.Context, client *e2b.Client) bool {
 // start says how runs would start, and returns what to make a sandbox of, to look
 // at.
 func (d *doctor) start(ctx context.Context, client *e2b.Client) SandboxConfig {
-	const fix = "allow a template to be built (allow_template_build, --e2b-allow-template-build)"
 	cfg := d.cfg.sandboxConfig("doctor")
 	p := &PreparedRun{Plan: new(Manifest), SandboxConfig: cfg, PythonDrivers: d.cfg.PythonDrivers, RunParams: RunParams{PassEnv: d.cfg.environment()}}
 	if len(p.PythonDrivers) == 0 && len(cfg.Packages) > 0 {
@@ -181,11 +180,14 @@ func (d *doctor) start(ctx context.Context, client *e2b.Client) SandboxConfig {
 	switch {
 	case plan.Refused != "" && plan.Status == TemplateMissing && plan.Derived == nil:
 		d.add(checkStart, CheckFailed, detail, "name a template of the account in Config.Template or --e2b-template")
+	case plan.Refused != "" && buildableSize(cfg.CPU, cfg.MemoryGB) != nil:
+		d.add(checkStart, CheckFailed, detail, otherSizeFix)
+	case plan.Refused != "" && plan.Derived != nil && plan.Derived.Allowed:
+		d.add(checkStart, CheckFailed, detail, "correct that")
 	case plan.Refused != "":
-		d.add(checkStart, CheckFailed, detail, fix+", or name no image and no size")
+		d.add(checkStart, CheckFailed, detail, allowBuildFix+", or name no image and no size")
 	case plan.Builds():
-		d.add(checkStart, CheckWarning, detail, "the first run waits for that, for minutes; the others find it")
-		cfg.CPU, cfg.MemoryGB = 0, 0 // which it will have
+		d.add(checkStart, CheckWarning, detail, firstRunBuilds)
 	case plan.Status == TemplateUnknown:
 		d.add(checkStart, CheckWarning, detail, "see why")
 	default:
@@ -195,17 +197,40 @@ func (d *doctor) start(ctx context.Context, client *e2b.Client) SandboxConfig {
 	return cfg
 }
 
-// otherSize says what becomes of a run whose template turned out to make
-// sandboxes of another size.
-func (d *doctor) otherSize(err error) {
-	const fix = "name another template, leave cpu and memory unset, or allow a template to be built (allow_template_build, --e2b-allow-template-build)"
+// What to do about a size.
+const (
+	allowBuildFix  = "allow a template to be built (allow_template_build, --e2b-allow-template-build)"
+	otherSizeFix   = "name another template, or leave cpu and memory unset, or ask for a size that there may be"
+	firstRunBuilds = "the first run has that built, and waits for minutes; the others find it"
+)
+
+// size judges the size of runs by that of a sandbox, which is not of their
+// template where that is not built yet.
+func (d *doctor) size(cfg SandboxConfig, has SandboxInfo) {
+	err := checkSize(cfg, has)
+	var derived *DerivedTemplate
+	conditional := false
+	if d.plan != nil {
+		derived, conditional = d.plan.Derived, d.plan.Conditional
+	}
+	later := derived != nil && !conditional && derived.Status != TemplateReady
 	switch {
-	case d.plan == nil || !d.plan.Conditional || !d.plan.Derived.usable():
-		d.add(checkSizes, CheckFailed, err.Error(), fix)
-	case d.plan.Derived.Status == TemplateReady:
-		d.add(checkSizes, CheckOK, "runs take the template "+d.plan.Derived.Name+", which has the size", "")
+	case later && d.plan.Builds() && (derived.FromImage != "" || err != nil):
+		size := "E2B's default size"
+		if derived.CPU > 0 || derived.MemoryGB > 0 {
+			size = describeSize(derived.CPU, derived.MemoryGB)
+		}
+		d.add(checkSizes, CheckWarning, fmt.Sprintf("runs take the template %s, which will have %s", derived.Name, size), firstRunBuilds)
+	case later && derived.FromImage != "":
+		d.add(checkSizes, CheckSkipped, "there is no template from the image to look at", "")
+	case err == nil:
+		d.add(checkSizes, CheckOK, describeSize(has.CPU, has.MemoryGB), "")
+	case conditional && derived.usable():
+		d.add(checkSizes, CheckWarning, "runs take "+derived.parts.String(), firstRunBuilds)
+	case buildableSize(cfg.CPU, cfg.MemoryGB) != nil:
+		d.add(checkSizes, CheckFailed, err.Error(), otherSizeFix)
 	default:
-		d.add(checkSizes, CheckWarning, "runs take "+d.plan.Derived.parts.String(), "the first run has that built, which takes minutes; the others find it")
+		d.add(checkSizes, CheckFailed, err.Error(), "name another template, leave cpu and memory unset, or "+allowBuildFix)
 	}
 }
 
@@ -242,12 +267,7 @@ func (d *doctor) sandbox(ctx context.Context, s *e2bSandbox, cfg SandboxConfig) 
 		d.add(checkSizes, CheckFailed, err.Error(), "see the error")
 		return
 	}
-	size := describeSize(s.info.CPU, s.info.MemoryGB)
-	if err := checkSize(cfg, s.info); err != nil {
-		d.otherSize(err)
-	} else {
-		d.add(checkSizes, CheckOK, size, "")
-	}
+	d.size(cfg, s.info)
 	if err := checkEnd(run, info); err != nil {
 		fix := "set a shorter timeout"
 		if info.EndAt.Sub(info.StartedAt) <= collectLease {
@@ -275,7 +295,7 @@ func (d *doctor) loadWorker(ctx context.Context) {
 		return
 	}
 	if !w.isWorker() {
-		d.add(checkWorker, CheckFailed, w.path+" is a program without this library, so it cannot be a worker", "name one whose main calls worker.Main in Config.WorkerPath")
+		d.add(checkWorker, CheckFailed, w.stranger(), "name one whose main calls worker.Main in Config.WorkerPath")
 		return
 	}
 	d.worker = w

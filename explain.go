@@ -40,8 +40,8 @@ type StartPlan struct {
 	Refused string   `json:"refused,omitempty"`
 	Notes   []string `json:"notes"` // what else there is to know
 
-	// Last is what starts with the same template, size, packages and worker program
-	// have taken, the last of each way on this machine, the newest first.
+	// Last is what starts with the same template, size and packages have taken, the
+	// last of each way on this machine, with a build and without, the newest first.
 	Last []StartCost `json:"last"`
 }
 
@@ -76,7 +76,7 @@ const (
 // Builds reports whether the run would have a template built, or wait for that.
 func (p *StartPlan) Builds() bool {
 	d := p.Derived
-	return d != nil && !p.Conditional && (d.Status == TemplateBuilding || d.Status == TemplateMissing && d.Allowed)
+	return d != nil && !p.Conditional && (d.Status == TemplateBuilding || d.Status == TemplateMissing) && (d.Allowed || d.waits())
 }
 
 // explainPatience bounds what is asked of E2B.
@@ -122,7 +122,7 @@ func (a *E2BTransparentProxy) explain(ctx context.Context, p *PreparedRun, offli
 	if known := a.templates.recall(d.key); known != nil && known.needed == takeBase {
 		d = known // the size of its template was seen to be right
 	}
-	asked := errors.New("E2B was not asked")
+	asked := errors.New("E2B was not asked, since all was to be said offline")
 	if !offline {
 		if asked = a.askTemplates(ctx, d, p.SandboxConfig, plan); asked != nil {
 			asked = fmt.Errorf("E2B did not say: %w", asked)
@@ -135,7 +135,7 @@ func (a *E2BTransparentProxy) explain(ctx context.Context, p *PreparedRun, offli
 	if asked != nil && plan.Refused == "" {
 		plan.note("%v: whether the template is there is not known", asked)
 	}
-	key, err := a.startKey(ctx, p)
+	key, err := a.startKey(p)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		Name: d.name(), FromTemplate: d.Template, FromImage: d.Image, CPU: d.CPU, MemoryGB: float64(d.MemoryMB) / 1024,
 		Packages: d.Packages, Worker: d.Worker, Status: status, Allowed: d.allowed, Reason: d.reason, parts: d.derivedParts,
 	}
-	p.Conditional = d.needed == takeFitting && !(d.allowed && d.ready)
+	p.Conditional = d.needed == takeFitting && !d.ready
 	impossible := buildableSize(d.CPU, float64(d.MemoryMB)/1024)
 	switch {
 	case !asked && d.Template != "":
@@ -233,7 +233,9 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 		return
 	}
 	switch {
-	case p.Derived.usable() || status != TemplateMissing || p.Refused != "":
+	case p.Derived.usable() || p.Derived.waits() || status == TemplateUnknown || p.Refused != "":
+	case status == TemplateBuilding:
+		p.Refused = fmt.Sprintf("%s, and the template for that is being built: try again when it is ready, or let runs wait for it, by %s", d.reason, allowBuild)
 	case impossible != nil:
 		p.Refused = fmt.Sprintf("%s, and no template can have that: %v", d.reason, impossible)
 	default:
@@ -250,6 +252,10 @@ func (p *StartPlan) derive(d *derivation, asked bool) {
 // usable reports whether the run gets it, now or when it is built.
 func (t *DerivedTemplate) usable() bool { return t.Allowed || t.Status == TemplateReady }
 
+// waits reports whether a run that may not have it built waits for it where
+// somebody else has: it has no other.
+func (t *DerivedTemplate) waits() bool { return t.FromImage != "" && t.Status == TemplateBuilding }
+
 // choose finds the way of the run's packages.
 func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
 	needed, _ := run.requirements() // which was looked at
@@ -262,8 +268,15 @@ func (p *StartPlan) choose(cfg Config, d *derivation, run *PreparedRun) {
 		}
 	case !cfg.installDeps():
 		p.Way = StartAsIs
-		p.note("the drivers in Python need %s: where the template has not got them, the run fails; allow them to be installed, by %s, or a template with them to be built, by %s",
-			someOf(needed), allowInstall, allowBuild)
+		advice := "allow them to be installed, by " + allowInstall
+		if d.unbaked == "" && !cfg.AllowTemplateBuild {
+			advice += ", or a template with them to be built, by " + allowBuild
+		}
+		which := "the template"
+		if derived {
+			which = d.from()
+		}
+		p.note("the drivers in Python need %s: where %s has not got them, the run fails; %s", someOf(needed), which, advice)
 	default:
 		p.Way = StartWheelhouse
 		if cfg.wheelhouseDir() == "" {
@@ -303,17 +316,23 @@ func (p *StartPlan) lines() []string {
 		if p.Way == StartDerived && p.Status != TemplateReady {
 			how = "which will have all that it takes"
 		}
+		if p.Conditional {
+			how += ", if its size is right, which is not known"
+		}
 		add("from the template %q (%s), %s", p.Template, p.Status, how)
 	}
-	if d := p.Derived; d != nil && p.Refused == "" {
+	if d := p.Derived; d != nil && p.Refused == "" && buildableSize(d.CPU, d.MemoryGB) == nil {
 		what := "its template is"
 		switch {
-		case p.Conditional:
-			what = "if a sandbox of that has another size, the template is"
+		case p.Conditional && !d.usable():
+			what = "the template for that is"
 		case d.Status == TemplateBuilding:
 			what = "would wait for the build of"
 		case d.Status != TemplateReady:
 			what = "would build"
+		}
+		if p.Conditional {
+			what = "if a sandbox of that has another size, " + what
 		}
 		add("%s %s (%s), since %s", what, d.parts, d.Status, d.Reason)
 		if d.Status != TemplateReady {
@@ -326,7 +345,11 @@ func (p *StartPlan) lines() []string {
 	}
 	lines = append(lines, p.Notes...)
 	for _, c := range p.Last {
-		add("the last time %s", c)
+		when := "the last time"
+		if c.Build > 0 {
+			when = "the last time that a template was built for it,"
+		}
+		add("%s %s", when, c)
 	}
 	if len(p.Last) == 0 {
 		add("what it takes is not known yet")
@@ -348,19 +371,12 @@ func (w StartWay) explain() string {
 }
 
 // startKey names what starts have to have in common to be compared. The way is
-// not in it, nor what is allowed.
-func (a *E2BTransparentProxy) startKey(ctx context.Context, p *PreparedRun) (string, error) {
+// not in it, nor what is allowed, nor the worker program: the next version of a
+// program is to know what this one has taken.
+func (a *E2BTransparentProxy) startKey(p *PreparedRun) (string, error) {
 	packages, err := p.requirements()
 	if err != nil {
 		return "", &ManifestError{Reason: err.Error()}
-	}
-	program, err := a.cfg.workerPath()
-	if err != nil {
-		return "", fmt.Errorf("remote: %w", err)
-	}
-	w, err := a.programs.load(ctx, program)
-	if err != nil {
-		return "", fmt.Errorf("remote: worker: %w", err)
 	}
 	cfg := p.SandboxConfig
 	api := cmp.Or(a.cfg.APIURL, os.Getenv("E2B_API_URL"))
@@ -369,7 +385,7 @@ func (a *E2BTransparentProxy) startKey(ctx context.Context, p *PreparedRun) (str
 	}
 	b, err := json.Marshal([]any{
 		api, cmp.Or(a.cfg.Domain, os.Getenv("E2B_DOMAIN")),
-		cfg.Template, cfg.Image, cfg.CPU, evenMB(cfg.MemoryGB), packages, a.cfg.Python, w.sha256,
+		cfg.Template, cfg.Image, cfg.CPU, evenMB(cfg.MemoryGB), packages, a.cfg.Python,
 	})
 	if err != nil {
 		return "", err
@@ -382,7 +398,7 @@ func (a *E2BTransparentProxy) keepStart(p *PreparedRun, c *StartCost) error {
 	if a.starts == nil {
 		return nil
 	}
-	key, err := a.startKey(context.Background(), p)
+	key, err := a.startKey(p)
 	if err != nil {
 		return err
 	}

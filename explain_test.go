@@ -78,7 +78,7 @@ func TestExplain(t *testing.T) {
 		builds  bool
 		text    []string // of what is printed
 	}{
-		{name: "as it is", way: remote.StartAsIs, status: remote.TemplateReady, text: []string{`start: from the template "base" (ready), as it is`, "not known yet"}},
+		{name: "as it is", way: remote.StartAsIs, status: remote.TemplateReady, text: []string{"start: from the template \"base\" (ready), as it is\n", "not known yet"}},
 		{name: "the same size", config: remote.Config{CPU: 2, MemoryGB: 0.5}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "no template", config: remote.Config{Template: "nowhere"}, way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: there is no template "nowhere"`, "--e2b-template"}},
 		{name: "another size", config: remote.Config{CPU: 4, MemoryGB: 8}, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing,
@@ -93,11 +93,14 @@ func TestExplain(t *testing.T) {
 		{name: "no wheelhouse", config: remote.Config{InstallDeps: true, Wheelhouse: "off"}, python: true, way: remote.StartIndex, status: remote.TemplateReady},
 		{name: "packages in a template", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, python: true, way: remote.StartDerived, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
 			text: []string{"the packages pandas>=2, polars, pyarrow and the worker program", "which will have all that it takes"}},
+		{name: "packages that are in no template", config: remote.Config{AllowTemplateBuild: true, CPU: 4, Env: map[string]string{"UV_INDEX": "https://example.com"}}, python: true,
+			way: remote.StartAsIs, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true,
+			text: []string{"not in a template: the run passes the variable UV_INDEX", "where the template \"base\" has not got them, the run fails; allow them to be installed, by Config.InstallDeps (install_deps, --e2b-install-deps)\n"}},
 		{name: "packages without Python", config: remote.Config{AllowTemplateBuild: true, Packages: []string{"polars"}}, way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "an index of one's own", config: remote.Config{AllowTemplateBuild: true, InstallDeps: true, CPU: 4, Env: map[string]string{"PIP_INDEX_URL": "https://secret@example.com"}}, python: true,
 			way: remote.StartWheelhouse, status: remote.TemplateMissing, derived: remote.TemplateMissing, builds: true, text: []string{"PIP_INDEX_URL"}},
 		{name: "not the account's", config: remote.Config{CPU: 4}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size", "the run is refused"}},
-		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"if a sandbox of that has another size"}},
+		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, fault: listing("[]"), way: remote.StartAsIs, status: remote.TemplateReady, derived: remote.TemplateMissing, text: []string{"as it is, if its size is right, which is not known", "if a sandbox of that has another size, would build osiris-"}},
 		{name: "being built", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", "", "building")), way: remote.StartAsIs, status: remote.TemplateBuilding},
 		{name: "built anew", config: remote.Config{Template: "slow"}, fault: listing(listed("slow", someBuild, "building")), way: remote.StartAsIs, status: remote.TemplateReady},
 		{name: "never built", config: remote.Config{Template: "broken"}, fault: listing(listed("broken", "", "error")), way: remote.StartAsIs, status: remote.TemplateMissing, text: []string{`refused: the template "broken" was never built`}},
@@ -218,9 +221,15 @@ func TestExplainFindsTemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := explain(t, cfg, join(), remote.ExplainOptions{})
-	if plan.Derived.Name != name || plan.Derived.Status != remote.TemplateBuilding || plan.Way != remote.StartDerived || !plan.Builds() {
+	if plan.Derived.Name != name || plan.Derived.Status != remote.TemplateBuilding || plan.Way != remote.StartDerived || plan.Builds() {
 		t.Errorf("while it waits:\n%s", plan)
 	}
+	contains(t, plan.Refused, "is being built: try again when it is ready") // a run does not wait without permission
+	cfg.AllowTemplateBuild = true
+	if plan = explain(t, cfg, join(), remote.ExplainOptions{}); plan.Derived.Name != name || plan.Refused != "" || !plan.Builds() {
+		t.Errorf("while it waits, with permission:\n%s", plan)
+	}
+	cfg.AllowTemplateBuild = false
 	contains(t, plan.String(), "would wait for the build of "+name)
 	if err := client.StartBuild(t.Context(), b, o); err != nil {
 		t.Fatal(err)
@@ -264,7 +273,7 @@ func TestStartsAreKept(t *testing.T) {
 	if c.Way != remote.StartAsIs || c.Template != "base" || c.UntilFirstStep <= 0 || c.UntilFirstStep < c.Dependencies || c.BytesSent <= 0 || c.CostUSD <= 0 || c.At.IsZero() {
 		t.Errorf("got %+v", c)
 	}
-	contains(t, plan.String(), "the last time as_is: ")
+	contains(t, plan.String(), "the last time from the template as it is: ")
 
 	// A run whose step fails has started, and takes the place of the first.
 	if err := run(cfg, "second", &remote.Manifest{Steps: []remote.Step{{ID: "f", Driver: "test.fail"}}}); !errors.Is(err, remote.ErrStepFailed) {
@@ -316,7 +325,7 @@ func TestStartsAreKept(t *testing.T) {
 // builds nothing.
 func TestDoctorStart(t *testing.T) {
 	t.Setenv("OSIRIS_E2B_INSTALL_DEPS", "")
-	const ok, warning, failed = remote.CheckOK, remote.CheckWarning, remote.CheckFailed
+	const ok, warning, failed, skipped = remote.CheckOK, remote.CheckWarning, remote.CheckFailed, remote.CheckSkipped
 	for _, test := range []struct {
 		name       string
 		config     remote.Config
@@ -330,39 +339,28 @@ func TestDoctorStart(t *testing.T) {
 		sizeDetail string
 	}{
 		{name: "another size", config: remote.Config{CPU: 4}, start: failed, size: failed, text: []string{"it asks for 4 CPUs", "from the template \"base\""}, fix: "--e2b-allow-template-build", template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
-		{name: "another size, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "2 CPUs"},
+		{name: "another size, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, start: warning, size: warning, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "which will have 4 CPUs"},
+		{name: "the same size, and packages", config: remote.Config{CPU: 2, AllowTemplateBuild: true, Packages: []string{"polars"}}, start: warning, size: ok, text: []string{"would build osiris-"}, fix: "first run", template: `"base"`, sizeDetail: "2 CPUs"},
+		{name: "a size that no template can have", config: remote.Config{CPU: 3}, start: failed, size: failed, text: []string{"no template can have that"}, fix: "a size that there may be", template: `"base"`, sizeDetail: "3 CPUs"},
 		{name: "another size, there", config: remote.Config{CPU: 4, MemoryGB: 8}, ready: true, start: ok, size: ok, text: []string{"(ready)", "which has all that it takes"}, template: `"osiris-`, sizeDetail: "4 CPUs and 8 GiB"},
-		{name: "an image", config: remote.Config{Image: "python:3.12"}, start: failed, size: ok, text: []string{`from the image "python:3.12"`}, fix: "--e2b-allow-template-build", template: `"base"`},
-		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", CPU: 4, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{`from the image "python:3.12" with 4 CPUs`}, fix: "first run", template: `"base"`},
+		{name: "an image", config: remote.Config{Image: "python:3.12"}, start: failed, size: skipped, text: []string{`from the image "python:3.12"`}, fix: "--e2b-allow-template-build", template: `"base"`},
+		{name: "an image, allowed", config: remote.Config{Image: "python:3.12", CPU: 4, AllowTemplateBuild: true}, start: warning, size: warning, text: []string{`from the image "python:3.12" with 4 CPUs`}, fix: "first run", template: `"base"`, sizeDetail: "4 CPUs"},
+		{name: "an image of any size, allowed", config: remote.Config{Image: "python:3.12", AllowTemplateBuild: true}, start: warning, size: warning, fix: "first run", template: `"base"`, sizeDetail: "E2B's default size"},
 		{name: "packages", config: remote.Config{Packages: []string{"polars"}}, start: ok, size: ok, text: []string{"need pandas, polars, pyarrow"}, template: `"base"`},
 		{name: "packages, allowed", config: remote.Config{Packages: []string{"polars"}, AllowTemplateBuild: true}, start: warning, size: ok, text: []string{"the packages pandas, polars, pyarrow"}, fix: "first run", template: `"base"`},
 		{name: "not the account's", config: remote.Config{CPU: 4}, notOwn: true, start: ok, size: failed, text: []string{"the run is refused"}, template: `"base"`, sizeDetail: "the run asks for 4 CPUs"},
 		{name: "not the account's, allowed", config: remote.Config{CPU: 4, AllowTemplateBuild: true}, notOwn: true, start: ok, size: warning, text: []string{"if a sandbox of that has another size"}, template: `"base"`, sizeDetail: "osiris-"},
-		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"base"`, sizeDetail: "runs take the template osiris-"},
+		{name: "not the account's, there", config: remote.Config{CPU: 4}, notOwn: true, ready: true, start: ok, size: ok, text: []string{"(ready)"}, template: `"osiris-`, sizeDetail: "4 CPUs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var list atomic.Pointer[string]
-			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
-				if list := list.Load(); list != nil {
-					return listing(*list)(r)
-				}
-				return nil
-			}))
-			if test.notOwn {
-				empty := "[]"
-				list.Store(&empty)
-			}
+			server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"base"}, OtherTeam: test.notOwn}))
 			cfg := connect(test.config, server)
 			cfg.Drivers, cfg.Wheelhouse = testDrivers(), t.TempDir()
 			name := ""
 			if test.ready {
 				name = explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
 			}
-			switch {
-			case name != "" && test.notOwn:
-				one := listed(name, someBuild, "ready")
-				list.Store(&one)
-			case name != "":
+			if name != "" {
 				buildEmpty(t, server, e2b.BuildOptions{Name: name, CPU: 4, MemoryMB: 8192, FromTemplate: "base"})
 			}
 			before := len(server.Requests())
@@ -405,13 +403,13 @@ func buildEmpty(t *testing.T, server *mock.Server, o e2b.BuildOptions) {
 func TestStartsOfDerivedTemplate(t *testing.T) {
 	server := newServer(t, "served", testDrivers())
 	cfg := remote.Config{CPU: 4, MemoryGB: 8, Wheelhouse: t.TempDir(), Drivers: testDrivers(), AllowTemplateBuild: true}
-	last := func() remote.StartCost {
+	last := func(kept int) remote.StartCost {
 		t.Helper()
 		if _, _, err := runOn(t, server, cfg, one("test.noop")); err != nil {
 			t.Fatal(err)
 		}
 		plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{})
-		if len(plan.Last) != 1 || plan.Way != remote.StartDerived || plan.Status != remote.TemplateReady {
+		if len(plan.Last) != kept || plan.Way != remote.StartDerived || plan.Status != remote.TemplateReady {
 			t.Fatalf("got\n%s", plan)
 		}
 		if c := plan.Last[0]; c.Way != remote.StartDerived || c.Template != plan.Template || c.Build > c.UntilFirstStep {
@@ -419,14 +417,24 @@ func TestStartsOfDerivedTemplate(t *testing.T) {
 		}
 		return plan.Last[0]
 	}
-	first, second := last(), last()
+	first, second := last(1), last(2)
+	contains(t, first.String(), "from a derived template: ", "for a build")
 	if first.Build <= 0 || second.Build != 0 {
 		t.Errorf("the builds took %s and %s", first.Build, second.Build)
 	}
 
-	// One that may not build finds it, and knows what the others have taken.
+	// One that may not build finds it, and knows what the others have taken, and what
+	// the build took, as does another worker program, which will have another template.
 	cfg.AllowTemplateBuild = false
-	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 1 {
+	plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{})
+	if plan.Refused != "" || plan.Way != remote.StartDerived || len(plan.Last) != 2 || plan.Last[1] != first {
+		t.Errorf("got\n%s", plan)
+	}
+	cfg.AllowTemplateBuild, cfg.WorkerPath = true, filepath.Join(t.TempDir(), "worker")
+	if err := os.WriteFile(cfg.WorkerPath, []byte("another"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if plan := explain(t, connect(cfg, server), one("test.noop"), remote.ExplainOptions{}); !plan.Builds() || len(plan.Last) != 2 {
 		t.Errorf("got\n%s", plan)
 	}
 }
@@ -468,17 +476,16 @@ func TestExplainOfOthersTemplate(t *testing.T) {
 	}
 
 	for _, test := range []struct {
-		allowed     bool
-		template    string
-		conditional bool
-	}{{true, "base", false}, {false, "base", true}, {true, "gone", false}} {
+		allowed  bool
+		template string
+	}{{true, "base"}, {false, "base"}, {true, "gone"}} {
 		cfg := connect(remote.Config{CPU: 4, AllowTemplateBuild: test.allowed, Template: test.template}, server)
 		list.Store(&empty)
 		name := explain(t, cfg, join(), remote.ExplainOptions{}).Derived.Name
 		there := listed(name, someBuild, "ready")
 		list.Store(&there)
 		got := explain(t, cfg, join(), remote.ExplainOptions{})
-		if got.Conditional != test.conditional || !test.conditional && got.Template != name || got.Refused != "" || got.Derived.Status != remote.TemplateReady || got.Builds() {
+		if got.Conditional || got.Template != name || got.Refused != "" || got.Derived.Status != remote.TemplateReady || got.Builds() {
 			t.Errorf("%+v:\n%s", test, got)
 		}
 	}

@@ -229,6 +229,11 @@ func (w *workerProgram) isWorker() bool {
 	return false
 }
 
+// stranger says what a program is that isWorker says is none.
+func (w *workerProgram) stranger() string {
+	return w.path + " is a program without this library, so it cannot be a worker"
+}
+
 func parsePlatform(line string) string {
 	system, machine, _ := strings.Cut(strings.TrimSpace(line), " ")
 	switch system {

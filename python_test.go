@@ -216,9 +216,7 @@ func TestMissingDependencies(t *testing.T) {
 	if diff := cmp.Diff([]string{"surely-not-there>=3"}, missing.Missing); diff != "" {
 		t.Error(diff)
 	}
-	if !strings.Contains(err.Error(), "Config.InstallDeps") {
-		t.Error(err)
-	}
+	contains(t, err.Error(), "Config.InstallDeps", "in E2B a template with them", "Config.AllowTemplateBuild, allow_template_build, --e2b-allow-template-build")
 	if n := len(events(t, ec, "step_start")); n != 0 {
 		t.Errorf("%d steps were started", n)
 	}

@@ -27,6 +27,19 @@ const (
 	StartDerived    StartWay = "derived"    // a template made for runs like this one has all of it
 )
 
+// past is the way of a start that was, for people.
+func (w StartWay) past() string {
+	switch w {
+	case StartWheelhouse:
+		return "with packages from the wheelhouse"
+	case StartIndex:
+		return "with packages from an index"
+	case StartDerived:
+		return "from a derived template"
+	}
+	return "from the template as it is"
+}
+
 // StartCost is what the start of a run has taken, until its first step could
 // begin.
 type StartCost struct {
@@ -41,10 +54,11 @@ type StartCost struct {
 	CostUSD        float64       `json:"cost_usd"` // of the sandbox, by Config.Prices: an estimate. What E2B takes for a build is not in it
 }
 
-// String is one line, as "as_is: 2.1 s until the first step, 9.3 MB sent".
+// String is one line, as "with packages from an index: 2.1s until the first step,
+// 9.3 MB sent".
 func (c StartCost) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s until the first step", c.Way, roundTime(c.UntilFirstStep))
+	fmt.Fprintf(&b, "%s: %s until the first step", c.Way.past(), roundTime(c.UntilFirstStep))
 	if c.Dependencies >= time.Millisecond && c.Way != StartAsIs {
 		fmt.Fprintf(&b, ", %s of them for packages", roundTime(c.Dependencies))
 	}
@@ -77,7 +91,8 @@ const (
 )
 
 // startBook keeps what starts have taken, the last of each way of each
-// configuration, in a file of this machine. The file holds hashes, numbers and
+// configuration, and of each way the last that waited for a build, in a file of
+// this machine. The file holds hashes, numbers and
 // names of templates. One that is damaged counts as empty. Processes may write it at
 // the same time: then one of two entries may be lost, and the file is whole.
 // Nil keeps nothing.
@@ -100,20 +115,24 @@ type keptStart struct {
 	StartCost
 }
 
+// id is what it takes the place of, and is replaced by.
+func (s *keptStart) id() string { return fmt.Sprint(s.Key, " ", s.Way, " ", s.Build > 0) }
+
 // startsDocument is the file.
 type startsDocument struct {
 	Starts []keptStart `json:"starts"` // the newest first
 }
 
-// note keeps what a start has taken, in the place of what was kept of its way.
+// note keeps what a start has taken, in the place of the last like it.
 func (b *startBook) note(key string, c StartCost) error {
 	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	kept := slices.DeleteFunc(b.load(), func(s keptStart) bool { return s.Key == key && s.Way == c.Way })
-	kept = slices.Insert(kept, 0, keptStart{key, c})
+	entry := keptStart{key, c}
+	kept := slices.DeleteFunc(b.load(), func(s keptStart) bool { return s.id() == entry.id() })
+	kept = slices.Insert(kept, 0, entry)
 	if err := os.MkdirAll(filepath.Dir(b.file), 0o700); err != nil {
 		return err
 	}
@@ -146,11 +165,10 @@ func (b *startBook) load() []keptStart {
 	}
 	seen := make(map[string]bool)
 	return slices.DeleteFunc(doc.Starts, func(s keptStart) bool {
-		id := s.Key + " " + string(s.Way)
-		if !s.sound() || seen[id] {
+		if !s.sound() || seen[s.id()] {
 			return true
 		}
-		seen[id] = true
+		seen[s.id()] = true
 		return false
 	})
 }

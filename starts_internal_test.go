@@ -42,8 +42,14 @@ func TestStartBook(t *testing.T) {
 	note("b", cost(StartAsIs, 3))
 	want("a", cost(StartAsIs, 4), cost(StartDerived, 2))
 	want("b", cost(StartAsIs, 3))
+	built := cost(StartDerived, 5)
+	built.Build = time.Second
+	note("d", built)
+	note("d", cost(StartDerived, 6))
+	note("d", cost(StartDerived, 7))
+	want("d", cost(StartDerived, 7), built)
 	full := startsDocument{}
-	for i := range maxStarts - 3 {
+	for i := range maxStarts - 5 {
 		full.Starts = append(full.Starts, keptStart{fmt.Sprint("other ", i), cost(StartAsIs, i%60)})
 	}
 	full.Starts = append(full.Starts, b.load()...)

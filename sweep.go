@@ -25,6 +25,9 @@ type SweepOptions struct {
 	// built. Zero leaves all of them alone. A run that needs one again builds it
 	// again.
 	UnusedTemplates time.Duration
+
+	// KeepSandboxes leaves all sandboxes alone, for a sweep of templates.
+	KeepSandboxes bool
 }
 
 // SweepReport says what a sweep found and did.
@@ -36,6 +39,9 @@ type SweepReport struct {
 // Killed counts the sandboxes that were killed.
 func (r *SweepReport) Killed() int {
 	n := 0
+	if r == nil { // of a sweep that was refused
+		return n
+	}
 	for _, s := range r.Sandboxes {
 		if s.Killed {
 			n++
@@ -104,8 +110,11 @@ func (a *E2BTransparentProxy) Sweep(ctx context.Context, o SweepOptions) (*Sweep
 	if o.UnusedTemplates < 0 {
 		return nil, fmt.Errorf("remote: sweep: %w: SweepOptions.UnusedTemplates is %s", ErrInvalid, o.UnusedTemplates)
 	}
-	report := new(SweepReport)
-	err := a.sweepSandboxes(ctx, o, report)
+	report := &SweepReport{Sandboxes: []SweptSandbox{}}
+	var err error
+	if !o.KeepSandboxes {
+		err = a.sweepSandboxes(ctx, o, report)
+	}
 	if o.UnusedTemplates > 0 { // after the sandboxes, which may use them
 		if templatesErr := a.sweepTemplates(ctx, o, report); templatesErr != nil {
 			err = errors.Join(err, templatesErr)
@@ -293,6 +302,9 @@ func (a *E2BTransparentProxy) killOrphans(ctx context.Context, report *SweepRepo
 
 // String is a line for each sandbox and template.
 func (r *SweepReport) String() string {
+	if r == nil {
+		return ""
+	}
 	var b strings.Builder
 	for _, s := range r.Sandboxes {
 		verdict := "left"

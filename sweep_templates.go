@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,10 +41,36 @@ func (a *E2BTransparentProxy) sweepTemplates(ctx context.Context, o SweepOptions
 		}
 	}
 	if o.DryRun {
-		return nil
+		return a.spareUsed(ctx, report)
 	}
 	return a.deleteUnused(ctx, report)
 }
+
+// spareUsed finds out, without a try to delete them, which templates sandboxes use:
+// those that the sweep would not kill first.
+func (a *E2BTransparentProxy) spareUsed(ctx context.Context, report *SweepReport) error {
+	if !slices.ContainsFunc(report.Templates, func(t SweptTemplate) bool { return t.Unused }) {
+		return nil
+	}
+	used := make(map[string]bool) // IDs of templates
+	for info, err := range a.client.List(ctx, e2b.ListOptions{}) {
+		if err != nil {
+			return fmt.Errorf("remote: sweep: %w", err)
+		}
+		orphan := func(s SweptSandbox) bool { return s.ID == info.ID && s.Orphan }
+		if !slices.ContainsFunc(report.Sandboxes, orphan) {
+			used[info.TemplateID] = true
+		}
+	}
+	for i := range report.Templates {
+		if t := &report.Templates[i]; t.Unused && used[t.ID] {
+			t.Unused, t.Reason = false, templateUsed
+		}
+	}
+	return nil
+}
+
+const templateUsed = "sandboxes use it"
 
 // derivedAlias returns the name of a template that this library has made: it has
 // no others, but for the same in the account's namespace.
@@ -105,7 +132,7 @@ func (a *E2BTransparentProxy) deleteUnused(ctx context.Context, report *SweepRep
 			case err == nil:
 				t.Deleted = true
 			case errors.Is(err, e2b.ErrInvalid):
-				t.Unused, t.Reason = false, "sandboxes use it"
+				t.Unused, t.Reason = false, templateUsed
 			default:
 				t.Err = err
 			}

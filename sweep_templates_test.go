@@ -100,7 +100,7 @@ func TestSweepTemplates(t *testing.T) {
 				derived("d"): "left: it was used in the last 13m0s", derived("e"): "left: it was used in the last 13m0s",
 			}, nil)
 			sweep(remote.SweepOptions{UnusedTemplates: 10 * time.Minute, DryRun: true},
-				map[string]string{derived("a"): "unused", derived("b"): recent, derived("c"): "unused", derived("d"): "unused", derived("e"): "unused"}, nil)
+				map[string]string{derived("a"): "unused", derived("b"): recent, derived("c"): "left: sandboxes use it", derived("d"): "left: sandboxes use it", derived("e"): "unused"}, nil)
 			lose := func(method, path string) {
 				f := func(req *http.Request) bool { return req.Method == method && strings.HasPrefix(req.URL.Path, path) }
 				n.lose.Store(&f)
@@ -139,6 +139,46 @@ func TestSweepTemplates(t *testing.T) {
 				t.Errorf("%d templates are left, want the %d that are not derived", left, want)
 			}
 		})
+	}
+}
+
+// Templates can be swept alone, and a dry run counts no sandbox as a user that the
+// sweep would kill first.
+func TestSweepKeepsSandboxes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t, mock.WithTemplates(mock.Template{Names: []string{derived("a")}}, mock.Template{Names: []string{derived("b")}}))
+		dead, _ := c.proxy(remote.Config{OnHostLoss: remote.Pause})
+		sb, err := remote.Hold(t.Context(), dead, remote.SandboxConfig{Template: derived("a"), OnHostLoss: remote.Pause, TimeoutSeconds: 300})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb.Drop()
+		time.Sleep(time.Hour)
+		sweeper, _ := c.proxy(remote.Config{})
+		for _, test := range []struct {
+			o    remote.SweepOptions
+			want map[string]string
+			kept bool
+		}{
+			{remote.SweepOptions{DryRun: true, KeepSandboxes: true}, map[string]string{derived("a"): "left: sandboxes use it", derived("b"): "unused"}, true},
+			{remote.SweepOptions{DryRun: true}, map[string]string{derived("a"): "unused", derived("b"): "unused"}, false},
+			{remote.SweepOptions{KeepSandboxes: true}, map[string]string{derived("a"): "left: sandboxes use it", derived("b"): "deleted"}, true},
+			{remote.SweepOptions{}, map[string]string{derived("a"): "deleted"}, false},
+		} {
+			test.o.UnusedTemplates = time.Minute
+			report, err := sweeper.Sweep(t.Context(), test.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, templateVerdicts(report)); diff != "" || test.kept != (len(report.Sandboxes) == 0) {
+				t.Errorf("%+v: -want +got:\n%s\n%s", test.o, diff, report)
+			}
+		}
+	})
+	var none *remote.SweepReport // of a sweep that was refused
+	if none.String() != "" || none.Killed() != 0 {
+		t.Error("no report says something")
 	}
 }
 

@@ -46,6 +46,16 @@ const (
 // derivedName is what derived templates are called.
 var derivedName = regexp.MustCompile(`^` + derivedPrefix + `[0-9a-f]{32}$`)
 
+// imageName is [host[:port]/]path[:tag][@sha256:digest]. A first part is a host
+// where it has a dot or a port, as everywhere.
+var imageName = regexp.MustCompile(`^(?:(?:(?:localhost|` + hostPart + `(?:\.` + hostPart + `)+)(?::[0-9]{1,5})?|` + hostPart + `:[0-9]{1,5})/)?` +
+	pathPart + `(?:/` + pathPart + `)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$`)
+
+const (
+	hostPart = `[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?`
+	pathPart = `[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*`
+)
+
 // derivation is the template that a run would have of its own: what its size,
 // image and packages make of the one that its Config names.
 type derivation struct {
@@ -136,17 +146,11 @@ func (c Config) validateTemplate() error {
 	invalid := func(format string, args ...any) error {
 		return fmt.Errorf("remote: %w: Config.%w", ErrInvalid, fmt.Errorf(format, args...))
 	}
-	_, digest, digested := strings.Cut(c.Image, "@")
-	isImage := !strings.ContainsFunc(c.Image, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:@", r)
-	})
 	switch {
-	case digested && !strings.HasPrefix(digest, "sha"):
-		return invalid("Image has something else than a digest after its @; an image with a password is none of a template: it would show that to others")
+	case c.Image != "" && !isImage(c.Image):
+		return invalid("Image%s is no name of a container image as \"python:3.12\" or \"registry.example.com/team/image@sha256:\" and 64 hexadecimal digits", shownImage(c.Image))
 	case c.Image != "" && c.Template != "":
 		return invalid("Image is %.100q and Template is %.100q; set one of them: a template is made from the one, or taken as the other", c.Image, c.Template)
-	case !isImage || len(c.Image) > maxImage || strings.HasPrefix(c.Image, "-") || strings.Contains(c.Image, "://"):
-		return invalid("Image is %.100q, which is no name of a container image as \"python:3.12\"", c.Image)
 	case c.Image != "" && c.OpenSandbox != nil:
 		return invalid("Image is %.100q: %w by OpenSandbox", c.Image, ErrTemplateBuildUnsupported)
 	case c.AllowTemplateBuild && c.OpenSandbox != nil:
@@ -166,6 +170,19 @@ func (c Config) validateTemplate() error {
 		return invalid("Packages: %w", err)
 	}
 	return nil
+}
+
+// isImage reports whether a text has the shape of an image's name.
+func isImage(name string) bool { return len(name) <= maxImage && imageName.MatchString(name) }
+
+// shownImage is a text that is no image's name, to be put in an error. What stands
+// before an "@" may be a password.
+func shownImage(name string) string {
+	before, digest, at := strings.Cut(name, "@")
+	if at && (strings.Contains(before, "://") || !strings.HasPrefix(digest, "sha256:") || strings.Trim(digest[len("sha256:"):], "0123456789abcdefABCDEF") != "") {
+		return " has an \"@\" that begins no digest, so it"
+	}
+	return fmt.Sprintf(" is %.100q, which", name)
 }
 
 // leastMemoryMB is that of a template, in MiB.

@@ -100,14 +100,17 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 		s.logf(slog.LevelInfo, "the packages of drivers in Python are not in the template: %s", d.unbaked)
 	}
 	known := a.templates.recall(d.key)
+	listed := known != nil
 	if known != nil {
 		d = known
-	} else if d.needed == takeDerived || d.needed == takeFitting && d.allowed {
-		if err := a.compare(ctx, d, p.SandboxConfig); err != nil {
+	} else if d.needed != takeBase {
+		err := a.compare(ctx, d, p.SandboxConfig)
+		if err != nil && (d.needed == takeDerived || d.allowed) {
 			return nil, nil, d.fail(err)
 		}
+		listed = err == nil // else a sandbox may have the size all the same
 	}
-	if d.needed == takeBase || d.needed == takeFitting && !d.ready {
+	if d.needed == takeBase || !d.ready && (d.needed == takeFitting || !d.allowed && d.Image == "") {
 		sb, err := a.open(ctx, cfg, plan)
 		switch {
 		case err == nil && d.key == "":
@@ -124,10 +127,11 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 		case d.needed == takeBase || !errors.Is(err, ErrSandboxSize):
 			return nil, nil, createError(err)
 		}
-		if !d.allowed {
-			if a.compare(ctx, d, p.SandboxConfig) != nil || !d.ready {
-				return nil, nil, fmt.Errorf("%w; %s", createError(err), d.permission())
-			}
+		if !d.allowed && !listed {
+			_ = a.compare(ctx, d, p.SandboxConfig) // where that fails, nothing is known to be ready
+		}
+		if !d.allowed && !d.ready {
+			return nil, nil, fmt.Errorf("%w; %s", createError(err), d.permission())
 		}
 		s.logf(slog.LevelInfo, "the template %q makes sandboxes of another size than the run asks for", cfg.Template)
 	}
@@ -589,9 +593,12 @@ func (d *derivation) hint(step string) string {
 	return ""
 }
 
-// mayRunAtE2B refuses a program that no template can run. Whether a certain one
-// can, the build finds out.
+// mayRunAtE2B refuses a program that no template can run, or that is no worker.
+// Whether a certain one can, the build finds out.
 func (w *workerProgram) mayRunAtE2B() error {
+	if !w.isWorker() {
+		return fmt.Errorf("%w: %s; name one whose main calls worker.Main in Config.WorkerPath", ErrWorkerPlatform, w.stranger())
+	}
 	if strings.HasPrefix(w.platform, "linux/") {
 		return nil
 	}

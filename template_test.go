@@ -502,6 +502,42 @@ func TestTemplateTagHasSize(t *testing.T) {
 	}
 }
 
+// Without permission, too, what somebody has had built is found at once: no sandbox
+// is made first of another team's template, which has another size. Where the
+// account's templates cannot be listed that goes on as it is.
+func TestTemplateFoundFirst(t *testing.T) {
+	var broken atomic.Bool
+	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"base"}, OtherTeam: true}),
+		mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+			if broken.Load() && r.Path == "/v2/templates" {
+				return &mock.HTTPFault{Status: http.StatusForbidden, Body: `{"code":403,"message":"not for you"}`}
+			}
+			return nil
+		}))
+	for _, test := range []struct {
+		cfg       remote.Config
+		broken    bool
+		sandboxes int
+		fails     bool
+	}{
+		{cfg: remote.Config{CPU: 4}, sandboxes: 1, fails: true},
+		{cfg: remote.Config{CPU: 4, AllowTemplateBuild: true}, sandboxes: 2}, // the first tells the size
+		{cfg: remote.Config{CPU: 4}, sandboxes: 1},
+		{cfg: remote.Config{CPU: 2}, broken: true, sandboxes: 1},
+		{cfg: remote.Config{CPU: 4}, broken: true, sandboxes: 1, fails: true},
+	} {
+		broken.Store(test.broken)
+		before := asked(server, http.MethodPost, "/sandboxes")
+		_, _, err := runOn(t, server, test.cfg, one("test.noop"))
+		if test.fails != errors.Is(err, remote.ErrSandboxSize) || !test.fails && err != nil {
+			t.Errorf("%+v: %v", test, err)
+		}
+		if n := asked(server, http.MethodPost, "/sandboxes") - before; n != test.sandboxes {
+			t.Errorf("%+v: %d sandboxes were made", test, n)
+		}
+	}
+}
+
 // A template that fitted and was built anew, with another size, fits no more.
 func TestTemplateThatFittedOnce(t *testing.T) {
 	server := newServer(t, "served", testDrivers(), mock.WithTemplates(mock.Template{Names: []string{"mine"}, CPU: 4, MemoryMB: 1024}))
@@ -985,9 +1021,29 @@ func TestTemplateSettings(t *testing.T) {
 		want string // empty: nothing is
 	}{
 		{remote.Config{Image: "python:3.12", Template: "base"}, "Image"},
-		{remote.Config{Image: "python 3"}, "Image"},
-		{remote.Config{Image: "$(python)"}, "Image"},
-		{remote.Config{Image: "me:hunter22@registry.example.com/python"}, "Image"},
+		{remote.Config{Image: "python 3"}, "Image is \"python 3\", which is no name"},
+		{remote.Config{Image: "Python"}, "Image"},
+		{remote.Config{Image: "team/Python"}, "Image"},
+		{remote.Config{Image: "python:"}, "Image"},
+		{remote.Config{Image: "python:3.12:slim"}, "Image"},
+		{remote.Config{Image: "python:a/b"}, "Image"},
+		{remote.Config{Image: "/python"}, "Image"},
+		{remote.Config{Image: "python/"}, "Image"},
+		{remote.Config{Image: "a//b"}, "Image"},
+		{remote.Config{Image: "-python"}, "Image"},
+		{remote.Config{Image: "python\n"}, "Image"},
+		{remote.Config{Image: "python@sha256:0123"}, "Image is \"python@sha256:0123\", which is no name"},
+		{remote.Config{Image: "python@md5:" + strings.Repeat("0", 64)}, "Image"},
+		{remote.Config{Image: "me:hunter22@registry.example.com/team/image"}, "Image has an \"@\" that begins no digest"},
+		{remote.Config{Image: "https://me:hunter22@registry.example.com/image@sha256:" + strings.Repeat("0", 64)}, "Image"},
+		{remote.Config{Image: "me:hunter22@sha256:0/image"}, "Image"},
+		{remote.Config{Image: strings.Repeat("a", 501)}, "Image"},
+		{remote.Config{Image: "python"}, ""},
+		{remote.Config{Image: "python:3.12-slim_X.1"}, ""},
+		{remote.Config{Image: "ghcr.io/a/b__c.d-e/f:v1"}, ""},
+		{remote.Config{Image: "localhost/a"}, ""},
+		{remote.Config{Image: "host:5000/a:5"}, ""},
+		{remote.Config{Image: "Registry.Example.com/a"}, ""},
 		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},

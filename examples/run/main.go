@@ -254,6 +254,9 @@ func dryRun(ctx context.Context, w, stderr io.Writer, a adapter, m *remote.Manif
 	if err != nil {
 		return err
 	}
+	if offline {
+		plan.Notes = append(plan.Notes, "there is no API key: set E2B_API_KEY to have E2B asked")
+	}
 	fmt.Fprint(stderr, plan)
 	if plan.Refused != "" {
 		return errors.New("it could not start")

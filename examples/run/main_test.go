@@ -436,7 +436,7 @@ func TestNetworkShown(t *testing.T) {
 // --dry-run says how the sandbox would start, and asks E2B where there is a key.
 func TestStartShown(t *testing.T) {
 	o := invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b", "--e2b-image", "python:3.12", "--e2b-allow-template-build")
-	o.want(t, 0, "start: from the template \"osiris-", "start: would build osiris-", `from the image "python:3.12"`, "E2B was not asked")
+	o.want(t, 0, "start: from the template \"osiris-", "start: would build osiris-", `from the image "python:3.12"`, "E2B was not asked, since", "set E2B_API_KEY")
 	o = invoke(t, "csv-copy/manifest.yaml", "--dry-run", "--e2b-embedded", "--e2b-cpu", "4")
 	o.want(t, 1, "start: refused: it asks for 4 CPUs", "--e2b-allow-template-build", "it could not start")
 	if o = invoke(t, "csv-copy/manifest.yaml", "--dry-run"); strings.Contains(o.stderr, "start:") {
