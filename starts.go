@@ -201,13 +201,13 @@ func (s *keptStart) sound() bool {
 	default:
 		return false
 	}
-	const longest = 1000 * time.Hour
+	const longest, dearest = 1000 * time.Hour, 1e6
 	for _, d := range []time.Duration{s.UntilFirstStep, s.Dependencies, s.Build} {
 		if d < 0 || d > longest {
 			return false
 		}
 	}
-	return len(s.Key) <= 64 && len(s.Template) <= 256 && s.Template == rpc.Printable(s.Template) && s.BytesSent >= 0 && s.CostUSD >= 0
+	return len(s.Key) <= 64 && len(s.Template) <= 256 && s.Template == rpc.Printable(s.Template) && s.BytesSent >= 0 && s.CostUSD >= 0 && s.CostUSD <= dearest
 }
 
 // startCost is what a receipt says when the first step may begin.

@@ -102,6 +102,7 @@ func TestStartBookDamaged(t *testing.T) {
 		"negative":          {`{"starts":[` + entry("1000000000", "-1") + `,` + good + `]}`, 1},
 		"negative bytes":    {`{"starts":[` + entry(`sent":1`, `sent":-1`) + `,` + good + `]}`, 1},
 		"endless":           {`{"starts":[` + entry("1000000000", "9223372036854775807") + `,` + good + `]}`, 1},
+		"priceless":         {`{"starts":[` + entry(`sent":1`, `sent":1,"cost_usd":1e308`) + `,` + good + `]}`, 1},
 		"escape codes":      {`{"starts":[` + entry("base", `\u001b[2J`) + `,` + good + `]}`, 1},
 		"long":              {`{"starts":[` + entry("base", strings.Repeat("x", 300)) + `,` + good + `]}`, 1},
 		"long key":          {`{"starts":[` + entry(`"a"`, `"`+strings.Repeat("a", 65)+`"`) + `,` + good + `]}`, 1},

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/osiris-pipelines/remote/e2b"
 	"github.com/osiris-pipelines/remote/worker/python"
@@ -262,7 +263,7 @@ func (a *E2BTransparentProxy) wanted(ctx context.Context, p *PreparedRun) (*deri
 		return nil, fmt.Errorf("remote: %w", err)
 	}
 	d.derivedParts = derivedParts{
-		Builder: builderVersion, Template: cfg.Template, Image: cfg.Image,
+		Builder: builderVersion, Template: strings.ToLower(cfg.Template), Image: cfg.Image,
 		CPU: cfg.CPU, MemoryMB: evenMB(cfg.MemoryGB), Packages: packages, Worker: d.worker.sha256,
 	}
 	if cfg.Image != "" {
@@ -374,6 +375,7 @@ func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template,
 // findTemplate finds a template by its ID or a name, which may lack the account's
 // namespace.
 func findTemplate(own []e2b.Template, ref string) *e2b.Template {
+	ref = strings.ToLower(ref) // as E2B reads it
 	for i, t := range own {
 		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
 			return &own[i]
@@ -386,7 +388,15 @@ func findTemplate(own []e2b.Template, ref string) *e2b.Template {
 type templates struct {
 	mu      sync.Mutex
 	known   map[string]*derivation // by key: those that were found as they are, and do not change
-	waiting map[string]mutex       // by name: held by the run that has it built
+	waiting map[string]*turn       // by name
+}
+
+// turn is what runs of one adapter that want the same template wait for. The one
+// that has the lock has it built.
+type turn struct {
+	mutex
+	ended  atomic.Int64 // how many have had it
+	failed error        // why the last of them has no template, if the build has failed
 }
 
 // recall returns a derivation that was remembered; nil when none was.
@@ -414,17 +424,17 @@ func (t *templates) forget(key string) {
 	delete(t.known, key)
 }
 
-// turn is what runs of this adapter that want the same template wait for.
-func (t *templates) turn(name string) mutex {
+// turn is that of a template.
+func (t *templates) turn(name string) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m, ok := t.waiting[name]
+	w, ok := t.waiting[name]
 	if !ok {
 		if t.waiting == nil {
-			t.waiting = make(map[string]mutex)
+			t.waiting = make(map[string]*turn)
 		}
-		m = make(mutex, 1)
-		t.waiting[name] = m
+		w = &turn{mutex: make(mutex, 1)}
+		t.waiting[name] = w
 	}
-	return m
+	return w
 }

@@ -30,6 +30,14 @@ const (
 	// maxLooks is how often a build may turn out to be another one than it was.
 	maxLooks = 20
 
+	// maxGone is how often a build may be gone before it has ended: somebody
+	// deletes what we build, or has found out before us that it fails.
+	maxGone = 3
+
+	// failureSeen is how long a build that has failed stays, for other hosts that
+	// follow it to see why. They look every second.
+	failureSeen = 2 * time.Second
+
 	answerGrace = 10 * time.Second // for the answer to a request when the run is stopped
 
 	quotaPause = 5 * time.Second // where the account has no room for another build
@@ -134,6 +142,8 @@ func (a *E2BTransparentProxy) openFitting(ctx context.Context, cfg SandboxConfig
 // is built again.
 func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig, plan *egressPlan, d *derivation, s *session) (Sandbox, *derivation, error) {
 	cfg.Template, cfg.Image, cfg.Packages = d.name(), "", nil
+	cfg.CPU = cmp.Or(cfg.CPU, d.CPU) // also what was left open and the name promises
+	cfg.MemoryGB = cmp.Or(cfg.MemoryGB, float64(d.MemoryMB)/1024)
 	for again := false; ; again = true {
 		built, err := a.obtain(ctx, d, s)
 		if err != nil {
@@ -143,6 +153,10 @@ func (a *E2BTransparentProxy) openDerived(ctx context.Context, cfg SandboxConfig
 		if err == nil {
 			s.usesTemplate(d.name(), true, built)
 			return sb, d, nil
+		}
+		if errors.Is(err, ErrSandboxSize) {
+			a.templates.forget(d.key)
+			return nil, nil, fmt.Errorf("%w; but this template is one that this library makes, and somebody else has built it with another size: delete it, and it is built again", createError(err))
 		}
 		if !errors.Is(err, e2b.ErrTemplate) || built || again {
 			return nil, nil, createError(err)
@@ -201,6 +215,7 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	ctx, cancel := context.WithTimeoutCause(ctx, buildLimit, fmt.Errorf("%w: it was not ready within %s", ErrTimeout, buildLimit))
 	defer cancel()
 	turn := a.templates.turn(d.name())
+	before := turn.ended.Load()
 	if err := turn.lock(ctx); err != nil {
 		return false, d.fail(err)
 	}
@@ -208,6 +223,17 @@ func (a *E2BTransparentProxy) obtain(ctx context.Context, d *derivation, s *sess
 	if a.templates.recall(d.key) != nil {
 		return false, nil
 	}
+	if err := turn.failed; err != nil && turn.ended.Load() != before {
+		s.logf(slog.LevelInfo, "template %s: the build that this run has waited for has failed", d.name())
+		return false, err
+	}
+	defer func() {
+		turn.failed = nil
+		if errors.Is(err, e2b.ErrBuild) && ctx.Err() == nil {
+			turn.failed = err
+		}
+		turn.ended.Add(1)
+	}()
 	b := &building{client: a.client, d: d, session: s, patience: cmp.Or(a.startPatience, startPatience), asked: make(map[string]bool), told: make(map[string]bool)}
 	if err := b.run(ctx); err != nil {
 		if why := context.Cause(ctx); why != nil && !errors.Is(err, why) {
@@ -259,6 +285,8 @@ type builds struct {
 // run returns when there is a build that is ready.
 func (b *building) run(ctx context.Context) error {
 	pause := 100 * time.Millisecond
+	var last error
+	gone := 0
 	for range maxLooks {
 		now, err := b.look(ctx)
 		if err != nil {
@@ -290,19 +318,20 @@ func (b *building) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled), isNoBuild(err) && ctx.Err() == nil:
-			b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		case errors.Is(err, e2b.ErrBuildNotWaiting), errors.Is(err, e2b.ErrBuildCanceled):
+		case errors.Is(err, e2b.ErrNotFound) && ctx.Err() == nil && gone < maxGone: // somebody has cleaned up
+			gone++
 		default:
 			return err
 		}
+		b.session.logf(slog.LevelInfo, "template %s: another build takes the place: %v", b.d.name(), err)
+		last = err
 	}
-	return fmt.Errorf("its build was replaced by another %d times", maxLooks)
-}
-
-// isNoBuild reports whether a build, or its template, is not there any more:
-// somebody has cleaned up.
-func isNoBuild(err error) bool {
-	return errors.Is(err, e2b.ErrNotFound) || errors.Is(err, e2b.ErrInvalid) && !errors.Is(err, e2b.ErrBuild)
+	err := fmt.Errorf("its build was replaced by another %d times", maxLooks)
+	if last != nil {
+		err = fmt.Errorf("%w, the last time: %w", err, last)
+	}
+	return err
 }
 
 // look finds the template by its name.
@@ -415,6 +444,9 @@ func (b *building) request(ctx context.Context, pause *time.Duration) (builds, e
 			b.waits("room for another build on the account")
 			if wait(ctx, quotaPause) != nil {
 				return builds{}, err
+			}
+			if now, err := b.look(ctx); err != nil || now.ready != "" || now.running != "" { // another host had more luck
+				return now, err
 			}
 		case errors.Is(err, e2b.ErrConflict), errors.Is(err, e2b.ErrForbidden), errors.Is(err, e2b.ErrNotFound) && !errors.Is(err, ErrTemplateBuildUnsupported):
 			// Another host has the same name just now, or has just deleted it.
@@ -638,6 +670,7 @@ func (b *building) follow(ctx context.Context, template, build string) error {
 		if lookErr == nil && (now.ready != "" || now.running != "") {
 			return fmt.Errorf("%w: %w", e2b.ErrBuildCanceled, err) // there is another already
 		}
+		_ = wait(ctx, failureSeen)
 		b.discard(ctx, template) // one that waits would fail in the same step
 	}
 	return err

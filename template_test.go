@@ -727,6 +727,7 @@ func TestTemplateBuildCancelled(t *testing.T) {
 
 // A step that fails is said with its own last lines, and leaves no template.
 func TestTemplateBuildFails(t *testing.T) {
+	t.Parallel()
 	server := newServer(t, "served", testDrivers()) // where no packages can be installed: it is in memory
 	cfg := connect(remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}, server)
 	var group sync.WaitGroup
@@ -756,6 +757,104 @@ func TestTemplateBuildFails(t *testing.T) {
 	group.Wait()
 	if own := ownTemplates(t, server); len(own) != 0 {
 		t.Errorf("left behind: %+v", own)
+	}
+}
+
+// A build that fails is not repeated by the runs of an adapter that have waited
+// for it.
+func TestTemplateBuildFailsOnce(t *testing.T) {
+	t.Parallel()
+	const runs = 8
+	var listed atomic.Int64
+	all := make(chan struct{})
+	server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+		switch p, _, _ := strings.Cut(r.Path, "?"); {
+		case p == "/v2/templates" && listed.Add(1) == runs+1: // each for what there is, and one to have it built
+			close(all)
+		case r.Method == http.MethodPost && p == "/v3/templates":
+			<-all
+		}
+		return nil
+	}))
+	cfg := remote.Config{Drivers: testDrivers(), AllowTemplateBuild: true, PythonDrivers: []remote.PythonDriver{{Name: "test.counting", Module: "m", Class: "C"}}}
+	a := newProxy(t, connect(cfg, server), nil)
+	var group sync.WaitGroup
+	for i := range runs {
+		ec := newContext(t, fmt.Sprint("s", i))
+		group.Go(func() {
+			_, _, err := remote.Run(t.Context(), a, one("test.counting"), ec)
+			var failed *remote.TemplateBuildError
+			if !errors.As(err, &failed) || failed.Step != "the installation of packages" {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if n := built(server); n != 1 {
+		t.Errorf("%d builds were started", n)
+	}
+}
+
+// A derived template that somebody else has built with another size is not taken,
+// and what helps is said.
+func TestDerivedTemplateOfAnotherSize(t *testing.T) {
+	server := newServer(t, "served", testDrivers())
+	a := newProxy(t, connect(remote.Config{Drivers: testDrivers(), CPU: 4, AllowTemplateBuild: true}, server), nil)
+	c, err := e2b.NewClient(e2b.Config{APIKey: server.APIKey(), APIURL: server.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	o := e2b.BuildOptions{Name: a.DerivedName(t, one("test.noop")), FromTemplate: "base"}
+	for i, size := range [][2]int{{2, 512}, {4, 1024}} { // neither has both that were asked for, and left open
+		o.CPU, o.MemoryMB = size[0], size[1]
+		if _, err := c.BuildTemplate(t.Context(), o, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, fmt.Sprint("before", i)))
+		if !errors.Is(err, remote.ErrSandboxSize) || !strings.Contains(err.Error(), "delete it") {
+			t.Errorf("%v: %v", size, err)
+		}
+	}
+	deleteTemplate(t, server, o.Name)
+	if _, _, err := remote.Run(t.Context(), a, one("test.noop"), newContext(t, "after")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the server refuses is not asked for again and again, and its words are
+// said.
+func TestTemplateBuildRefused(t *testing.T) {
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		most         int // requests for a build
+	}{
+		{http.MethodGet, "/templates/*/files/*", http.StatusBadRequest, 1},
+		{http.MethodPut, "/layers/*", http.StatusRequestEntityTooLarge, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusBadRequest, 1},
+		{http.MethodPost, "/v2/templates/*/builds/*", http.StatusNotFound, 4},
+	} {
+		t.Run(fmt.Sprint(tt.path, " ", tt.status), func(t *testing.T) {
+			t.Parallel()
+			server := newServer(t, "served", testDrivers(), mock.WithFault(func(r mock.HTTPRequest) *mock.HTTPFault {
+				p, _, _ := strings.Cut(r.Path, "?")
+				if ok, _ := path.Match(tt.path, p); ok && r.Method == tt.method {
+					return &mock.HTTPFault{Status: tt.status, Body: fmt.Sprintf(`{"code":%d,"message":"the moon is full"}`, tt.status)}
+				}
+				return nil
+			}))
+			_, _, err := runOn(t, server, remote.Config{CPU: 4, AllowTemplateBuild: true}, one("test.noop"))
+			if !errors.Is(err, remote.ErrTemplateBuild) || !strings.Contains(err.Error(), "the moon is full") {
+				t.Error(err)
+			}
+			if n := asked(server, http.MethodPost, "/v3/templates"); n > tt.most {
+				t.Errorf("a build was requested %d times", n)
+			}
+			if own := ownTemplates(t, server); len(own) != 0 {
+				t.Errorf("left behind: %+v", own)
+			}
+		})
 	}
 }
 
@@ -865,6 +964,7 @@ func TestDerivedName(t *testing.T) {
 	}
 	for why, pair := range map[string][2]remote.Config{
 		"order and spelling":             {{PythonDrivers: driver, Packages: []string{"b", "A_x<2,>=1"}}, {PythonDrivers: driver, Packages: []string{"a-x >= 1, < 2", "b", "b"}}},
+		"capital letters":                {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "Mine"}},
 		"another class":                  {{PythonDrivers: driver}, {PythonDrivers: other}},
 		"values of variables":            {{PythonDrivers: driver, Env: map[string]string{"A": "1"}}, {PythonDrivers: driver, Env: map[string]string{"A": "2"}}},
 		"the size that its template has": {{PythonDrivers: driver, Template: "mine"}, {PythonDrivers: driver, Template: "mine", CPU: 2}},
@@ -944,6 +1044,7 @@ func TestTemplateSettings(t *testing.T) {
 		{remote.Config{Image: "localhost/a"}, ""},
 		{remote.Config{Image: "host:5000/a:5"}, ""},
 		{remote.Config{Image: "Registry.Example.com/a"}, ""},
+		{remote.Config{Image: "$(python)"}, "Image"},
 		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // What an error about the build of a template is about, beside the others.
@@ -38,14 +39,18 @@ func (s BuildStatus) ended() bool { return s == BuildReady || s == BuildFailed }
 // and FromTemplate, are required.
 type BuildOptions struct {
 	// Name of the template, perhaps with a tag: "name" or "name:tag". One of
-	// the account's with that name gets a new build. Who uses a name without a
-	// tag gets the newest build with the tag "default", which is that of builds
-	// without any.
+	// the account's with that name gets a new build.
 	Name string
-	Tags []string // more tags of the build
+
+	// Tags of the build, beside that in Name. A build without any gets the tag
+	// "default", and one with others does not: who uses the template by its
+	// name alone gets the newest build with "default", or, where there is none,
+	// an error that matches ErrTemplate. To have both, name it: Tags
+	// {"v1", "default"}.
+	Tags []string
 
 	CPU      int // of sandboxes made from it: 1, or an even number; zero means 2
-	MemoryMB int // MiB, an even number; zero means 1024
+	MemoryMB int // MiB, an even number from 128 on; zero means 1024
 
 	FromImage    string    // begin with a container image, as "python:3.12"
 	Registry     *Registry // where FromImage is not public
@@ -182,6 +187,9 @@ func isNoRoute(message string) bool {
 	return m == "not found" || strings.Contains(m, "no matching operation") || strings.Contains(m, "route") || strings.Contains(m, "page not found")
 }
 
+// minMemoryMB is the server's (infra: spec/openapi.yml, MemoryMB).
+const minMemoryMB = 128
+
 func (o *BuildOptions) check() error {
 	if _, _, err := splitTemplate(o.Name); err != nil {
 		return err
@@ -194,10 +202,12 @@ func (o *BuildOptions) check() error {
 	switch {
 	case o.CPU < 0 || o.CPU > 1 && o.CPU%2 != 0:
 		return fmt.Errorf("%w: CPU is %d, and must be 1 or an even number", ErrInvalid, o.CPU)
-	case o.MemoryMB < 0 || o.MemoryMB%2 != 0:
-		return fmt.Errorf("%w: MemoryMB is %d, and must be an even number", ErrInvalid, o.MemoryMB)
-	case (o.FromImage == "") == (o.FromTemplate == ""):
-		return fmt.Errorf("%w: a build begins with one of FromImage and FromTemplate", ErrInvalid)
+	case o.MemoryMB != 0 && (o.MemoryMB < minMemoryMB || o.MemoryMB%2 != 0):
+		return fmt.Errorf("%w: MemoryMB is %d, and must be an even number of MiB, at least %d", ErrInvalid, o.MemoryMB, minMemoryMB)
+	case o.FromImage == "" && o.FromTemplate == "":
+		return fmt.Errorf("%w: there is nothing to begin with: give FromImage or FromTemplate", ErrInvalid)
+	case o.FromImage != "" && o.FromTemplate != "":
+		return fmt.Errorf("%w: FromImage and FromTemplate are both given, and a build begins with one", ErrInvalid)
 	case o.Registry != nil && o.FromImage == "":
 		return fmt.Errorf("%w: Registry is for FromImage, and there is none", ErrInvalid)
 	}
@@ -213,6 +223,8 @@ func (s *BuildStep) check() error {
 	switch {
 	case s.kind == "":
 		return fmt.Errorf("%w: it is empty", ErrInvalid)
+	case s.kind == "ENV" && !isVariable(s.args[0]):
+		return fmt.Errorf("%w: %q is not the name of an environment variable", ErrInvalid, clip(s.args[0]))
 	case s.args[0] == "":
 		return fmt.Errorf("%w: %s without an argument", ErrInvalid, s.kind)
 	case s.kind != "COPY":
@@ -229,6 +241,12 @@ func (s *BuildStep) check() error {
 		}
 	}
 	return nil
+}
+
+// isVariable says whether a program could have got a variable of that name, and
+// it is not one that was given with its value.
+func isVariable(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return r == '=' || unicode.IsSpace(r) || !unicode.IsPrint(r) })
 }
 
 // isID checks an ID before it becomes part of a URL: what E2B and its fakes
@@ -264,6 +282,9 @@ func (c *Client) Builds(ctx context.Context, templateID string) iter.Seq2[BuildI
 			}{list}
 		}
 		for b, err := range pagesIn(ctx, c, op, "/templates/"+templateID, url.Values{}, in, nil) {
+			if e := (*APIError)(nil); errors.As(err, &e) && errors.Is(err, ErrNotFound) && e.fix == "" {
+				e.fix = "this takes the ID of a template, which Client.Template finds by a name"
+			}
 			if !yield(b, aboutTemplate(err, templateID)) || err != nil {
 				return
 			}

@@ -192,6 +192,38 @@ func testBuildFails(t *testing.T, _ *mock.Server, client *e2b.Client) {
 	}
 }
 
+// TestBuildTags has tags, which take the place of "default".
+func TestBuildTags(t *testing.T) {
+	for name, tt := range map[string]struct {
+		name string
+		tags []string
+		gone bool // by the name alone
+	}{
+		"none":         {name: "mine"},
+		"of its own":   {name: "mine", tags: []string{"v1"}, gone: true},
+		"in its name":  {name: "mine:v1", gone: true},
+		"and default":  {name: "mine", tags: []string{"v1", "default"}},
+		"beside names": {name: "mine:v1", tags: []string{"default"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, client := buildClient(t)
+			if _, err := client.BuildTemplate(t.Context(), e2b.BuildOptions{Name: tt.name, Tags: tt.tags, FromTemplate: "base"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			_, err := client.CreateSandbox(t.Context(), e2b.CreateOptions{Template: "mine"})
+			if tt.gone != errors.Is(err, e2b.ErrTemplate) || !tt.gone && err != nil {
+				t.Errorf("CreateSandbox: %v", err)
+			}
+			if len(tt.tags) == 0 && !tt.gone {
+				return
+			}
+			if _, err := client.CreateSandbox(t.Context(), e2b.CreateOptions{Template: "mine:v1"}); err != nil {
+				t.Errorf("CreateSandbox with the tag: %v", err)
+			}
+		})
+	}
+}
+
 // TestBuildSuperseded requests a build while another waits.
 func TestBuildSuperseded(t *testing.T) {
 	_, client := buildClient(t)

@@ -66,6 +66,25 @@ func TestRequestBuild(t *testing.T) {
 	})
 }
 
+// TestBuildOptionsSayWhatIsWrong has texts that tell apart what looks alike.
+func TestBuildOptionsSayWhatIsWrong(t *testing.T) {
+	for want, o := range map[string]BuildOptions{
+		"nothing to begin with": {Name: "a"},
+		"both given":            {Name: "a", FromImage: "i", FromTemplate: "t"},
+		"MemoryMB is 64, and must be an even number of MiB, at least 128":  {Name: "a", MemoryMB: 64, FromImage: "i"},
+		"step 2: invalid argument: \"A=B\" is not the name":                {Name: "a", FromImage: "i", Steps: []BuildStep{EnvStep("A.b-c", ""), EnvStep("A=B", "s3cret")}},
+		"step 1: invalid argument: \"\" is not the name of an environment": {Name: "a", FromImage: "i", Steps: []BuildStep{EnvStep("", "s3cret")}},
+	} {
+		if err := o.check(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	o := BuildOptions{Name: "a", MemoryMB: 128, FromImage: "i"}
+	if err := o.check(); err != nil {
+		t.Error(err)
+	}
+}
+
 // What the server would refuse, or worse, is not sent.
 func TestBuildOptionsAreChecked(t *testing.T) {
 	c := newTestClient(t, roundTripFunc(func(r *http.Request) (*http.Response, error) {
@@ -90,6 +109,11 @@ func TestBuildOptionsAreChecked(t *testing.T) {
 		"odd CPU":       {Name: "a", CPU: 3, FromImage: "i"},
 		"negative CPU":  {Name: "a", CPU: -2, FromImage: "i"},
 		"odd memory":    {Name: "a", MemoryMB: 1023, FromImage: "i"},
+		"little memory": {Name: "a", MemoryMB: 126, FromImage: "i"},
+		"no variable":   step(EnvStep("", "v")),
+		"assignment":    step(EnvStep("A=B", "v")),
+		"spaces":        step(EnvStep("A B", "v")),
+		"newline in it": step(EnvStep("A\n", "v")),
 		"no beginning":  {Name: "a"},
 		"two":           {Name: "a", FromImage: "i", FromTemplate: "t"},
 		"no use":        {Name: "a", FromTemplate: "t", Registry: BasicRegistry("u", "p")},

@@ -180,6 +180,17 @@ func (l *Layer) sum() string {
 // permissions and contents.
 func (l *Layer) Hash() string { return l.hash }
 
+// Format writes the hash and the number of files, whatever the verb.
+func (l Layer) Format(f fmt.State, _ rune) {
+	files := 0
+	for _, e := range l.entries {
+		if !e.Mode.IsDir() {
+			files++
+		}
+	}
+	_, _ = fmt.Fprintf(f, "layer %s (files: %d)", cmp.Or(l.hash, "without a hash"), files)
+}
+
 // write writes the archive, which E2B unpacks with tar -xz. It is the same for
 // the same content.
 func (l *Layer) write(ctx context.Context, w io.Writer) error {

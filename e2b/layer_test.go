@@ -36,6 +36,23 @@ func newTestLayer(t *testing.T, files ...LayerFile) *Layer {
 	return l
 }
 
+// TestLayerPrints prints what it is, and not where it is in memory.
+func TestLayerPrints(t *testing.T) {
+	l := newTestLayer(t, layerFile("a/b", "x", 0), layerFile("c", "y", 0))
+	want := "layer " + l.Hash() + " (files: 2)"
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		if got := fmt.Sprintf(verb, l); got != want {
+			t.Errorf("%s: %q, want %q", verb, got, want)
+		}
+	}
+	if got := fmt.Sprint(&Layer{}); got != "layer without a hash (files: 0)" {
+		t.Errorf("of none: %q", got)
+	}
+	if got := fmt.Sprint((*Layer)(nil)); got != "<nil>" {
+		t.Errorf("of nil: %q", got)
+	}
+}
+
 // unpack lists what is in an archive.
 func unpack(t *testing.T, archive []byte) (list []string) {
 	t.Helper()

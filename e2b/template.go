@@ -99,6 +99,7 @@ func (t *listedTemplate) template() *Template {
 // matches says whether it is the one with an ID or a name, which may lack the
 // account's namespace.
 func (t *listedTemplate) matches(ref string) bool {
+	ref = strings.ToLower(ref) // as the server does
 	return t.ID == ref || slices.ContainsFunc(slices.Concat(t.Names, t.Aliases), func(name string) bool {
 		return name == ref || strings.HasSuffix(name, "/"+ref)
 	})

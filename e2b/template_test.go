@@ -138,7 +138,7 @@ func TestBuilds(t *testing.T) {
 				{ID: "b1", Status: BuildReady, CPU: 2, MemoryMB: 512, DiskMB: 1024, EnvdVersion: "0.6.0", CreatedAt: at(5), UpdatedAt: at(7), FinishedAt: at(7)},
 			},
 		},
-		{name: "none", call: list("t1"), answers: []string{`404 {"code":404,"message":"Template t1 not found"}`}, requests: []string{asked}, is: ErrTemplate},
+		{name: "none", call: list("t1"), answers: []string{`404 {"code":404,"message":"Template t1 not found"}`}, requests: []string{asked}, is: ErrTemplate, text: "takes the ID of a template"},
 		{name: "no list", call: list("t1"), answers: []string{`200 {"builds":{}}`}, requests: []string{asked}, text: "no list"},
 		{name: "name", call: list("team/mine"), is: ErrInvalid},
 	})

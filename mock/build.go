@@ -144,11 +144,12 @@ func (s *Server) release(b *build) {
 // maxBuildWait is how long a build may wait for its start.
 const maxBuildWait = 40 * time.Minute
 
-// maxBuildLog bounds the lines that a build's log keeps, and their length in
-// bytes.
+// The bounds of a build's log: of its lines, of a line in bytes, and of all of
+// them together.
 const (
-	maxBuildLog     = 100_000
-	maxBuildLogLine = 16 << 10
+	maxBuildLog      = 100_000
+	maxBuildLogLine  = 16 << 10
+	maxBuildLogBytes = 32 << 20
 )
 
 // buildLogEntry is a line of a build's log.
@@ -163,6 +164,7 @@ type buildLogEntry struct {
 type buildLog struct {
 	mu      sync.Mutex
 	entries []buildLogEntry
+	bytes   int // of their messages
 }
 
 // add appends a line. The times of lines never go back.
@@ -172,11 +174,12 @@ func (l *buildLog) add(now time.Time, level, step, message string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.entries); n >= maxBuildLog {
+	if n := len(l.entries); n >= maxBuildLog || l.bytes+len(message) > maxBuildLogBytes {
 		return
 	} else if n > 0 && now.Before(l.entries[n-1].Timestamp) {
 		now = l.entries[n-1].Timestamp
 	}
+	l.bytes += len(message)
 	l.entries = append(l.entries, buildLogEntry{now.UTC(), message, level, step})
 }
 

@@ -64,7 +64,7 @@ func (p Program) install(ctx context.Context, i installation, stdout io.Writer) 
 		}
 	}()
 	rt, err := make(RuntimeOptions{
-		Dir: dir, CacheDir: i.cache, Program: i.python,
+		Dir: dir, CacheDir: i.cache, Program: i.python, Template: true,
 		Env:   func() map[string]string { return nil },
 		Event: func(_, event string, fields map[string]any) { out.event(event, fields) },
 		Print: func(_, _, line string) { out.print(line) },

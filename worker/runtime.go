@@ -42,6 +42,11 @@ type RuntimeOptions struct {
 	Program  string // the interpreter, a path or a name; empty means the usual one
 	Session  string // the run's id
 
+	// Template says that packages are installed into a template and that there
+	// is no run: errors leave out what is in the output of the installation,
+	// which stands before them, and do not speak of a run's variables.
+	Template bool
+
 	Redactor *secrets.Redactor        // knows what must not be said
 	Env      func() map[string]string // the variables of the run, as they are now: a copy
 

@@ -94,8 +94,7 @@ func (p *Process) call(ctx context.Context, run func(context.Context, io.Reader,
 	return code
 }
 
-// end sets the status, unless there is one, and lets go of all who wait. A
-// signal counts for more than the code.
+// end sets the status, unless there is one. A signal counts for more than the code.
 func (p *Process) end(code int) {
 	p.mu.Lock()
 	if p.ended {
@@ -108,7 +107,11 @@ func (p *Process) end(code int) {
 		p.code = -1
 	}
 	p.mu.Unlock()
+	p.letGo()
+}
 
+// letGo lets go of all who wait. Whoever has set the status calls it, once.
+func (p *Process) letGo() {
 	p.cancel(context.Canceled)
 	p.stdin.failWrites(syscall.EPIPE)
 	p.stdin.failReads(errSignalled)
@@ -159,23 +162,34 @@ func (p *Process) Status() (code int, signal string) {
 // Terminate asks the process to end, with the signal SIGTERM: it cancels the
 // function's context and makes its reads and writes fail. The process ends
 // when the function returns, which may be never.
-func (p *Process) Terminate() { p.interrupt(sigTerm, ErrTerminated) }
+func (p *Process) Terminate() {
+	p.mu.Lock()
+	if !p.ended {
+		p.signal = sigTerm // first, for the function may return at once
+	}
+	p.mu.Unlock()
+	p.interrupt(ErrTerminated)
+}
 
 // Kill ends the process, with the signal SIGKILL: it does what Terminate does,
 // and does not wait for the function.
 func (p *Process) Kill() {
-	p.interrupt(sigKill, ErrKilled)
-	p.end(0)
-}
-
-// interrupt notes the signal, unless the process has ended, and wakes the
-// function.
-func (p *Process) interrupt(signal string, cause error) {
+	// The end is taken before the function is woken, which would race for it: it
+	// is this call that has to bring it about before it returns.
 	p.mu.Lock()
-	if !p.ended {
-		p.signal = signal // first, for the function may return at once
+	alive := !p.ended
+	if alive {
+		p.ended, p.code, p.signal = true, -1, sigKill
 	}
 	p.mu.Unlock()
+	p.interrupt(ErrKilled)
+	if alive {
+		p.letGo()
+	}
+}
+
+// interrupt wakes the function.
+func (p *Process) interrupt(cause error) {
 	p.cancel(cause)
 	p.stdin.failWrites(syscall.EPIPE)
 	p.stdin.failReads(errSignalled)

@@ -250,6 +250,27 @@ func TestKillKeepsWhatWasWritten(t *testing.T) {
 	})
 }
 
+// TestKillHasEndedIt kills functions that return as soon as they learn of it:
+// the end is Kill's all the same, and has come when it returns.
+func TestKillHasEndedIt(t *testing.T) {
+	for range 5000 {
+		p := inproc.Start(func(ctx context.Context, _ io.Reader, _, _ io.Writer) int {
+			<-ctx.Done()
+			return 3
+		}, nil)
+		p.Kill()
+		select {
+		case <-p.Done():
+		default:
+			t.Fatal("Kill has returned, and the process has not ended")
+		}
+		if code, signal := p.Status(); code != -1 || signal != "SIGKILL" {
+			t.Fatalf("Status() = %d, %q", code, signal)
+		}
+		<-p.Exited()
+	}
+}
+
 func TestCutStdout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lost := errors.New("connection lost")

@@ -38,6 +38,7 @@ type command struct {
 type commandError struct {
 	argv []string
 	tail []string // the last lines that it has printed
+	seen bool     // by whoever gets the error
 	err  error
 }
 
@@ -54,7 +55,7 @@ func (e *commandError) Error() string {
 			break
 		}
 	}
-	if len(e.tail) == 0 {
+	if len(e.tail) == 0 || e.seen {
 		return fmt.Sprintf("%s: %v", name, e.err)
 	}
 	return fmt.Sprintf("%s: %v; it said:\n  %s", name, e.err, strings.Join(e.tail, "\n  "))

@@ -42,6 +42,9 @@ type installer struct {
 	logPath string
 	// redact takes secrets out of what errors quote of that. Nil: nothing.
 	redact func(string) string
+	// template says that it is one that packages are installed into, see
+	// worker.RuntimeOptions.
+	template bool
 }
 
 // target is what wheels have to fit.
@@ -374,12 +377,14 @@ func (i *installer) redacted(s string) string {
 
 // run runs a command, and takes the secrets out of its error.
 func (i *installer) run(ctx context.Context, c *command) error {
-	if c.log == nil {
+	logged := c.log == nil
+	if logged {
 		c.log = cmp.Or[io.Writer](i.log, io.Discard)
 	}
 	err := c.run(ctx)
 	var failed *commandError
 	if errors.As(err, &failed) {
+		failed.seen = i.template && logged
 		failed.tail = strings.Split(i.redacted(strings.Join(failed.tail, "\n")), "\n")
 		if failed.tail[0] == "" {
 			failed.tail = nil

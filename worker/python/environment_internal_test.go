@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +24,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/osiris-pipelines/remote/worker"
 )
 
 // These tests make environments with the real pip and the real uv, from a
@@ -1067,7 +1070,7 @@ func TestWatchNames(t *testing.T) {
 
 // TestExplain has what pip and uv say about things that are hard to bring about.
 func TestExplain(t *testing.T) {
-	n := &installation{base: &probe{Version: "3.11.7"}}
+	n := &installation{installer: &installer{}, base: &probe{Version: "3.11.7"}}
 	for said, want := range map[string]string{
 		"ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": "the disk of the sandbox is full",
 		"error: Failed to fetch: `https://x/simple/`\n  Caused by: dns error":                     "cannot be reached",
@@ -1078,6 +1081,77 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: %v", said, err)
 		}
 	}
+}
+
+// TestExplainInTemplate has hints that are of use where there is no run.
+func TestExplainInTemplate(t *testing.T) {
+	n := &installation{installer: &installer{template: true}, base: &probe{Version: "3.11.7"}}
+	for said, want := range map[string]string{
+		"ERROR: No matching distribution found for pandas==99.0": "(check the names and versions that the drivers require)",
+		"error: Failed to fetch\n  Caused by: dns error":         "(the index cannot be reached from where templates are built",
+		"ERROR: something new":                                   "exit status 1",
+	} {
+		failed := &commandError{argv: []string{"pip"}, tail: strings.Split(said, "\n"), seen: true, err: errors.New("exit status 1")}
+		err := n.explain(failed)
+		if text := err.Error(); !strings.Contains(text, want) || strings.Contains(text, "PIP_") || strings.Contains(text, said) {
+			t.Errorf("%s: %v", said, err)
+		}
+	}
+}
+
+// TestLinesAreSaidOnce has a command that fails, whose lines are in the log.
+func TestLinesAreSaidOnce(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		template bool
+		own      io.Writer // log of the command
+		quoted   bool
+	}{
+		{"run", false, nil, true},
+		{"template", true, nil, false},
+		{"template, not in the log", true, io.Discard, true},
+	} {
+		var log bytes.Buffer
+		i := &installer{template: tt.template, log: &log}
+		err := i.run(t.Context(), &command{argv: []string{sh, "-c", "echo no such luck; exit 3"}, log: tt.own})
+		if err == nil || strings.Contains(err.Error(), "no such luck") != tt.quoted || !strings.Contains(err.Error(), "exit status 3") {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if has := strings.Contains(log.String(), "\nno such luck"); has != (tt.own == nil) {
+			t.Errorf("%s: the log has %q", tt.name, log.String())
+		}
+	}
+}
+
+// TestInstallCommandFails has the command of a worker program that installs
+// packages for a template ask for a version that nobody has.
+func TestInstallCommandFails(t *testing.T) {
+	py := os.Getenv(pythonEnvInternal)
+	if py == "" {
+		t.Skipf("set %s to a Python with pip", pythonEnvInternal)
+	}
+	for name, value := range map[string]string{"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.DevNull, "UV_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_NO_CONFIG": "1"} {
+		t.Setenv(name, value)
+	}
+	drivers := worker.NewRegistry()
+	Register(drivers)
+	var stdout, stderr bytes.Buffer
+	code := worker.Program{Drivers: drivers}.Run(t.Context(), []string{"install", "-cache", t.TempDir(), "-python", py, "-requirements", `["pandas==99.0"]`}, strings.NewReader(""), &stdout, &stderr)
+	if code != 1 {
+		t.Errorf("code %d", code)
+	}
+	out := stdout.String() // uv's words, or pip's
+	if !strings.Contains(out, "no version of pandas==99.0") && !strings.Contains(out, "found for pandas==99.0") || strings.Contains(out, "conflict") {
+		t.Errorf("stdout: %s", out)
+	}
+	if out := stderr.String(); !strings.Contains(out, "check the names and versions") || strings.Contains(out, "PIP_INDEX_URL") || strings.Contains(out, "it said") {
+		t.Errorf("stderr: %s", out)
+	}
+	t.Logf("stdout:\n%s\nstderr:\n%s", &stdout, &stderr)
 }
 
 // TestLastLines keeps what the end of a long output says.

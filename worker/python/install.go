@@ -527,8 +527,15 @@ func (n *installation) explain(err error) error {
 	case failed.said("metadata-generation-failed", "Failed building wheel", "Failed to build", "error: subprocess-exited-with-error", "build backend"):
 		hint = "a package has no wheel for Python " + n.base.Version + " on " + n.base.Platform + ", and could not be built here: require a version that has one, or have what it takes in the template"
 	case failed.said("No matching distribution", "No solution found", "ResolutionImpossible", "conflict"):
-		hint = "check the names and versions that the drivers require; where packages come from is said by PIP_INDEX_URL, PIP_FIND_LINKS and PIP_NO_INDEX (and UV_...)"
+		hint = "check the names and versions that the drivers require"
+		if !n.template {
+			hint += "; where packages come from is said by PIP_INDEX_URL, PIP_FIND_LINKS and PIP_NO_INDEX (and UV_...)"
+		}
 	case failed.said("Connection", "connect", "timed out", "Temporary failure in name resolution", "dns error", "Max retries", "Retrying", "401", "403"):
+		if n.template {
+			hint = "the index cannot be reached from where templates are built, or does not let us in"
+			break
+		}
 		hint = "the index cannot be reached or does not let us in: allow its host in the sandbox's network, give its credentials (PIP_INDEX_URL), or keep a wheelhouse"
 	}
 	if hint == "" {

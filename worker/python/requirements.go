@@ -65,9 +65,14 @@ func parseRequirements(lines []string) ([]requirement, error) {
 		}
 	}
 	// A name alone says no more than the same name with a URL, but would have pip
-	// look for it in an index.
+	// look for it in an index; or with versions, but where there is none of them
+	// pip would speak of requirements that are in conflict.
 	for _, r := range all {
-		if r.url != "" && r.marker == "" {
+		if r.url == "" && r.specifiers == nil {
+			continue
+		}
+		delete(all, requirement{name: r.name, extras: r.extras, marker: r.marker}.String())
+		if r.marker == "" {
 			delete(all, r.name)
 		}
 	}
@@ -110,7 +115,7 @@ func parseRequirement(line string) (requirement, error) {
 		return refuse("an editable package is not a requirement: ship its source directory with the driver")
 	case strings.HasPrefix(line, "-"):
 		return refuse("an option of pip is not a requirement: name packages, and say where they come from by variables such as PIP_INDEX_URL and PIP_FIND_LINKS")
-	case strings.Contains(line, " --"):
+	case strings.Contains(strings.ReplaceAll(line, "\t", " "), " --"):
 		return refuse("options of pip, such as --hash, cannot follow it")
 	}
 	head, marker, marked := strings.Cut(line, ";")

@@ -177,6 +177,9 @@ func (r *pythonRuntime) Check(ctx context.Context) (*rpc.CheckDepsResult, error)
 	if errors.Is(err, errRequirement) {
 		return nil, &rpc.Error{Code: rpc.CodeInvalidParams, Message: err.Error()}
 	}
+	if err != nil && ctx.Err() != nil {
+		return nil, err // it was not looked at to the end: there may be one
+	}
 	if err != nil {
 		return nil, &rpc.Error{Code: rpc.CodeMissingRuntime, Message: err.Error()}
 	}
@@ -290,7 +293,7 @@ func (r *pythonRuntime) installer(log io.Writer) (i *installer, done func(), err
 		done = func() { credentials.Close() }
 	}
 	return &installer{
-		root: filepath.Join(r.opts.CacheDir, environmentsDir), python: r.opts.Program, env: env, log: log, redact: r.opts.Redactor.String,
+		root: filepath.Join(r.opts.CacheDir, environmentsDir), python: r.opts.Program, env: env, log: log, redact: r.opts.Redactor.String, template: r.opts.Template,
 		event: func(name string, fields map[string]any) { r.opts.Event("", name, fields) },
 	}, done, nil
 }

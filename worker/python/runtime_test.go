@@ -1,7 +1,9 @@
 package python
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/osiris-pipelines/remote/rpc"
+	"github.com/osiris-pipelines/remote/secrets"
 	"github.com/osiris-pipelines/remote/worker"
 )
 
@@ -48,6 +51,28 @@ func TestLocalize(t *testing.T) {
 	}
 	if _, err := d.localize(newStep(map[string]any{"out": "../../etc/passwd"})); err == nil || !strings.Contains(err.Error(), "/out") {
 		t.Errorf("an output outside: %v", err)
+	}
+}
+
+// A check that is cancelled says that, and nothing about what there is.
+func TestCheckCancelled(t *testing.T) {
+	python := filepath.Join(t.TempDir(), "python3.exe") // it is not started
+	if err := os.WriteFile(python, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	rt, err := newRuntime(worker.RuntimeOptions{
+		Dir: t.TempDir(), CacheDir: t.TempDir(), Program: python, Redactor: secrets.NewRedactor(),
+		Env: func() map[string]string { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close()
+	why := errors.New("cancelled by the host")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, err := rt.Check(ctx); !errors.Is(err, why) || errors.As(err, new(*rpc.Error)) {
+		t.Errorf("Check: %v", err)
 	}
 }
 
