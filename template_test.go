@@ -1044,6 +1044,7 @@ func TestTemplateSettings(t *testing.T) {
 		{remote.Config{Image: "localhost/a"}, ""},
 		{remote.Config{Image: "host:5000/a:5"}, ""},
 		{remote.Config{Image: "Registry.Example.com/a"}, ""},
+		{remote.Config{Image: "$(python)"}, "Image"},
 		{remote.Config{Image: "https://registry.example.com/python"}, "Image"},
 		{remote.Config{Image: "registry.example.com:5000/team/python@sha256:" + strings.Repeat("0", 64)}, ""},
 		{remote.Config{Packages: []string{"pandas>=2", "orders @ https://h/orders-1-py3-none-any.whl", "git+ssh @ git+ssh://git@h/x"}}, "Packages"},
