@@ -201,17 +201,9 @@ func (h *wheelhouse) file(sum string) string { return filepath.Join(h.dir, "file
 // load returns the files of the set; none where there is no set. One that is not
 // whole, or damaged, is an error, and is removed: it will be filled anew.
 func (h *wheelhouse) load(ctx context.Context) ([]wheelFile, error) {
-	f, err := os.Open(h.set())
+	b, err := readSmall(h.set(), maxWheelSet)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	}
-	var b []byte
-	if err == nil {
-		b, err = io.ReadAll(io.LimitReader(f, maxWheelSet+1))
-		f.Close()
-	}
-	if err == nil && len(b) > maxWheelSet {
-		err = fmt.Errorf("it is larger than %d bytes", maxWheelSet)
 	}
 	var files []wheelFile
 	if err == nil {

@@ -112,12 +112,8 @@ func (r *ranged) fill(ctx context.Context, b []byte, at int64) (total int, err e
 		if tries++; tries == rangeTries {
 			return total, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return total, context.Cause(ctx)
+		if err := wait(ctx, pause); err != nil {
+			return total, err
 		}
 		pause *= 2
 	}

@@ -92,10 +92,9 @@ const (
 
 // startBook keeps what starts have taken, the last of each way of each
 // configuration, and of each way the last that waited for a build, in a file of
-// this machine. The file holds hashes, numbers and
-// names of templates. One that is damaged counts as empty. Processes may write it at
-// the same time: then one of two entries may be lost, and the file is whole.
-// Nil keeps nothing.
+// this machine. The file holds hashes, numbers and names of templates. One that
+// is damaged counts as empty. Processes may write it at the same time: then one
+// of two entries may be lost, and the file is whole. Nil keeps nothing.
 type startBook struct {
 	file string
 	mu   sync.Mutex // of this process's writers

@@ -236,19 +236,15 @@ func untilSecondLook(info e2b.SandboxInfo) time.Duration {
 
 // lookAgain looks at doubtful sandboxes after a wait, and takes back the
 // judgement of those that were renewed.
-func (a *E2BTransparentProxy) lookAgain(ctx context.Context, wait time.Duration, first []e2b.SandboxInfo, doubtful map[string]int, report *SweepReport) error {
+func (a *E2BTransparentProxy) lookAgain(ctx context.Context, within time.Duration, first []e2b.SandboxInfo, doubtful map[string]int, report *SweepReport) error {
 	undecided := func(reason string) {
 		for _, i := range doubtful {
 			report.Sandboxes[i].Orphan, report.Sandboxes[i].Reason = false, reason
 		}
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+	if err := wait(ctx, within); err != nil {
 		undecided("there was no time to look again")
-		return context.Cause(ctx)
+		return err
 	}
 	again, err := a.findSandboxes(ctx)
 	if err != nil {

@@ -372,14 +372,10 @@ func (a *E2BTransparentProxy) ownTemplates(ctx context.Context) ([]e2b.Template,
 	return own, nil
 }
 
-// findTemplate finds a template by its ID or a name, which may lack the account's
-// namespace.
+// findTemplate finds a template by its ID or name; nil where there is none.
 func findTemplate(own []e2b.Template, ref string) *e2b.Template {
-	ref = strings.ToLower(ref) // as E2B reads it
-	for i, t := range own {
-		if t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool { return name == ref || strings.HasSuffix(name, "/"+ref) }) {
-			return &own[i]
-		}
+	if i := slices.IndexFunc(own, func(t e2b.Template) bool { return t.Matches(ref) }); i >= 0 {
+		return &own[i]
 	}
 	return nil
 }

@@ -340,7 +340,7 @@ func (b *building) look(ctx context.Context) (builds, error) {
 		if err != nil {
 			return builds{}, err
 		}
-		if findTemplate([]e2b.Template{t}, b.d.name()) != nil {
+		if t.Matches(b.d.name()) {
 			return b.lookAt(ctx, t.ID)
 		}
 	}
@@ -406,6 +406,7 @@ func (b *building) waits(what string) {
 	b.session.logf(slog.LevelInfo, "template %s: waiting for %s", b.d.name(), what)
 }
 
+// wait returns after a time, or with why ctx has ended before that.
 func wait(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

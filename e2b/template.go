@@ -96,11 +96,11 @@ func (t *listedTemplate) template() *Template {
 	}
 }
 
-// matches says whether it is the one with an ID or a name, which may lack the
-// account's namespace.
-func (t *listedTemplate) matches(ref string) bool {
+// Matches reports whether it is the template with an ID or a name, which may
+// lack the account's namespace. Capital letters count as small ones.
+func (t *Template) Matches(ref string) bool {
 	ref = strings.ToLower(ref) // as the server does
-	return t.ID == ref || slices.ContainsFunc(slices.Concat(t.Names, t.Aliases), func(name string) bool {
+	return t.ID == ref || slices.ContainsFunc(t.Names, func(name string) bool {
 		return name == ref || strings.HasSuffix(name, "/"+ref)
 	})
 }
@@ -159,8 +159,8 @@ func (c *Client) ownTemplate(ctx context.Context, op, ref string) (*Template, er
 		if err != nil {
 			return nil, err
 		}
-		if t.matches(ref) {
-			return t.template(), nil
+		if own := t.template(); own.Matches(ref) {
+			return own, nil
 		}
 	}
 	return nil, nil
